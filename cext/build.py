@@ -1,0 +1,41 @@
+"""Builds pyinterceptor._relay, the C extension, with cffi.
+
+The headers are the interface: cffi reads the very text gcc reads, less what only a preprocessor understands.
+"""
+import os
+import re
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+HEADERS = [HERE / "policy.h", HERE / "sniff.h", HERE / "frame.h", HERE / "relay.h"]
+SOURCES = sorted(HERE.glob("*.c"))
+INTEGER = re.compile(r"#define\s+\w+\s+(0[xX][0-9a-fA-F]+|\d+)\b")
+
+
+def declarations(header: Path) -> str:
+    """The header's text as cffi's cdef() takes it: integer #defines stay, other directives go."""
+    lines = []
+    for line in header.read_text().splitlines():
+        if line.lstrip().startswith("#"):
+            match = INTEGER.match(line)
+            if match:
+                lines.append(match.group(0))
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+ffi = FFI()
+for header in HEADERS:
+    ffi.cdef(declarations(header))
+ffi.set_source(
+    "pyinterceptor._relay",
+    "#include <stdint.h>\n" + "\n".join(f'#include "{header.name}"' for header in HEADERS),
+    sources=[os.path.relpath(source, HERE.parent) for source in SOURCES],
+    include_dirs=["cext"],
+    extra_compile_args=["-O2", "-g", "-std=gnu11", "-pthread", "-fvisibility=hidden"]
+    + (["-Wall", "-Wextra", "-Werror"] if os.environ.get("PYINTERCEPTOR_WERROR") else []),
+    extra_link_args=["-pthread"],
+)

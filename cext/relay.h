@@ -1,0 +1,114 @@
+/* The relay: owns every captured flow from accept to its end, or until Python takes it.
+ *
+ * Own threads, own epoll, never the GIL, no Python API. All functions here may be called from any Python thread;
+ * none blocks for longer than a lock held for microseconds, except relay_close and relay_pump_* as said.
+ * Threads run in the network namespace of the thread that called relay_open(): upstream sockets are made there.
+ */
+#ifndef PYINTERCEPTOR_RELAY_H
+#define PYINTERCEPTOR_RELAY_H
+
+#define NAME_ADDRESSES_MAX 16
+
+struct relay;                 /* opaque */
+
+struct relay_options {
+	uint32_t threads;             /* 0: one a core, 2 at most */
+	uint32_t flows;               /* all together; 0: from RLIMIT_NOFILE, leaving a quarter of it to Python */
+	double opening_deadline;      /* seconds to judge a client that speaks first; default 10 */
+	double sniff_wait;            /* seconds a waiting port waits for the client before it is taken for server-first; default 0.5 */
+	double idle_deadline;         /* seconds without a byte either way; default 3600 */
+	double dial_deadline;         /* seconds for all attempts together; default 15 */
+	double linger_deadline;       /* seconds after one half closed with no byte; default 120 */
+	uint32_t reports;             /* 1: an EVENT_ENDED for every flow */
+	uint32_t reserved;
+};
+
+struct relay_budget {             /* of one container */
+	uint32_t flows;               /* default 4000 */
+	uint32_t openings;            /* not yet decided; default 512 */
+	uint32_t handoffs;            /* given to Python and not yet returned; default 1024 */
+	uint32_t pipes;               /* default 64 */
+};
+
+enum event_kind { EVENT_HANDOFF = 1, EVENT_RESOLVE = 2, EVENT_ENDED = 3 };
+enum end_cause { END_DONE = 0, END_RESET = 1, END_REFUSED = 2, END_DIAL_FAILED = 3, END_DIAL_GUARD = 4, END_OPENING_DEADLINE = 5,
+                 END_IDLE_DEADLINE = 6, END_BUDGET = 7, END_DETACHED = 8, END_NAME_UNKNOWN = 9, END_NO_RESOURCES = 10 };
+
+struct relay_event {
+	uint32_t kind;                /* enum event_kind */
+	int32_t fd;                   /* HANDOFF: the client's socket, non-blocking, nothing of what is to be handled consumed;
+	                                 whoever takes the event owns it. Else -1 */
+	uint64_t flow;                /* a number never used twice */
+	uint32_t container;           /* ifindex */
+	uint32_t protocol;            /* enum protocol */
+	struct decision decision;
+	uint32_t cause;               /* ENDED: enum end_cause */
+	struct endpoint client;
+	struct endpoint destination;  /* as the container dialled it */
+	uint64_t sent;                /* bytes from the container */
+	uint64_t received;            /* bytes to the container */
+	double seconds;               /* ENDED: how long it lived */
+	char host[HOST_MAX + 1];      /* what is known; RESOLVE: the name to resolve, then call relay_publish_name or relay_name_failed */
+};
+
+struct relay_counters {           /* of one container, or of all together */
+	uint64_t accepted, spliced, handled, refused, reset, failed_dials, over_budget;
+	uint64_t sent, received;
+	uint64_t flows;               /* open now */
+};
+
+/* Borrows the listening socket (non-blocking, IP_PKTINFO and IPV6_RECVPKTINFO set). NULL: errno says why. */
+struct relay *relay_open(int listener, const struct relay_options *options);
+
+/* Readable (eventfd) while events wait. */
+int relay_event_fd(struct relay *relay);
+
+/* Takes up to `count` events; returns how many. */
+uint32_t relay_take(struct relay *relay, struct relay_event *out, uint32_t count);
+
+/* Before the veth exists. Addresses v4-mapped / v6: a flow from another peer address is reset. 0 or -errno. No table yet: refused. */
+int relay_add_container(struct relay *relay, uint32_t container, const struct relay_budget *budget,
+                        const uint8_t v4[16], const uint8_t v6[16]);
+
+/* Replaces the container's table atomically; the blob is copied. -EINVAL if policy_check fails. Undecided openings and the next
+ * request of followed flows are decided by it; opaque spliced flows go on. */
+int relay_publish_policy(struct relay *relay, uint32_t container, const void *table, uint32_t size);
+
+/* Resets every flow of the container and forgets it. */
+int relay_remove_container(struct relay *relay, uint32_t container);
+
+/* The handed-off flow was closed by Python: frees its budget; `sent`/`received` are added to the counters. */
+void relay_returned(struct relay *relay, uint32_t container, uint64_t sent, uint64_t received);
+
+/* Which name do these addresses stand for? `synthetic` (2 x 16 bytes: v4-mapped and v6) may be NULL; `addresses` are the real
+ * ones (count 0 with synthetic: not resolved yet -> EVENT_RESOLVE when a flow needs to dial it). seconds: until they expire.
+ * Wakes flows waiting for this name. At most 4 096 names a container, then -ENOSPC for synthetic ones, oldest real one replaced. */
+int relay_publish_name(struct relay *relay, uint32_t container, const char *name, const uint8_t *synthetic,
+                       const uint8_t *addresses, uint32_t count, double seconds);
+
+/* Resolving failed: flows waiting for it are reset. */
+void relay_name_failed(struct relay *relay, uint32_t container, const char *name);
+
+/* The dial guard, both halves: policy_may_dial() with the container's table (container 0: none; `local` 1: local addresses
+ * are allowed) and the host's own route: only unicast routes, so none of the host's own addresses. 1 or 0. Call it in the namespace
+ * that dials. */
+int relay_may_dial(struct relay *relay, uint32_t container, const struct endpoint *to, int local);
+
+/* 1 if the calling thread's namespace has a route to public addresses of the family (AF_INET, AF_INET6). */
+int relay_has_route(int family);
+
+void relay_count(struct relay *relay, uint32_t container, struct relay_counters *out);
+
+/* Lends two non-blocking sockets to C to move up to `limit` bytes (UINT64_MAX: to EOF) from one to the other. Returns a
+ * pump with its own eventfd (readable when finished), or NULL. The caller must not touch the sockets until pump_finished. EOF at the
+ * source is not forwarded. */
+struct pump;
+struct pump *relay_pump_start(struct relay *relay, int from, int to, uint64_t limit);
+int relay_pump_fd(struct pump *pump);
+/* Bytes moved; *error: 0, or errno with its side: negative = source. Frees the pump; a pump still running is stopped first (waits for its thread). */
+uint64_t relay_pump_finish(struct pump *pump, int *error);
+
+/* Stops the threads, resets every flow (undelivered handoffs too), frees all. */
+void relay_close(struct relay *relay);
+
+#endif

@@ -1,0 +1,1 @@
+"""Outbound traffic of containers, in the hands of Python."""

@@ -1,0 +1,32 @@
+"""Errors, named by what dies of them."""
+
+
+class InterceptorError(Exception):
+    """All of ours. The message names the step and the thing it failed on."""
+
+
+class CaptureError(InterceptorError):
+    """The kernel refused something that capture needs: the process ends."""
+
+
+class PeerError(InterceptorError):
+    """The other end broke its protocol: one flow ends.
+
+    `status` is the HTTP status to answer with where HTTP is spoken (RFC 9110 section 15).
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class PolicyError(InterceptorError):
+    """The app's rules are wrong: raised where they are read."""
+
+
+class DialRefused(InterceptorError):
+    """The dial guard refused an address that a handler or a container wanted to reach."""
+
+
+class RuntimeFailure(InterceptorError):
+    """A workload could not be started, entered or stopped."""
