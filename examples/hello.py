@@ -1,0 +1,25 @@
+"""A handler where a host was: `./dev run examples/hello.py -- curl -s http://my.kv/greeting` prints hello."""
+
+from pyinterceptor import App, Container, Response, fetch
+
+GREETINGS = {"greeting": "hello"}
+
+
+class Sandbox(Container):
+    enable_internet = False
+
+
+@Sandbox.outbound_by_host("my.kv")
+async def greetings(request, env, ctx):
+    value = GREETINGS.get(request.url.path.lstrip("/"))
+    return Response(value or "", status=200 if value is not None else 404)
+
+
+@Sandbox.outbound
+async def everything_else(request, env, ctx):
+    if request.method != "GET":
+        return Response("Method Not Allowed", status=405)
+    return await fetch(request)
+
+
+app = App(containers=[Sandbox])

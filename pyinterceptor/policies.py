@@ -1,0 +1,50 @@
+"""A container class's rules as one immutable policy: the table C reads and the handlers its rule ids stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyinterceptor.container import Container, Handler
+from pyinterceptor.policy import table
+from pyinterceptor.policy.rules import Rules
+
+CATCH_ALL = "*"  # how the catch-all is called in logs
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A snapshot: nothing of it changes after it was made."""
+
+    generation: int
+    blob: bytes
+    handlers: tuple[Handler, ...]
+    names: tuple[str, ...]
+
+    def decide(self, protocol: int, host: str, destination: tuple[Any, int]) -> table.Decision:
+        """The one matcher's answer, the same that C gets."""
+        return table.decide(self.blob, protocol, host, destination)
+
+    def rule_name(self, rule: int) -> str:
+        """What decided, for a log line."""
+        return self.names[rule] if rule < len(self.names) else "-"
+
+
+def policy_of(cls: type[Container], generation: int) -> Policy:
+    """Reads the class as it stands now.
+
+    Raises: PolicyError for a pattern, network or handler that can't be.
+    """
+    hosts = dict(cls.outbound_by_host)
+    handlers, names = list(hosts.values()), list(hosts)
+    catch_all = cls.outbound.handler
+    if catch_all is not None:
+        handlers.append(catch_all)
+        names.append(CATCH_ALL)
+    rules = Rules(
+        hosts={pattern: rule for rule, pattern in enumerate(hosts)},
+        catch_all=None if catch_all is None else len(hosts),
+        internet=cls.enable_internet,
+        local_networks=tuple(cls.local_networks),
+    )
+    return Policy(generation, table.compile(rules, generation), tuple(handlers), tuple(names))

@@ -1,0 +1,289 @@
+"""The C relay as Trio sees it: calls go straight through, events come out in batches.
+
+A `Handoff` gives its socket away: whoever takes the event owns it and says `returned` when it is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import trio
+
+from pyinterceptor._relay import ffi, lib
+from pyinterceptor.errors import CaptureError
+
+BATCH = 64  # events taken at once
+TO_END = 2**64 - 1  # a pump's limit: until the source ends
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Cause(IntEnum):
+    """Why a flow ended (`enum end_cause` of cext/relay.h)."""
+
+    DONE = lib.END_DONE
+    RESET = lib.END_RESET
+    REFUSED = lib.END_REFUSED
+    DIAL_FAILED = lib.END_DIAL_FAILED
+    DIAL_GUARD = lib.END_DIAL_GUARD
+    OPENING_DEADLINE = lib.END_OPENING_DEADLINE
+    IDLE_DEADLINE = lib.END_IDLE_DEADLINE
+    BUDGET = lib.END_BUDGET
+    DETACHED = lib.END_DETACHED
+    NAME_UNKNOWN = lib.END_NAME_UNKNOWN
+    NO_RESOURCES = lib.END_NO_RESOURCES
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one container may hold at once in the relay (decision 9 of the design)."""
+
+    flows: int = 4000
+    openings: int = 512  # not yet decided
+    handoffs: int = 1024  # with Python
+    pipes: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Deadlines in seconds, counts; 0 leaves the choice to the relay."""
+
+    threads: int = 0
+    flows: int = 0
+    opening_deadline: float = 10.0
+    sniff_wait: float = 0.5
+    idle_deadline: float = 3600.0
+    dial_deadline: float = 15.0
+    linger_deadline: float = 120.0
+    reports: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """A flow given from C to Python. `cause` says what failed before, `Cause.DONE` if nothing did."""
+
+    fd: int
+    flow: int
+    container: int
+    protocol: int
+    verdict: int
+    rule: int
+    cause: Cause
+    client: tuple[Address, int]
+    destination: tuple[Address, int]
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """A flow waits for this name: answer with `publish_name` or `name_failed`."""
+
+    container: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of a flow that C kept to its end."""
+
+    flow: int
+    container: int
+    protocol: int
+    verdict: int
+    rule: int
+    cause: Cause
+    destination: tuple[Address, int]
+    host: str
+    sent: int
+    received: int
+    seconds: float
+
+
+Event = Handoff | Resolve | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Totals of one container, or of all together; `flows` are open now."""
+
+    accepted: int
+    spliced: int
+    handled: int
+    refused: int
+    reset: int
+    failed_dials: int
+    over_budget: int
+    sent: int
+    received: int
+    flows: int
+
+
+def packed(address: Address) -> bytes:
+    """The 16 bytes the relay speaks of: v4 as v4-mapped (RFC 4291 section 2.5.5.2)."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def unpacked(address: bytes) -> Address:
+    """The address of 16 bytes, v4 where it is v4-mapped."""
+    wide = ipaddress.IPv6Address(address)
+    return wide.ipv4_mapped or wide
+
+
+class Relay:
+    """Owns the C relay; made by `open_relay`."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._batch = ffi.new("struct relay_event[]", BATCH)
+
+    def add_container(self, container: int, v4: Address, v6: Address, budget: Budget) -> None:
+        """Makes the interface known, before it exists. Until a policy is published its flows are refused."""
+        limits = ffi.new("struct relay_budget *", (budget.flows, budget.openings, budget.handoffs, budget.pipes))
+        self._check(
+            lib.relay_add_container(self._handle, container, limits, packed(v4), packed(v6)), "add a container"
+        )
+
+    def publish_policy(self, container: int, table: bytes) -> None:
+        """Replaces the container's policy atomically."""
+        self._check(lib.relay_publish_policy(self._handle, container, table, len(table)), "publish a policy")
+
+    def remove_container(self, container: int) -> None:
+        """Resets every flow of the container and forgets it."""
+        self._check(lib.relay_remove_container(self._handle, container), "remove a container")
+
+    def publish_name(
+        self,
+        container: int,
+        name: str,
+        synthetic: tuple[Address, Address] | None,
+        addresses: Sequence[Address],
+        seconds: float,
+    ) -> bool:
+        """Says which addresses `name` stands for, real ones for `seconds`; False if the table is full."""
+        pair = ffi.NULL if synthetic is None else packed(synthetic[0]) + packed(synthetic[1])
+        some = addresses[: lib.NAME_ADDRESSES_MAX]
+        real = b"".join(map(packed, some))
+        result = lib.relay_publish_name(
+            self._handle, container, name.encode("ascii"), pair, real, len(some), seconds
+        )
+        return bool(result == 0)
+
+    def name_failed(self, container: int, name: str) -> None:
+        """The name has no address: flows that wait for it are reset."""
+        lib.relay_name_failed(self._handle, container, name.encode("ascii"))
+
+    def may_dial(self, address: Address, port: int, *, container: int = 0, local: bool = False) -> bool:
+        """The dial guard, for an address after resolution (decision 6 of the design)."""
+        endpoint = ffi.new("struct endpoint *")
+        endpoint.address = packed(address)
+        endpoint.port = port
+        return bool(lib.relay_may_dial(self._handle, container, endpoint, int(local)))
+
+    def returned(self, container: int, sent: int, received: int) -> None:
+        """A handed-off flow was closed: its place in the budget is free again."""
+        lib.relay_returned(self._handle, container, sent, received)
+
+    def count(self, container: int = 0) -> Counters:
+        """The counters of one container; 0: of all together."""
+        out = ffi.new("struct relay_counters *")
+        lib.relay_count(self._handle, container, out)
+        return Counters(*(getattr(out, name) for name in Counters.__dataclass_fields__))
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """Batches of events, for ever."""
+        ready = lib.relay_event_fd(self._handle)
+        while True:
+            await trio.lowlevel.wait_readable(ready)
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(ready)
+            while count := lib.relay_take(self._handle, self._batch, BATCH):
+                yield [_event(self._batch[i]) for i in range(count)]
+
+    async def pump(self, source: socket.socket, sink: socket.socket, limit: int = TO_END) -> int:
+        """Lends two sockets to C, which moves up to `limit` bytes; returns the count.
+
+        Raises: OSError with the errno of the side that failed.
+        """
+        pump = lib.relay_pump_start(self._handle, source.fileno(), sink.fileno(), limit)
+        if pump == ffi.NULL:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        error = ffi.new("int *")
+        try:
+            await trio.lowlevel.wait_readable(lib.relay_pump_fd(pump))
+        finally:
+            moved = int(lib.relay_pump_finish(pump, error))
+        if error[0]:
+            raise OSError(abs(error[0]), os.strerror(abs(error[0])))
+        return moved
+
+    def close(self) -> None:
+        lib.relay_close(self._handle)
+
+    @staticmethod
+    def _check(result: int, step: str) -> None:
+        if result < 0:
+            raise CaptureError(f"relay: {step}: {os.strerror(-result)}")
+
+
+@asynccontextmanager
+async def open_relay(listener: socket.socket, options: Options) -> AsyncIterator[Relay]:
+    """Starts the relay's threads on `listener` (borrows it); they end with the block, their flows reset.
+
+    The threads live in the calling thread's network namespace: that is where they dial from.
+    """
+    given = ffi.new("struct relay_options *")
+    for name in Options.__dataclass_fields__:
+        setattr(given, name, getattr(options, name))
+    handle = lib.relay_open(listener.fileno(), given)
+    if handle == ffi.NULL:
+        raise CaptureError(f"start the relay: {os.strerror(ffi.errno)}")
+    relay = Relay(handle)
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+def _event(raw: Any) -> Event:
+    host = ffi.string(raw.host).decode("ascii", "replace")
+    if raw.kind == lib.EVENT_RESOLVE:
+        return Resolve(raw.container, host)
+    decision = raw.decision
+    if raw.kind == lib.EVENT_HANDOFF:
+        return Handoff(
+            raw.fd,
+            raw.flow,
+            raw.container,
+            raw.protocol,
+            decision.verdict,
+            decision.rule,
+            Cause(raw.cause),
+            _endpoint(raw.client),
+            _endpoint(raw.destination),
+            host,
+        )
+    return Ended(
+        raw.flow,
+        raw.container,
+        raw.protocol,
+        decision.verdict,
+        decision.rule,
+        Cause(raw.cause),
+        _endpoint(raw.destination),
+        host,
+        raw.sent,
+        raw.received,
+        raw.seconds,
+    )
+
+
+def _endpoint(raw: Any) -> tuple[Address, int]:
+    return unpacked(bytes(raw.address)), raw.port
