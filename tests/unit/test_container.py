@@ -1,0 +1,83 @@
+"""The class a user writes: decorating, assigning and inheriting handlers."""
+
+import pytest
+
+from pyinterceptor import App, Container, PolicyError, Response
+
+
+async def one(request, env, ctx):
+    return Response("one")
+
+
+async def two(request, env, ctx):
+    return Response("two")
+
+
+def test_decorating_and_assigning_say_the_same():
+    class Decorated(Container):
+        pass
+
+    class Assigned(Container):
+        pass
+
+    assert Decorated.outbound_by_host("my.kv", "*.internal")(one) is one
+    assert Decorated.outbound(two) is two
+    Assigned.outbound_by_host = {"my.kv": one, "*.internal": one}
+    Assigned.outbound = two
+    assert dict(Decorated.outbound_by_host) == dict(Assigned.outbound_by_host)
+    assert Decorated.outbound.handler is Assigned.outbound.handler is two
+
+
+def test_rules_can_stand_in_the_class_body():
+    class Sandbox(Container):
+        outbound_by_host = {"my.kv": one}
+        outbound = two
+
+    assert dict(Sandbox.outbound_by_host) == {"my.kv": one}
+    assert Sandbox.outbound.handler is two
+
+
+def test_subclasses_inherit_and_override_without_touching_their_base():
+    class Base(Container):
+        outbound_by_host = {"my.kv": one, "other": one}
+        outbound = one
+
+    class Sub(Base):
+        pass
+
+    Sub.outbound_by_host("my.kv")(two)
+    Sub.outbound = None
+    assert dict(Sub.outbound_by_host) == {"my.kv": two, "other": one}
+    assert Sub.outbound.handler is None
+    assert dict(Base.outbound_by_host) == {"my.kv": one, "other": one}
+    assert Base.outbound.handler is one
+
+
+@pytest.mark.parametrize("wrong", [{"my.kv": "not a function"}, ["my.kv"]])
+def test_what_is_no_handler_is_refused_where_it_is_said(wrong):
+    class Sandbox(Container):
+        pass
+
+    with pytest.raises(PolicyError):
+        Sandbox.outbound_by_host = wrong
+
+
+def test_an_app_refuses_two_classes_of_one_name():
+    def make():
+        class Sandbox(Container):
+            pass
+
+        return Sandbox
+
+    with pytest.raises(PolicyError, match="two container classes are called Sandbox"):
+        App(containers=[make(), make()])
+
+
+def test_a_missing_binding_names_the_known_ones():
+    class Sandbox(Container):
+        pass
+
+    app = App(containers=[Sandbox], bindings={"GREETING": "hello"})
+    assert app.env.GREETING == "hello"
+    with pytest.raises(AttributeError, match="'GREETNG'.*GREETING"):
+        _ = app.env.GREETNG

@@ -1,0 +1,55 @@
+"""A module imports only what stands to its left, and pure modules do no I/O."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "pyinterceptor"
+# From left to right; what isn't named here (app, container, interceptor, …) stands to the right of all.
+LAYERS = ["errors", "_relay", "web", "policy", "capture", "relay", "dns", "http", "runtime"]
+PURE = ["web", "policy/hosts.py", "policy/rules.py", "policy/addresses.py", "dns/names.py", "dns/answers.py"]
+IMPURE_MODULES = {"trio", "socket", "os", "time", "logging"}
+
+
+def modules() -> Iterator[Path]:
+    return (path for path in sorted(PACKAGE.rglob("*.py")))
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def layer(name: str) -> int | None:
+    parts = name.split(".")
+    if parts[0] != "pyinterceptor" or len(parts) < 2 or parts[1] not in LAYERS:
+        return None
+    return LAYERS.index(parts[1])
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_stands_to_its_left(path: Path) -> None:
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if here not in LAYERS:
+        here_at = len(LAYERS)
+    else:
+        here_at = LAYERS.index(here)
+    wrong = {name for name in imported(path) if (at := layer(name)) is not None and at > here_at}
+    assert not wrong
+
+
+@pytest.mark.parametrize("place", PURE)
+def test_pure_modules_do_no_io(place: str) -> None:
+    root = PACKAGE / place
+    paths = list(root.rglob("*.py")) if root.is_dir() else [root]
+    assert paths
+    wrong = {(path.name, name) for path in paths for name in imported(path) if name.split(".")[0] in IMPURE_MODULES}
+    assert not wrong
