@@ -6,7 +6,6 @@ A `Handoff` gives its socket away: whoever takes the event owns it and says `ret
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -19,11 +18,10 @@ import trio
 
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.errors import CaptureError
+from pyinterceptor.policy.addresses import Address, packed, unpacked
 
 BATCH = 64  # events taken at once
 TO_END = 2**64 - 1  # a pump's limit: until the source ends
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Cause(IntEnum):
@@ -124,17 +122,6 @@ class Counters:
     sent: int
     received: int
     flows: int
-
-
-def packed(address: Address) -> bytes:
-    """The 16 bytes the relay speaks of: v4 as v4-mapped (RFC 4291 section 2.5.5.2)."""
-    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
-
-
-def unpacked(address: bytes) -> Address:
-    """The address of 16 bytes, v4 where it is v4-mapped."""
-    wide = ipaddress.IPv6Address(address)
-    return wide.ipv4_mapped or wide
 
 
 class Relay:

@@ -1,0 +1,64 @@
+"""Addresses and networks as the C side speaks of them: 16 bytes, v4 as v4-mapped (RFC 4291 section 2.5.5.2).
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from pyinterceptor.errors import PolicyError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+V4_PREFIX = 96  # bits before a v4-mapped address
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """`prefix` in bits of the 16 bytes; `port` 0 is any."""
+
+    address: bytes
+    prefix: int
+    port: int
+
+
+def packed(address: Address) -> bytes:
+    """The 16 bytes of an address."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def unpacked(address: bytes) -> Address:
+    """The address of 16 bytes, v4 where it is v4-mapped."""
+    wide = ipaddress.IPv6Address(address)
+    return wide.ipv4_mapped or wide
+
+
+def network(text: str) -> Network:
+    """Reads "10.1.0.0/16", "127.0.0.1", "127.0.0.1:5432", "fd00::/8" or "[::1]:80".
+
+    Raises: PolicyError with the text and what is wrong with it.
+    """
+    try:
+        host, port = _split_port(text)
+        parsed = ipaddress.ip_network(host)
+    except (ValueError, AttributeError) as error:
+        raise PolicyError(f"local_networks: {text!r} is not a network or address with a port: {error}") from error
+    bits = parsed.prefixlen + (V4_PREFIX if parsed.version == 4 else 0)
+    return Network(packed(parsed.network_address), bits, port)
+
+
+def _split_port(text: str) -> tuple[str, int]:
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        return (host, _port(rest[1:])) if rest else (host, 0)
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        return host, _port(port)
+    return text, 0
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise ValueError(f"{text!r} is not a port")
+    return int(text)

@@ -1,0 +1,67 @@
+"""Host names and patterns in the one form they are compared in.
+
+Pure. Case-folded, IDNA-encoded (UTS 46), without a trailing dot; an address in its shortest text (RFC 5952).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import idna
+
+from pyinterceptor.errors import PolicyError
+
+HOST_MAX = 255  # bytes, RFC 1035 section 2.3.4
+LABEL = re.compile(r"[a-z0-9_*]([a-z0-9_*-]*[a-z0-9_*])?")
+
+
+def canonical(host: str) -> str:
+    """The host as rules compare it.
+
+    Raises: PolicyError for what is neither a host name nor an address.
+    """
+    return _address(host) or _name(host, host)
+
+
+def pattern(text: str) -> str:
+    """A rule's host: a name, an address or a glob, in which `*` stands for any run of characters, dots included.
+
+    Raises: PolicyError that says what is wrong.
+    """
+    if not isinstance(text, str) or not text:
+        raise PolicyError(f"a host pattern must be a non-empty string, not {text!r}")
+    if "/" in text:
+        raise PolicyError(f"host pattern {text!r}: write a host, not a URL or a network")
+    return canonical(text)
+
+
+def is_glob(text: str) -> bool:
+    return "*" in text
+
+
+def _address(text: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(text.strip("[]") if text.startswith("[") else text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return str(mapped or address)
+
+
+def _name(text: str, shown: str) -> str:
+    name = text.removesuffix(".").lower()
+    if ":" in name:
+        raise PolicyError(f"host {shown!r}: a rule names a host without a port")
+    if not name.isascii():
+        try:
+            name = ".".join(_label(label) for label in name.split("."))
+        except idna.IDNAError as error:
+            raise PolicyError(f"host {shown!r}: {error}") from error
+    if not name or len(name) > HOST_MAX or not all(LABEL.fullmatch(label) for label in name.split(".")):
+        raise PolicyError(f"host {shown!r} is not a host name or address")
+    return name
+
+
+def _label(label: str) -> str:
+    return label if label.isascii() else idna.encode(label, uts46=True).decode("ascii")
