@@ -1,7 +1,7 @@
 /* The relay: owns every captured flow from accept to its end, or until Python takes it.
  *
  * Own threads, own epoll, never the GIL, no Python API. All functions here may be called from any Python thread;
- * none blocks for longer than a lock held for microseconds, except relay_close and relay_pump_* as said.
+ * none blocks for longer than a lock held for microseconds, except relay_close.
  * Threads run in the network namespace of the thread that called relay_open(): upstream sockets are made there.
  */
 #ifndef PYINTERCEPTOR_RELAY_H
@@ -36,13 +36,13 @@ enum end_cause { END_DONE = 0, END_RESET = 1, END_REFUSED = 2, END_DIAL_FAILED =
 
 struct relay_event {
 	uint32_t kind;                /* enum event_kind */
-	int32_t fd;                   /* HANDOFF: the client's socket, non-blocking, nothing of what is to be handled consumed;
+	int32_t fd;                   /* HANDOFF: the client's socket, non-blocking, nothing consumed;
 	                                 whoever takes the event owns it. Else -1 */
 	uint64_t flow;                /* a number never used twice */
 	uint32_t container;           /* ifindex */
 	uint32_t protocol;            /* enum protocol */
 	struct decision decision;
-	uint32_t cause;               /* ENDED: enum end_cause */
+	uint32_t cause;               /* enum end_cause; HANDOFF: what failed before, or END_DONE */
 	struct endpoint client;
 	struct endpoint destination;  /* as the container dialled it */
 	uint64_t sent;                /* bytes from the container */
@@ -70,8 +70,8 @@ uint32_t relay_take(struct relay *relay, struct relay_event *out, uint32_t count
 int relay_add_container(struct relay *relay, uint32_t container, const struct relay_budget *budget,
                         const uint8_t v4[16], const uint8_t v6[16]);
 
-/* Replaces the container's table atomically; the blob is copied. -EINVAL if policy_check fails. Undecided openings and the next
- * request of followed flows are decided by it; opaque spliced flows go on. */
+/* Replaces the container's table atomically; the blob is copied. -EINVAL if policy_check fails. Undecided openings are decided by
+ * it; spliced flows go on. */
 int relay_publish_policy(struct relay *relay, uint32_t container, const void *table, uint32_t size);
 
 /* Resets every flow of the container and forgets it. */
@@ -98,15 +98,6 @@ int relay_may_dial(struct relay *relay, uint32_t container, const struct endpoin
 int relay_has_route(int family);
 
 void relay_count(struct relay *relay, uint32_t container, struct relay_counters *out);
-
-/* Lends two non-blocking sockets to C to move up to `limit` bytes (UINT64_MAX: to EOF) from one to the other. Returns a
- * pump with its own eventfd (readable when finished), or NULL. The caller must not touch the sockets until pump_finished. EOF at the
- * source is not forwarded. */
-struct pump;
-struct pump *relay_pump_start(struct relay *relay, int from, int to, uint64_t limit);
-int relay_pump_fd(struct pump *pump);
-/* Bytes moved; *error: 0, or errno with its side: negative = source. Frees the pump; a pump still running is stopped first (waits for its thread). */
-uint64_t relay_pump_finish(struct pump *pump, int *error);
 
 /* Stops the threads, resets every flow (undelivered handoffs too), frees all. */
 void relay_close(struct relay *relay);

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Connection attempts and route questions. Called by the thread that owns the flow.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "policy.h"
+#include "sniff.h"
+#include "relay.h"
+#include "dial.h"
+
+#define ATTEMPT_DELAY 0.25 /* seconds, RFC 8305 section 5 */
+
+static int is_v4(const uint8_t address[16])
+{
+	static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+	return memcmp(address, mapped, sizeof mapped) == 0;
+}
+
+void dial_order(struct endpoint *to, uint32_t count)
+{
+	for (uint32_t at = 1; at < count; at++) {
+		int wanted = !is_v4(to[at - 1].address);
+		uint32_t found = at;
+		while (found < count && is_v4(to[found].address) != wanted)
+			found++;
+		if (found == count)
+			return;
+		struct endpoint next = to[found];
+		memmove(to + at + 1, to + at, (found - at) * sizeof *to);
+		to[at] = next;
+	}
+}
+
+struct dial *dial_new(int epoll, uint64_t cookie, const struct endpoint *to, uint32_t count)
+{
+	struct dial *dial = calloc(1, sizeof *dial);
+	if (!dial)
+		return NULL;
+	dial->epoll = epoll;
+	dial->cookie = cookie;
+	dial->count = count;
+	dial->connected = -1;
+	dial->error = EHOSTUNREACH;
+	memcpy(dial->to, to, count * sizeof *to);
+	return dial;
+}
+
+static socklen_t socket_address(const struct endpoint *to, struct sockaddr_storage *out)
+{
+	memset(out, 0, sizeof *out);
+	if (is_v4(to->address)) {
+		struct sockaddr_in *v4 = (struct sockaddr_in *)out;
+		v4->sin_family = AF_INET;
+		v4->sin_port = htons(to->port);
+		memcpy(&v4->sin_addr, to->address + 12, 4);
+		return sizeof *v4;
+	}
+	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+	v6->sin6_family = AF_INET6;
+	v6->sin6_port = htons(to->port);
+	memcpy(&v6->sin6_addr, to->address, 16);
+	return sizeof *v6;
+}
+
+static void fail(struct dial *dial, uint32_t attempt, int error)
+{
+	if (dial->fds[attempt] >= 0)
+		close(dial->fds[attempt]);
+	dial->fds[attempt] = -1;
+	dial->error = error;
+	dial->next = 0;
+}
+
+/* Starts the next attempt. It becomes readable to epoll, edge-triggered, as the flow's upstream socket would. */
+static void start(struct dial *dial, double now)
+{
+	struct sockaddr_storage address;
+	uint32_t attempt = dial->started++;
+	socklen_t length = socket_address(&dial->to[attempt], &address);
+	int fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
+	dial->fds[attempt] = fd;
+	dial->next = now + ATTEMPT_DELAY;
+	if (fd < 0) {
+		fail(dial, attempt, errno);
+		return;
+	}
+	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = dial->cookie};
+	struct linger reset = {1, 0}; /* should we be killed, this side ends with a reset too; cleared before an orderly close */
+	if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) < 0 ||
+	    (connect(fd, (struct sockaddr *)&address, length) < 0 && errno != EINPROGRESS) ||
+	    epoll_ctl(dial->epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+		fail(dial, attempt, errno);
+}
+
+/* Looks at every open attempt; 1 if one has connected. */
+static int collect(struct dial *dial)
+{
+	for (uint32_t i = 0; i < dial->started; i++) {
+		struct pollfd state = {.fd = dial->fds[i], .events = POLLOUT};
+		int error = 0;
+		socklen_t size = sizeof error;
+		if (state.fd < 0 || poll(&state, 1, 0) <= 0)
+			continue;
+		if (getsockopt(state.fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
+			error = errno;
+		if (error) {
+			fail(dial, i, error);
+			continue;
+		}
+		dial->connected = state.fd;
+		dial->fds[i] = -1;
+		return 1;
+	}
+	return 0;
+}
+
+static int is_open(const struct dial *dial)
+{
+	for (uint32_t i = 0; i < dial->started; i++)
+		if (dial->fds[i] >= 0)
+			return 1;
+	return 0;
+}
+
+enum dial_state dial_step(struct dial *dial, double now)
+{
+	if (collect(dial))
+		return DIAL_CONNECTED;
+	while (dial->started < dial->count && dial->next <= now)
+		start(dial, now);
+	if (dial->started == dial->count && !is_open(dial))
+		return DIAL_FAILED;
+	return DIAL_WAIT;
+}
+
+int dial_take(struct dial *dial)
+{
+	int fd = dial->connected;
+	dial->connected = -1;
+	return fd;
+}
+
+void dial_cancel(struct dial *dial)
+{
+	if (!dial)
+		return;
+	if (dial->connected >= 0)
+		close(dial->connected);
+	for (uint32_t i = 0; i < dial->started; i++)
+		if (dial->fds[i] >= 0)
+			close(dial->fds[i]);
+	free(dial);
+}
+
+/* ---- routes ---- */
+
+int dial_route_open(void)
+{
+	return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+}
+
+/* Asks for the route to an address: the type of the answer (RTN_…), or -errno. rtnetlink(7) */
+static int route_type(int netlink, int family, const void *address, uint32_t length)
+{
+	struct {
+		struct nlmsghdr header;
+		struct rtmsg route;
+		struct rtattr attribute;
+		uint8_t address[16];
+	} question = {0};
+	_Alignas(struct nlmsghdr) char answer[4096];
+	question.header.nlmsg_len = (uint32_t)(NLMSG_LENGTH(sizeof question.route) + RTA_LENGTH(length));
+	question.header.nlmsg_type = RTM_GETROUTE;
+	question.header.nlmsg_flags = NLM_F_REQUEST;
+	question.route.rtm_family = (uint8_t)family;
+	question.route.rtm_dst_len = (uint8_t)(length * 8);
+	question.attribute.rta_type = RTA_DST;
+	question.attribute.rta_len = (uint16_t)RTA_LENGTH(length);
+	memcpy(question.address, address, length);
+	if (send(netlink, &question, question.header.nlmsg_len, 0) < 0)
+		return -errno;
+	ssize_t got = recv(netlink, answer, sizeof answer, 0);
+	if (got < (ssize_t)sizeof(struct nlmsghdr))
+		return got < 0 ? -errno : -EIO;
+	const struct nlmsghdr *header = (const void *)answer;
+	if (header->nlmsg_type == NLMSG_ERROR)
+		return ((const struct nlmsgerr *)NLMSG_DATA(header))->error;
+	return ((const struct rtmsg *)NLMSG_DATA(header))->rtm_type;
+}
+
+int dial_is_unicast(int netlink, const struct endpoint *to)
+{
+	int type = is_v4(to->address) ? route_type(netlink, AF_INET, to->address + 12, 4)
+	                              : route_type(netlink, AF_INET6, to->address, 16);
+	return type < 0 ? type : type == RTN_UNICAST;
+}
+
+int relay_has_route(int family)
+{
+	static const char *const samples[] = {"2001:db8::1", "2606:4700::1111", "203.0.113.1", "8.8.8.8"};
+	int netlink = dial_route_open(), found = 0;
+	uint8_t address[16];
+	for (int i = 0; netlink >= 0 && i < 4 && !found; i++)
+		if (inet_pton(family, samples[i], address) == 1)
+			found = route_type(netlink, family, address, family == AF_INET ? 4 : 16) == RTN_UNICAST;
+	if (netlink >= 0)
+		close(netlink);
+	return found;
+}

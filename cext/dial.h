@@ -1,0 +1,42 @@
+/* Connecting out: RFC 8305 attempts, and the half of the dial guard that asks the kernel.
+ *
+ * A struct dial owns its sockets until dial_take() or dial_cancel().
+ */
+#ifndef PYINTERCEPTOR_DIAL_H
+#define PYINTERCEPTOR_DIAL_H
+
+enum dial_state { DIAL_WAIT, DIAL_CONNECTED, DIAL_FAILED };
+
+struct dial {
+	int epoll;
+	uint64_t cookie;          /* what epoll says of each attempt */
+	uint32_t count, started;
+	int connected;            /* the socket that made it, or -1 */
+	int error;                /* errno of the last failure */
+	double next;              /* when the next attempt starts, seconds of CLOCK_MONOTONIC */
+	struct endpoint to[NAME_ADDRESSES_MAX + 1];
+	int fds[NAME_ADDRESSES_MAX + 1];
+};
+
+/* Puts the families in turn, the first given first (RFC 8305 section 4). */
+void dial_order(struct endpoint *to, uint32_t count);
+
+/* NULL without memory. The attempts are made by dial_step(). */
+struct dial *dial_new(int epoll, uint64_t cookie, const struct endpoint *to, uint32_t count);
+
+/* Call it at the start, when an attempt's socket is ready, and when `next` has come. */
+enum dial_state dial_step(struct dial *dial, double now);
+
+/* The connected socket, the caller's now. */
+int dial_take(struct dial *dial);
+
+/* Closes what is open and frees it; NULL is fine. */
+void dial_cancel(struct dial *dial);
+
+/* A netlink socket for dial_is_unicast(), or -1 with errno. */
+int dial_route_open(void);
+
+/* 1: a unicast route leads there; 0: it is the host's own, broadcast, multicast or anycast; -errno: no route. */
+int dial_is_unicast(int netlink, const struct endpoint *to);
+
+#endif

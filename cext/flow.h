@@ -1,0 +1,114 @@
+/* What the relay's own files share: containers, threads, flows.
+ *
+ * Locks: a container's `lock` guards its table and names; `relay->lock` the list of containers and the events. Counters are
+ * atomic. A flow belongs to one thread and is touched by no other.
+ */
+#ifndef PYINTERCEPTOR_FLOW_H
+#define PYINTERCEPTOR_FLOW_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define THREADS_MAX 16
+#define BUFFER_SIZE 262144 /* bytes: a thread's copy buffer, and a pipe */
+
+struct counters {
+	_Atomic uint64_t accepted, spliced, handled, refused, reset, failed_dials, over_budget, sent, received, flows;
+};
+
+/* An immutable policy blob, shared by whoever decides by it at this moment. */
+struct table {
+	atomic_uint references;
+	uint32_t size;
+	_Alignas(8) uint8_t blob[];
+};
+
+struct container {
+	struct container *next;
+	atomic_uint references; /* the list's, and one a flow */
+	uint32_t id;            /* ifindex */
+	atomic_int is_gone;
+	struct relay_budget budget;
+	uint8_t v4[16], v6[16];
+	pthread_mutex_t lock;
+	struct table *table; /* NULL: nothing is decided yet, all is refused */
+	struct names *names;
+	atomic_uint openings, handoffs, pipes;
+	struct counters counters;
+};
+
+enum stage { STAGE_OPENING, STAGE_RESOLVING, STAGE_DIALLING, STAGE_MOVING, STAGE_DEAD };
+
+/* One way of a flow. Nothing is read while bytes are held or in the pipe: that is the whole backpressure. */
+struct direction {
+	uint8_t *held; /* what the sink did not take of a copy */
+	uint32_t held_at, held_end;
+	int pipe[2]; /* -1, -1 while there is none */
+	uint32_t in_pipe;
+	uint64_t moved;
+	uint8_t has_ended, is_shut;
+};
+
+struct flow {
+	struct flow *next, **link; /* in its thread's list */
+	struct flow *next_ready;
+	struct container *container;
+	struct dial *dial;
+	char *host; /* as the opening or the destination's name says; NULL: unknown */
+	uint64_t number;
+	int client, upstream;
+	uint8_t stage, is_judged, is_ready, is_opening, has_fin, protocol, cause;
+	struct decision decision;
+	struct endpoint from, to;
+	struct direction sent, received;
+	double began, first_byte, last_byte; /* seconds, CLOCK_MONOTONIC */
+	double stage_began;
+};
+
+struct thread {
+	struct relay *relay;
+	pthread_t id;
+	int epoll, wake, netlink, spare;
+	double now;
+	struct flow *flows, *ready, *dead;
+	uint8_t *buffer;
+	int (*pipes)[2]; /* idle ones */
+	uint32_t idle_pipes;
+};
+
+struct relay {
+	struct relay_options options;
+	int listener, event_fd;
+	uint32_t thread_count;
+	struct thread threads[THREADS_MAX];
+	atomic_int is_closing;
+	_Atomic uint64_t numbers;
+	pthread_mutex_t lock;
+	struct container *containers;
+	struct relay_event *events; /* a ring that grows */
+	uint32_t first_event, event_count, event_room;
+	struct counters counters;
+};
+
+/* relay.c */
+struct container *container_find(struct relay *relay, uint32_t id); /* takes a reference, or NULL */
+void container_release(struct container *container);
+struct table *table_of(struct container *container); /* takes a reference, or NULL */
+void table_release(struct table *table);
+int relay_post(struct relay *relay, const struct relay_event *event); /* 0, or -1 without memory */
+
+/* flow.c */
+void flow_accept(struct thread *thread);
+void flow_service(struct thread *thread, struct flow *flow, int is_broken);
+void flow_tick(struct thread *thread, struct flow *flow);
+void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause);
+
+/* move.c */
+enum moved { MOVED_IDLE, MOVED_MORE, MOVED_BROKEN };
+enum moved move(struct thread *thread, struct flow *flow, int from, int to, struct direction *direction);
+void direction_free(struct thread *thread, struct flow *flow, struct direction *direction);
+
+#define COUNT(flow, what, by) \
+	(atomic_fetch_add(&(flow)->container->counters.what, by), atomic_fetch_add(&thread->relay->counters.what, by))
+
+#endif

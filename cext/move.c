@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Moves bytes one way. Owns the pipe and the held remainder of its direction; called by the flow's thread.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "policy.h"
+#include "sniff.h"
+#include "relay.h"
+#include "flow.h"
+
+#define COPY_FIRST 131072   /* bytes copied before a pipe pays */
+#define TURN_MAX 1048576    /* bytes a flow may move before the others of its thread have their turn */
+#define IDLE_PIPES_MAX 32   /* kept by a thread */
+
+static int pipe_get(struct thread *thread, struct flow *flow, int pipe[2])
+{
+	if (atomic_fetch_add(&flow->container->pipes, 1) >= flow->container->budget.pipes)
+		goto none;
+	if (thread->idle_pipes) {
+		memcpy(pipe, thread->pipes[--thread->idle_pipes], sizeof(int[2]));
+		return 1;
+	}
+	if (pipe2(pipe, O_NONBLOCK | O_CLOEXEC) < 0) {
+		pipe[0] = pipe[1] = -1;
+		goto none;
+	}
+	/* Past fs.pipe-user-pages-soft a pipe can't grow and shrinks to a page or two: then copying is faster. */
+	if (fcntl(pipe[1], F_SETPIPE_SZ, BUFFER_SIZE) >= BUFFER_SIZE)
+		return 1;
+	close(pipe[0]);
+	close(pipe[1]);
+	pipe[0] = pipe[1] = -1;
+none:
+	atomic_fetch_sub(&flow->container->pipes, 1);
+	return 0;
+}
+
+static void pipe_put(struct thread *thread, struct flow *flow, struct direction *direction)
+{
+	int *pipe = direction->pipe;
+	if (pipe[0] < 0)
+		return;
+	if (direction->in_pipe == 0 && thread->idle_pipes < IDLE_PIPES_MAX) {
+		memcpy(thread->pipes[thread->idle_pipes++], pipe, sizeof(int[2]));
+	} else {
+		close(pipe[0]);
+		close(pipe[1]);
+	}
+	pipe[0] = pipe[1] = -1;
+	direction->in_pipe = 0;
+	atomic_fetch_sub(&flow->container->pipes, 1);
+}
+
+void direction_free(struct thread *thread, struct flow *flow, struct direction *direction)
+{
+	pipe_put(thread, flow, direction);
+	free(direction->held);
+	direction->held = NULL;
+}
+
+/* Sends what is held. 1: nothing is held any more; 0: the sink is full; -1: broken. */
+static int flush_held(int to, struct direction *direction)
+{
+	while (direction->held) {
+		ssize_t sent = send(to, direction->held + direction->held_at, direction->held_end - direction->held_at, MSG_NOSIGNAL);
+		if (sent < 0)
+			return errno == EAGAIN ? 0 : -1;
+		direction->moved += (uint64_t)sent;
+		direction->held_at += (uint32_t)sent;
+		if (direction->held_at == direction->held_end) {
+			free(direction->held);
+			direction->held = NULL;
+		}
+	}
+	return 1;
+}
+
+static int flush_pipe(int to, struct direction *direction)
+{
+	while (direction->in_pipe) {
+		ssize_t sent = splice(direction->pipe[0], NULL, to, NULL, direction->in_pipe, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+		if (sent < 0)
+			return errno == EAGAIN ? 0 : -1;
+		direction->moved += (uint64_t)sent;
+		direction->in_pipe -= (uint32_t)sent;
+	}
+	return 1;
+}
+
+static int hold(struct direction *direction, const uint8_t *bytes, uint32_t length)
+{
+	direction->held = malloc(length);
+	if (!direction->held)
+		return 0;
+	memcpy(direction->held, bytes, length);
+	direction->held_at = 0;
+	direction->held_end = length;
+	return 1;
+}
+
+/* Reads once. The bytes, 0: the source has ended, -1 with errno. What the sink doesn't take is held. */
+static ssize_t copy_once(struct thread *thread, int from, int to, struct direction *direction)
+{
+	ssize_t got = recv(from, thread->buffer, BUFFER_SIZE, 0);
+	if (got <= 0)
+		return got;
+	ssize_t sent = send(to, thread->buffer, (size_t)got, MSG_NOSIGNAL);
+	if (sent < 0 && errno != EAGAIN)
+		return -1;
+	if (sent < 0)
+		sent = 0;
+	direction->moved += (uint64_t)sent;
+	if (sent < got && !hold(direction, thread->buffer + sent, (uint32_t)(got - sent))) {
+		errno = ENOMEM;
+		return -1;
+	}
+	return got;
+}
+
+static ssize_t splice_once(int from, struct direction *direction)
+{
+	/* EAGAIN can also mean a full pipe; the pipe is empty here, so it means an empty socket. */
+	ssize_t got = splice(from, NULL, direction->pipe[1], NULL, BUFFER_SIZE, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+	if (got > 0)
+		direction->in_pipe = (uint32_t)got;
+	return got;
+}
+
+static void forward_end(int to, struct direction *direction)
+{
+	if (direction->has_ended && !direction->is_shut) {
+		direction->is_shut = 1;
+		shutdown(to, SHUT_WR); /* a sink that is gone says so to the other direction */
+	}
+}
+
+enum moved move(struct thread *thread, struct flow *flow, int from, int to, struct direction *direction)
+{
+	uint64_t before = direction->moved;
+	enum moved result = MOVED_IDLE;
+	for (;;) {
+		int flushed = flush_held(to, direction);
+		if (flushed == 1)
+			flushed = flush_pipe(to, direction);
+		if (flushed < 0)
+			return MOVED_BROKEN;
+		if (flushed == 0)
+			break;
+		if (direction->has_ended) {
+			forward_end(to, direction);
+			break;
+		}
+		if (direction->moved - before > TURN_MAX) {
+			result = MOVED_MORE;
+			break;
+		}
+		int is_large = direction->moved >= COPY_FIRST;
+		if (is_large && direction->pipe[0] < 0)
+			is_large = pipe_get(thread, flow, direction->pipe);
+		ssize_t got = is_large ? splice_once(from, direction) : copy_once(thread, from, to, direction);
+		if (got < 0 && errno != EAGAIN)
+			return MOVED_BROKEN;
+		if (got < 0)
+			break;
+		direction->has_ended = got == 0;
+	}
+	if (direction->in_pipe == 0)
+		pipe_put(thread, flow, direction);
+	if (direction->moved != before)
+		flow->last_byte = thread->now;
+	return result;
+}

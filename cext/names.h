@@ -1,0 +1,37 @@
+/* Which name an address stands for in one container, and the name's real addresses.
+ *
+ * Owns its memory; the caller locks.
+ */
+#ifndef PYINTERCEPTOR_NAMES_H
+#define PYINTERCEPTOR_NAMES_H
+
+#define NAMES_MAX 4096 /* synthetic ones of a container, and as many real ones */
+
+struct name {
+	struct name *next;        /* in its chain */
+	char text[HOST_MAX + 1];
+	uint8_t synthetic[2][16]; /* zero where there is none */
+	uint8_t addresses[NAME_ADDRESSES_MAX][16];
+	uint32_t count;
+	int is_synthetic;
+	int is_asked;             /* an EVENT_RESOLVE is out */
+	int has_failed;           /* the last resolving found nothing */
+	double expires;           /* seconds, CLOCK_MONOTONIC */
+};
+
+struct names;
+
+struct names *names_new(void);
+void names_free(struct names *names);
+
+/* 0, or -ENOSPC where a synthetic one finds no place (a real one takes the place of some other), -ENOMEM, -EINVAL. */
+int names_publish(struct names *names, const char *text, const uint8_t *synthetic, const uint8_t *addresses, uint32_t count,
+                  double expires);
+
+/* NULL where nobody published it. */
+struct name *names_by_text(struct names *names, const char *text);
+
+/* The synthetic name of this address, else a real name that has it, else NULL. */
+struct name *names_by_address(struct names *names, const uint8_t address[16]);
+
+#endif
