@@ -28,6 +28,13 @@
 /* Flags of a container's entry in the map `containers` (key: ifindex, u32). */
 #define CONTAINER_IPV6 1 /* the host has a v6 route: v6 connections are assigned, else refused */
 
+#define CONTAINERS_MAX 65536
+
+/* Values in the tries `refused4` and `refused6`: addresses that are refused, to all or to all but DNS. */
+#define REFUSE_ALL 1
+#define REFUSE_ALL_BUT_DNS 2
+#define REFUSED_MAX 64
+
 struct container_entry {
 	uint32_t flags;
 	uint32_t reserved;

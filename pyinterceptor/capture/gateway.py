@@ -1,0 +1,292 @@
+"""The gateway: the network namespace where every container's veth ends, and the two sockets that get what arrives.
+
+It is fail-closed: what the program does not assign is refused, and so is everything once we are dead, since the namespace
+and the program stay until the next start or an orderly close.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from pyinterceptor.capture import program, veth
+from pyinterceptor.capture.files import abi, kernel_directory
+from pyinterceptor.capture.filter import Filter
+from pyinterceptor.capture.namespace import inside, make_namespace, mount
+from pyinterceptor.capture.netlink import new_batch, open_netlink, send
+from pyinterceptor.capture.pins import Map, links_of, possible_cpus
+from pyinterceptor.capture.sockets import open_dns, open_listener
+from pyinterceptor.capture.state import State, clear, free_instance, hold, release, remove_leftovers, state_of
+from pyinterceptor.capture.veth import Seat
+from pyinterceptor.errors import CaptureError
+
+__all__ = ["Gateway", "Seat", "free_instance", "open_gateway", "remove_leftovers"]
+
+FIRST_IFINDEX = 1000  # above what the namespace makes of itself
+COMPILE_DEADLINE = 60.0  # seconds; it takes 0.3
+
+# Inherited values can't be trusted, so every one we rely on is written. `default` is what a veth is born with.
+SYSCTLS = {
+    "net/core/somaxconn": "4096",
+    "net/ipv4/ip_forward": "0",
+    "net/ipv4/icmp_echo_ignore_all": "1",  # else the gateway itself answers every ping
+    "net/ipv4/icmp_ratemask": "0",  # else only the first six refused datagrams are refused at once
+    "net/ipv4/ping_group_range": "1 0",
+    "net/ipv6/conf/all/forwarding": "0",
+    "net/ipv6/icmp/echo_ignore_all": "1",
+    "net/ipv6/icmp/echo_ignore_anycast": "1",
+    "net/ipv6/icmp/echo_ignore_multicast": "1",
+    "net/ipv6/icmp/ratemask": "",
+} | {
+    f"net/{family}/conf/{where}/{name}": value
+    for where in ("all", "default")
+    for family, name, value in (
+        ("ipv4", "rp_filter", "0"),
+        ("ipv4", "src_valid_mark", "0"),
+        ("ipv4", "route_localnet", "0"),
+        ("ipv4", "proxy_arp", "0"),
+        ("ipv4", "accept_redirects", "0"),
+        ("ipv4", "send_redirects", "0"),
+        ("ipv4", "accept_source_route", "0"),
+        ("ipv6", "disable_ipv6", "0"),
+        ("ipv6", "accept_ra", "0"),  # one router advertisement of a container would re-route the gateway
+        ("ipv6", "autoconf", "0"),
+        ("ipv6", "accept_redirects", "0"),
+        ("ipv6", "accept_source_route", "-1"),
+        ("ipv6", "accept_dad", "0"),
+        ("ipv6", "addr_gen_mode", "1"),  # none: fe80::1 is the only one
+    )
+}
+
+# What nobody may dial. Containers' addresses and link-local ones are open to DNS, which we answer on any address.
+REFUSED = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/96", "::ffff:0:0/96", "ff00::/8", "fe80::/10")
+REFUSED_BUT_DNS = ("169.254.0.0/16",)  # 169.254.169.254, the metadata address, is here
+
+
+class Gateway:
+    """Made by `open_gateway`. `listener` gets the containers' TCP connections, `dns` their datagrams to port 53."""
+
+    def __init__(
+        self, parts: Parts, maps: dict[str, Map], v6: bool, container_v4: IPv4Network, container_v6: IPv6Network
+    ) -> None:
+        self.listener = parts.listener
+        self.dns = parts.dns
+        self._netlink = parts.netlink
+        self._filter = parts.filter
+        self._maps = maps
+        self._flags = abi()["CONTAINER_IPV6"] if v6 else 0
+        self._v4 = container_v4
+        self._v6 = container_v6
+        self._next = 1  # the first of the network is not a host's
+        self._free: deque[int] = deque()
+        self._ifindexes = FIRST_IFINDEX
+        self._seats: dict[int, Seat] = {}
+        self._attached: set[int] = set()
+        self._one_at_a_time = trio.Lock()  # answers on the one netlink socket
+
+    def reserve(self) -> Seat:
+        """A seat with an interface index that no flow ever came from, and addresses of its own.
+
+        Raises: CaptureError when all addresses are taken.
+        """
+        number = self._number()
+        seat = Seat(self._ifindexes, self._v4[number], self._v6[number])
+        self._ifindexes += 1
+        self._seats[seat.ifindex] = seat
+        return seat
+
+    async def attach(self, seat: Seat, netns_fd: int) -> None:
+        """Ties the container's namespace (borrowed) to the gateway. Raises: CaptureError, with nothing left behind."""
+        async with self._one_at_a_time:
+            self._attached.add(seat.ifindex)
+            self._write_entry(seat.ifindex)
+            try:
+                await trio.to_thread.run_sync(veth.attach, self._netlink, seat, netns_fd)
+            except BaseException:
+                self._forget(seat)
+                raise
+
+    async def detach(self, seat: Seat) -> None:
+        """Cuts the container off and frees its seat; a seat that is free already is fine."""
+        if self._seats.pop(seat.ifindex, None) is None:
+            return
+        if seat.ifindex in self._attached:
+            self._forget(seat)
+            async with self._one_at_a_time:
+                await trio.to_thread.run_sync(veth.detach, self._netlink, seat)
+        self._free.append(int(seat.v4) - int(self._v4.network_address))
+
+    def set_ipv6(self, v6: bool) -> None:
+        """Whether the host has a v6 route: without one v6 connections are refused at once."""
+        self._flags = abi()["CONTAINER_IPV6"] if v6 else 0
+        for ifindex in self._attached:
+            self._write_entry(ifindex)
+
+    def counters(self) -> dict[str, int]:
+        """What the program and the rules did, by name: new connections and datagrams, packets dropped."""
+        counts = self._filter.counters()
+        for name, index in abi().items():
+            if name.startswith("COUNTER_"):
+                values = self._maps["counters"].lookup(struct.pack("=I", index), 8 * possible_cpus()) or b""
+                counts[name.removeprefix("COUNTER_").lower()] = sum(value for (value,) in struct.iter_unpack("=Q", values))
+        return counts
+
+    def clear_linger(self) -> None:
+        """From now on an accepted connection that is closed ends with a FIN; before an orderly close."""
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 0, 0))
+
+    def _number(self) -> int:
+        if self._next < self._v4.num_addresses - 1:
+            self._next += 1
+            return self._next - 1
+        if self._free:
+            return self._free.popleft()
+        raise CaptureError(f"reserve a seat: all addresses of {self._v4} are taken")
+
+    def _write_entry(self, ifindex: int) -> None:
+        self._maps["containers"].update(struct.pack("=I", ifindex), struct.pack("=II", self._flags, 0))
+
+    def _forget(self, seat: Seat) -> None:
+        self._attached.discard(seat.ifindex)
+        self._maps["containers"].delete(struct.pack("=I", seat.ifindex))
+
+
+class Parts:
+    """What is made inside the namespace and used from outside."""
+
+    def __init__(self, stack: ExitStack, rules: Path) -> None:
+        for name, value in SYSCTLS.items():
+            _write_sysctl(name, value)
+        self.netlink = stack.enter_context(open_netlink())
+        _make_all_local(self.netlink)
+        self.filter = Filter(rules)
+        self.listener = stack.enter_context(open_listener())
+        self.dns = stack.enter_context(open_dns())
+
+
+@asynccontextmanager
+async def open_gateway(
+    instance: str,
+    *,
+    v6: bool,
+    container_v4: str = "100.96.0.0/16",
+    container_v6: str = "fd70:7969:6e74::/64",
+) -> AsyncIterator[Gateway]:
+    """Opens the gateway of this instance name; all of it is gone when the block ends.
+
+    What a dead instance of the name left is removed first. `v6` says that the host has a v6 route.
+
+    Raises: CaptureError with the step and the remedy.
+    """
+    state = state_of(instance)
+    networks = ip_network(container_v4), ip_network(container_v6)
+    with ExitStack() as stack:
+        try:
+            yield await trio.to_thread.run_sync(_open, stack, state, v6, *networks)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(stack.close)
+
+
+def _open(
+    stack: ExitStack, state: State, v6: bool, container_v4: IPv4Network, container_v6: IPv6Network
+) -> Gateway:
+    try:
+        stack.callback(release, state, hold(state))
+        clear(state)
+        stack.callback(clear, state)
+        namespace = make_namespace(state.namespace)
+        stack.callback(os.close, namespace)
+        parts = inside(namespace, lambda: Parts(stack, kernel_directory() / "gateway.nft.json"))
+        state.pins.mkdir(mode=0o700)
+        mount("bpf", state.pins, "bpf")
+        _load_program(state)
+        _verify(namespace)
+        maps = _open_maps(stack, state.pins)
+        _fill(maps, parts, container_v4, container_v6)
+    except OSError as error:
+        raise CaptureError(f"open the gateway: {error}") from error
+    return Gateway(parts, maps, v6, container_v4, container_v6)
+
+
+def _write_sysctl(name: str, value: str) -> None:
+    try:
+        Path("/proc/sys", name).write_text(value + "\n")
+    except OSError as error:
+        raise CaptureError(f"set {name.replace('/', '.')} in the gateway: {error.strerror}") from error
+
+
+def _make_all_local(netlink: socket.socket) -> None:
+    """AnyIP: whatever arrives is local; what we answer goes by the containers' host routes."""
+    batch = new_batch()
+    batch.link("set", index=1, state="up")
+    host = 254  # RT_SCOPE_HOST
+    for family, everything, scope in ((socket.AF_INET, "0.0.0.0/0", host), (socket.AF_INET6, "::/0", 0)):
+        batch.rule("add", family=family, priority=1, iifname="lo", table=254)
+        batch.rule("add", family=family, priority=200, table=255)
+        batch.rule("del", family=family, priority=0, table=255)
+        batch.route("add", dst=everything, oif=1, table=255, type="local", scope=scope)
+    send(netlink, batch, "make all addresses local in the gateway")
+
+
+def _load_program(state: State) -> None:
+    """Runs program.py in the first interpreter that has BCC."""
+    for interpreter in dict.fromkeys(("/usr/bin/python3", sys.executable)):
+        command = [interpreter, "-I", program.__file__, str(kernel_directory()), str(state.namespace), str(state.pins)]
+        try:
+            child = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=COMPILE_DEADLINE,
+                start_new_session=True,  # a Ctrl-C is for us to act on
+            )
+        except FileNotFoundError:
+            continue
+        except subprocess.TimeoutExpired as error:
+            raise CaptureError(f"load the kernel program: not done in {COMPILE_DEADLINE:.0f} s") from error
+        if child.returncode == 0:
+            return
+        if child.returncode != program.NO_BCC:
+            raise CaptureError(f"load the kernel program: {child.stderr.strip() or child.returncode}")
+    raise CaptureError("load the kernel program: BCC is missing; install Debian's python3-bpfcc")
+
+
+def _verify(namespace: int) -> None:
+    if (links := links_of(os.fstat(namespace).st_ino)) != 1:
+        raise CaptureError(f"load the kernel program: {links} programs are attached to the gateway, not one")
+
+
+def _open_maps(stack: ExitStack, pins: Path) -> dict[str, Map]:
+    maps = {}
+    for name in program.MAPS:
+        maps[name] = Map(pins / name)
+        stack.callback(maps[name].close)
+    return maps
+
+
+def _fill(maps: dict[str, Map], parts: Parts, container_v4: IPv4Network, container_v6: IPv6Network) -> None:
+    numbers = abi()
+    for network in REFUSED:
+        _refuse(maps, ip_network(network), numbers["REFUSE_ALL"])
+    for network in (*REFUSED_BUT_DNS, container_v4, container_v6):
+        _refuse(maps, ip_network(network), numbers["REFUSE_ALL_BUT_DNS"])
+    for slot, held in (("LISTENER_TCP", parts.listener), ("LISTENER_DNS", parts.dns)):
+        maps["listeners"].update(struct.pack("=I", numbers[slot]), struct.pack("=Q", held.fileno()))
+
+
+def _refuse(maps: dict[str, Map], network: Any, rule: int) -> None:
+    key = struct.pack("=I", network.prefixlen) + network.network_address.packed
+    maps[f"refused{network.version}"].update(key, struct.pack("=I", rule))

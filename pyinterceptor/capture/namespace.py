@@ -1,0 +1,83 @@
+"""Entering, making and pinning network namespaces, and the few mounts that keep things by name.
+
+A namespace is entered on a thread of its own that ends afterwards, so no other code ever runs in a wrong one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pyinterceptor.errors import CaptureError
+
+CLONE_NEWNET = 0x40000000  # unshare(2)
+MS_BIND = 4096  # mount(2)
+MNT_DETACH = 2  # umount2(2)
+
+T = TypeVar("T")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def on_own_thread(step: Callable[[], T]) -> T:
+    """Runs `step` on a thread that is not used again; waits, and passes its result or exception on."""
+    result: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(step())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="capture")
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return result[0]
+
+
+def inside(namespace: int, step: Callable[[], T]) -> T:
+    """Runs `step` in the network namespace of the file descriptor (borrowed)."""
+
+    def run() -> T:
+        if _libc.setns(namespace, CLONE_NEWNET):
+            raise _failure("enter the network namespace")
+        return step()
+
+    return on_own_thread(run)
+
+
+def make_namespace(path: Path) -> int:
+    """Makes a network namespace and mounts it at `path`, where it outlives us; returns a file descriptor of it."""
+
+    def run() -> int:
+        if _libc.unshare(CLONE_NEWNET):
+            raise _failure("make a network namespace")
+        path.touch()
+        mount("/proc/thread-self/ns/net", path, "", MS_BIND)
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    return on_own_thread(run)
+
+
+def mount(source: str, target: Path, kind: str, flags: int = 0) -> None:
+    """mount(2). Raises: CaptureError."""
+    if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), flags, None):
+        raise _failure(f"mount {kind or 'the namespace'} at {target}")
+
+
+def unmount_all(target: Path) -> None:
+    """Takes off everything that is mounted at `target`; nothing there is fine."""
+    while _libc.umount2(os.fsencode(target), MNT_DETACH) == 0:
+        pass
+
+
+def _failure(step: str) -> CaptureError:
+    number = ctypes.get_errno()
+    return CaptureError(f"{step}: {os.strerror(number)}")

@@ -1,0 +1,73 @@
+"""Batches of route netlink messages, encoded by pyroute2 and sent at once.
+
+A socket stays in the namespace where it was made, so the gateway's is used from anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Any
+
+from pyinterceptor.errors import CaptureError
+
+NETLINK_ROUTE = 0
+NLMSG_ERROR = 2
+HEADER = struct.Struct("=IHHII")  # nlmsghdr, netlink(7): length, type, flags, sequence, port
+ANSWERS = 1 << 16  # bytes; an acknowledgement repeats the message it is for
+
+
+def open_netlink() -> socket.socket:
+    """A route netlink socket of the calling thread's namespace."""
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+    opened.bind((0, 0))
+    return opened
+
+
+def new_batch() -> Any:
+    """An encoder with pyroute2's methods (link, addr, route, rule, neigh)."""
+    from pyroute2 import IPBatch  # a quarter of a second: only for who attaches
+
+    return IPBatch()
+
+
+def send(to: socket.socket, batch: Any, step: str, *, ignore: frozenset[int] = frozenset()) -> None:
+    """Sends what the batch has collected and empties it; waits for every acknowledgement.
+
+    Raises: CaptureError with the first error whose errno is not in `ignore`.
+    """
+    messages = bytes(batch.batch)
+    batch.reset()
+    waiting = _count(messages)
+    to.send(messages)
+    failed = 0
+    while waiting:
+        for error in _acknowledgements(to.recv(ANSWERS)):
+            waiting -= 1
+            failed = failed or (error if error not in ignore else 0)
+    if failed:
+        raise CaptureError(f"{step}: {os.strerror(failed)}")
+
+
+def _count(messages: bytes) -> int:
+    count, at = 0, 0
+    while at < len(messages):
+        at += _aligned(HEADER.unpack_from(messages, at)[0])
+        count += 1
+    return count
+
+
+def _acknowledgements(answer: bytes) -> list[int]:
+    """The errno of each acknowledgement, 0 for success."""
+    errors, at = [], 0
+    while at < len(answer):
+        length, kind, *_ = HEADER.unpack_from(answer, at)
+        if kind == NLMSG_ERROR:
+            errors.append(-struct.unpack_from("=i", answer, at + HEADER.size)[0])
+        at += _aligned(length)
+    return errors
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3

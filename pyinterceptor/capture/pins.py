@@ -1,0 +1,117 @@
+"""Pinned BPF objects, through bpf(2) alone: no libbpf, no LLVM in the daemon.
+
+Keys and values are bytes as the map has them. Raises OSError with the kernel's errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+from pathlib import Path
+
+# linux/bpf.h, enum bpf_cmd
+MAP_LOOKUP_ELEM = 1
+MAP_UPDATE_ELEM = 2
+MAP_DELETE_ELEM = 3
+OBJ_GET = 7
+LINK_GET_NEXT_ID = 31
+LINK_GET_FD_BY_ID = 30
+OBJ_GET_INFO_BY_FD = 15
+LINK_TYPE_NETNS = 5  # enum bpf_link_type
+SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
+INFO_SIZE = 256  # bytes, more than any bpf_link_info so far
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open_pin(path: Path) -> int:
+    """A file descriptor of the object pinned there."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0))
+
+
+class Map:
+    """A pinned map, open until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = open_pin(path)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def update(self, key: bytes, value: bytes) -> None:
+        self._element(MAP_UPDATE_ELEM, key, ctypes.create_string_buffer(value, len(value)))
+
+    def delete(self, key: bytes) -> bool:
+        """False if there is no such key."""
+        try:
+            self._element(MAP_DELETE_ELEM, key, None)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def lookup(self, key: bytes, size: int) -> bytes | None:
+        """The value of `size` bytes (of a per-CPU map: eight for each possible CPU), None if there is no such key."""
+        value = ctypes.create_string_buffer(size)
+        try:
+            self._element(MAP_LOOKUP_ELEM, key, value)
+        except FileNotFoundError:
+            return None
+        return value.raw
+
+    def _element(self, command: int, key: bytes, value: ctypes.Array[ctypes.c_char] | None) -> None:
+        held = ctypes.create_string_buffer(key, len(key))
+        at = 0 if value is None else ctypes.addressof(value)
+        _bpf(command, struct.pack("=IIQQQ", self._fd, 0, ctypes.addressof(held), at, 0))
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map has for a key."""
+    last = Path("/sys/devices/system/cpu/possible").read_text().strip().replace(",", "-").split("-")[-1]
+    return int(last) + 1
+
+
+def links_of(namespace: int) -> int:
+    """How many BPF links are attached to the network namespace of this inode number (0: to dead ones)."""
+    found, last = 0, 0
+    while True:
+        request = ctypes.create_string_buffer(struct.pack("=III", last, 0, 0), 12)
+        try:
+            _bpf_buffer(LINK_GET_NEXT_ID, request)
+        except FileNotFoundError:
+            return found
+        last = struct.unpack_from("=I", request.raw, 4)[0]
+        try:
+            fd = _bpf(LINK_GET_FD_BY_ID, struct.pack("=III", last, 0, 0))
+        except FileNotFoundError:
+            continue
+        try:
+            kind, inode = _link_info(fd)
+        finally:
+            os.close(fd)
+        found += kind == LINK_TYPE_NETNS and inode == namespace
+
+
+def _link_info(fd: int) -> tuple[int, int]:
+    """The link's type and, where it is a namespace's, the namespace's inode."""
+    info = ctypes.create_string_buffer(INFO_SIZE)
+    _bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, INFO_SIZE, ctypes.addressof(info)))
+    kind, _, _, _, inode = struct.unpack_from("=IIIII", info.raw)
+    return kind, inode
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    return _bpf_buffer(command, ctypes.create_string_buffer(attributes, len(attributes)))
+
+
+def _bpf_buffer(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    number = SYSCALL.get(platform.machine())
+    if number is None:
+        raise OSError(38, f"bpf(2): its number on {platform.machine()} is not known here")
+    result: int = _libc.syscall(number, command, attributes, len(attributes))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result

@@ -1,0 +1,127 @@
+"""What an instance keeps below /run/pyinterceptor/NAME: a lock, the gateway's namespace and the pins.
+
+The lock is held as long as the instance lives; what lies beside a lock that nobody holds was left by a dead one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyinterceptor.capture import veth
+from pyinterceptor.capture.namespace import inside, unmount_all
+from pyinterceptor.capture.netlink import open_netlink
+from pyinterceptor.errors import CaptureError
+
+RUN = Path("/run/pyinterceptor")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The paths of one instance."""
+
+    directory: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / "lock"
+
+    @property
+    def namespace(self) -> Path:
+        return self.directory / "gateway"
+
+    @property
+    def pins(self) -> Path:
+        return self.directory / "bpf"
+
+
+def state_of(instance: str) -> State:
+    """Raises: CaptureError for a name that can't be a directory's."""
+    if not NAME.fullmatch(instance):
+        raise CaptureError(f"instance {instance!r}: a name has letters, digits, dots, dashes and underscores, 64 at most")
+    return State(RUN / instance)
+
+
+def hold(state: State) -> int:
+    """Takes the instance's lock; returns the file descriptor that holds it. Raises: CaptureError if it is held."""
+    while True:
+        try:
+            state.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(state.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # the one before us was just removing the directory
+        except OSError as error:
+            raise CaptureError(f"lock {state.lock}: {error.strerror}; pyinterceptor needs root") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise CaptureError(
+                f"instance {state.directory.name!r} is running already; give this one another name"
+            ) from error
+        with suppress(FileNotFoundError):
+            if os.stat(state.lock).st_ino == os.fstat(fd).st_ino:
+                return fd
+        os.close(fd)
+
+
+def release(state: State, lock: int) -> None:
+    """Removes the directory and lets the lock go."""
+    with suppress(FileNotFoundError):
+        os.unlink(state.lock)
+    with suppress(OSError):  # somebody locked it again at once
+        state.directory.rmdir()
+    os.close(lock)
+
+
+def clear(state: State) -> None:
+    """Removes the interfaces, the namespace and the pins that are there; the caller holds the lock."""
+    _delete_interfaces(state.namespace)
+    for path in (state.pins, state.namespace):
+        unmount_all(path)
+    with suppress(FileNotFoundError):
+        state.pins.rmdir()
+    with suppress(FileNotFoundError):
+        state.namespace.unlink()
+
+
+def remove_leftovers(instance: str) -> None:
+    """Removes all that a dead instance of this name left. Raises: CaptureError if it lives."""
+    state = state_of(instance)
+    if not state.directory.exists():
+        return
+    lock = hold(state)
+    try:
+        clear(state)
+    finally:
+        release(state, lock)
+
+
+def free_instance(prefix: str) -> str:
+    """A name that no other process uses; what dead ones of the same prefix left is removed."""
+    for left in sorted(RUN.glob(f"{prefix}-*")):
+        with suppress(CaptureError):
+            remove_leftovers(left.name)
+    return f"{prefix}-{os.getpid()}"
+
+
+def _delete_interfaces(namespace: Path) -> None:
+    """So that the containers' ends are gone when we return; the kernel would do it some time after the last reference."""
+    try:
+        fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        own: socket.socket = inside(fd, open_netlink)
+    except CaptureError:
+        return  # killed between making the file and mounting the namespace there
+    finally:
+        os.close(fd)
+    with own:
+        veth.detach_all(own)

@@ -1,0 +1,112 @@
+"""The pair of interfaces that ties a container to the gateway.
+
+Neighbours are permanent entries on both ends: nothing to resolve, nothing for a container to forge, and no share of
+the kernel's one table of learnt neighbours (1 024 by default, for all namespaces together).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+from pyinterceptor.capture.namespace import inside
+from pyinterceptor.capture.netlink import new_batch, open_netlink, send
+
+INSIDE = "eth0"
+GATEWAY_V4 = "169.254.1.1"
+GATEWAY_V6 = "fe80::1"
+GATEWAY_MAC = "02:70:79:00:00:01"
+GROUP = 0x7079  # of all our ends, so that one message deletes them
+NODAD = 0x02  # IFA_F_NODAD, rtnetlink(7)
+LINK = 253  # RT_SCOPE_LINK
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A container's place at the gateway: known before its interface exists."""
+
+    ifindex: int
+    v4: IPv4Address
+    v6: IPv6Address
+
+
+def attach(gateway: socket.socket, seat: Seat, container: int) -> None:
+    """Makes the pair, its far end as eth0 in the namespace of the file descriptor `container` (borrowed).
+
+    Raises: CaptureError, with nothing left behind.
+    """
+    step = f"attach a container as {seat.v4}"
+    batch = new_batch()
+    batch.link(
+        "add",
+        index=seat.ifindex,
+        ifname=name(seat),
+        kind="veth",
+        address=GATEWAY_MAC,
+        group=GROUP,
+        state="up",
+        peer={"ifname": INSIDE, "net_ns_fd": container, "address": mac(seat)},
+    )
+    send(gateway, batch, step)
+    try:
+        _furnish_gateway(batch, seat)
+        send(gateway, batch, step)
+        inside(container, lambda: _furnish_container(batch, seat, step))
+    except BaseException:
+        detach(gateway, seat)
+        raise
+
+
+def detach(gateway: socket.socket, seat: Seat) -> None:
+    """Deletes the pair; one that is gone already (its container's namespace died) is fine."""
+    batch = new_batch()
+    batch.link("del", index=seat.ifindex)
+    send(gateway, batch, f"detach {seat.v4}", ignore=frozenset({errno.ENODEV}))
+
+
+def detach_all(gateway: socket.socket) -> None:
+    """Deletes every pair at once."""
+    batch = new_batch()
+    batch.link("del", group=GROUP)
+    send(gateway, batch, "detach all containers", ignore=frozenset({errno.ENODEV, errno.EINVAL}))
+
+
+def name(seat: Seat) -> str:
+    return f"pi{seat.ifindex}"
+
+
+def mac(seat: Seat) -> str:
+    """A locally administered address that no other seat has."""
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x71" + seat.v4.packed)
+
+
+def _furnish_gateway(batch: Any, seat: Seat) -> None:
+    index, v4, v6 = seat.ifindex, str(seat.v4), str(seat.v6)
+    batch.addr("add", index=index, address=GATEWAY_V6, prefixlen=64, flags=NODAD)
+    batch.route("add", dst=f"{v4}/32", oif=index, scope=LINK)
+    batch.route("add", dst=f"{v6}/128", oif=index)
+    for address in (v4, v6):
+        batch.neigh("add", ifindex=index, dst=address, lladdr=mac(seat), state="permanent")
+
+
+def _furnish_container(batch: Any, seat: Seat, step: str) -> None:
+    """Runs inside the container's namespace."""
+    with suppress(FileNotFoundError):  # a kernel without IPv6 says so below
+        Path(f"/proc/sys/net/ipv6/conf/{INSIDE}/disable_ipv6").write_text("0")  # container engines set it
+    index = socket.if_nametoindex(INSIDE)
+    batch.link("set", index=1, state="up")
+    batch.link("set", index=index, state="up")
+    batch.addr("add", index=index, address=str(seat.v4), prefixlen=32)
+    batch.addr("add", index=index, address=str(seat.v6), prefixlen=128, flags=NODAD)
+    batch.route("add", dst=f"{GATEWAY_V4}/32", oif=index, scope=LINK)
+    batch.route("add", dst="0.0.0.0/0", gateway=GATEWAY_V4, oif=index)
+    batch.route("add", dst="::/0", gateway=GATEWAY_V6, oif=index)
+    for address in (GATEWAY_V4, GATEWAY_V6):
+        batch.neigh("add", ifindex=index, dst=address, lladdr=GATEWAY_MAC, state="permanent")
+    with open_netlink() as own:
+        send(own, batch, step)
