@@ -1,0 +1,298 @@
+"""The embedded runtime: a command in namespaces of its own on the host's read-only files.
+
+The network namespace exists, and is attached, before the first process. That process waits on a pipe that
+only we hold: when we end, however we end, the kernel ends everything inside. Nothing inside has a
+capability or gains one. Sockets and FIFOs of other programs that lie in the files it sees stay reachable
+as far as their permissions go, and the kernel is the host's: code that is not trusted belongs in a podman
+image or a virtual machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.runtime.filesystem import STATE, mount_arguments
+from pyinterceptor.runtime.process import (
+    CommandNotRun,
+    Finished,
+    Running,
+    Stream,
+    in_fresh_thread,
+    look_up,
+    split,
+    start_process,
+)
+from pyinterceptor.runtime.seccomp import install_filter
+from pyinterceptor.runtime.terminal import supervise
+from pyinterceptor.runtime.user import User, invoking_user, named_user
+
+CLONE_FS = 0x00000200
+CLONE_NEWNET = 0x40000000
+# The mount namespace last: the others are entered from /proc of the host.
+NAMESPACES = ("pid", "ipc", "uts", "net", "mnt")
+START_TIMEOUT = 20.0  # seconds
+HOSTNAME_LENGTH = 63  # bytes, a DNS label
+DROP = ("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs")
+
+Attach = Callable[[int], Awaitable[object]]
+
+
+class NetnsContainer:
+    """Made by `open_netns_container`. Commands end with it."""
+
+    def __init__(self, init: Running, namespaces: Mapping[str, int], workdir: Path, user: User) -> None:
+        self._init = init
+        self._namespaces = namespaces
+        self._workdir = workdir
+        self._user = user
+        self._stopped = False
+
+    @property
+    def pid(self) -> int:
+        """Of the process on the host whose end is the container's."""
+        return self._init.pid
+
+    async def exec(
+        self,
+        argv: str | Sequence[str],
+        *,
+        input: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        check: bool = False,
+    ) -> Finished:
+        """Runs a command to its end; `env` adds to our environment.
+
+        A command that isn't there is Finished with 127 and a sentence on stderr; not executable, 126.
+        Raises: RuntimeFailure if `check` and the exit code isn't 0, or the container is stopped.
+        """
+        words = split(argv)
+        try:
+            running = await self.start(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+            )
+        except CommandNotRun as error:
+            finished = Finished(error.code, b"", f"{error}\n".encode())
+        else:
+            finished = await running.finish(input)
+        if check and finished.returncode != 0:
+            said = finished.stderr.decode(errors="replace").strip()
+            raise RuntimeFailure(f"run {words[0]}: exit code {finished.returncode}: {said}")
+        return finished
+
+    async def start(
+        self,
+        argv: str | Sequence[str],
+        *,
+        stdin: Stream = subprocess.DEVNULL,
+        stdout: Stream = subprocess.DEVNULL,
+        stderr: Stream = subprocess.DEVNULL,
+        env: Mapping[str, str] | None = None,
+    ) -> Running:
+        """Starts a command in a session of its own; the caller closes it, or it ends with the container.
+
+        Raises: CommandNotRun, RuntimeFailure.
+        """
+        return await self._start(split(argv), env, True, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    async def run_inherited(self, argv: str | Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+        """Runs a command on our own streams, terminal and signals; returns its exit code.
+
+        For the main thread. Raises: RuntimeFailure.
+        """
+        try:
+            return await supervise(partial(self._start, split(argv), env, False))
+        except CommandNotRun as error:
+            print(f"pyinterceptor: {error}", file=sys.stderr)
+            return error.code
+
+    async def stop(self) -> None:
+        """Ends everything inside. Twice is no error."""
+        self._stopped = True
+        with trio.CancelScope(shield=True):
+            assert self._init.stdin is not None
+            await self._init.stdin.aclose()
+            with trio.move_on_after(5):
+                await self._init.wait()
+            await self._init.aclose()
+
+    async def _start(
+        self, words: list[str], env: Mapping[str, str] | None, session: bool, **streams: Stream
+    ) -> Running:
+        if self._stopped or self._init.returncode is not None:
+            raise RuntimeFailure(f"run {words[0]}: the container is stopped")
+        environment = {**os.environ, **self._user.environment(), **(env or {})}
+        enter = partial(self._enter, words[0], environment)
+        command = [*_as_user(self._user), *words]
+        return await start_process(
+            command, enter=enter, env=environment, start_new_session=session, **streams
+        )
+
+    def _enter(self, command: str, env: Mapping[str, str]) -> None:
+        """Puts the calling thread inside, its children with it."""
+        try:
+            for name in NAMESPACES:
+                if name == "mnt":
+                    _call("unshare", CLONE_FS)
+                _call("setns", self._namespaces[name], 0)
+            os.chdir(self._workdir)
+        except OSError as error:
+            raise RuntimeFailure(f"enter the container: {error.strerror}") from error
+        look_up(command, env)
+        _confine()
+
+
+@asynccontextmanager
+async def open_netns_container(
+    *,
+    name: str,
+    attach: Attach,
+    nameserver: str = "169.254.1.1",
+    workdir: Path | None = None,
+    user: str | None = None,
+) -> AsyncIterator[NetnsContainer]:
+    """A container without an image. `attach(netns_fd)` gives its network, before any process of it runs.
+
+    `workdir` (default: the current one) is writable inside, to `user` (default: who invoked us) as it is
+    outside; "/" stays read-only. Needs root.
+
+    Raises: RuntimeFailure, and what `attach` raises.
+    """
+    as_user = invoking_user() if user is None else named_user(user)
+    directory = _prepared(workdir)
+    async with AsyncExitStack() as stack:
+        netns_fd = await trio.to_thread.run_sync(in_fresh_thread, _new_netns)
+        stack.callback(os.close, netns_fd)
+        await attach(netns_fd)
+        init, pid = await _start_init(name, directory, nameserver, netns_fd)
+        stack.push_async_callback(init.aclose)
+        namespaces = stack.enter_context(_namespaces(pid, netns_fd))
+        box = NetnsContainer(init, namespaces, directory, as_user)
+        stack.push_async_callback(box.stop)
+        yield box
+
+
+def _prepared(workdir: Path | None) -> Path:
+    """The working directory, once all that a container needs is there: the place to hide our state, too."""
+    if os.geteuid() != 0:
+        raise RuntimeFailure("start a container: needs root; run it with sudo")
+    for program, package in (("bwrap", "bubblewrap"), ("setpriv", "util-linux")):
+        if shutil.which(program) is None:
+            raise RuntimeFailure(f"start a container: {program} is missing; run: apt install {package}")
+    Path(STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return (workdir or Path.cwd()).resolve()
+
+
+def _new_netns() -> int:
+    try:
+        _call("unshare", CLONE_NEWNET)
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RuntimeFailure(f"make a network namespace: {error.strerror}") from error
+
+
+async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) -> tuple[Running, int]:
+    """The container's first process, and the pid on the host of what is pid 1 inside."""
+    with ExitStack() as stack:
+        text_fd = os.memfd_create("resolv.conf")
+        stack.callback(os.close, text_fd)
+        os.write(text_fd, f"nameserver {nameserver}\n".encode())
+        os.lseek(text_fd, 0, os.SEEK_SET)
+        info_read, info_write = os.pipe2(os.O_CLOEXEC)
+        stack.callback(os.close, info_read)
+        closing = ExitStack()
+        stack.enter_context(closing)
+        closing.callback(os.close, info_write)
+        argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
+        argv += ["--cap-drop", "ALL", "--new-session", "--info-fd", str(info_write)]
+        argv += [*mount_arguments(workdir, text_fd), "--", "cat"]
+
+        def enter() -> None:
+            _call("setns", netns_fd, CLONE_NEWNET)
+            _confine()
+
+        pipe = subprocess.PIPE
+        fds = (info_write, text_fd)
+        init = await start_process(
+            argv, enter=enter, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=fds, cwd="/"
+        )
+        closing.close()
+        try:
+            await _wait_until_up(init)
+            return init, json.loads(os.read(info_read, 4096))["child-pid"]
+        except BaseException:
+            await init.aclose()
+            raise
+
+
+async def _wait_until_up(init: Running) -> None:
+    """What we say comes back from inside: its files are mounted and its first process runs."""
+    assert init.stdin is not None
+    assert init.stdout is not None
+    assert init.stderr is not None
+    answer = b""
+    with trio.move_on_after(START_TIMEOUT):
+        try:
+            await init.stdin.send_all(b"\n")
+            answer = await init.stdout.receive_some(1)
+        except trio.BrokenResourceError:
+            answer = b""
+        if not answer:
+            said = await init.stderr.receive_some(4096)
+            raise RuntimeFailure(f"start the container: {said.decode(errors='replace').strip()}")
+    if not answer:
+        raise RuntimeFailure(f"start the container: its first process is silent for {START_TIMEOUT:.0f} s")
+
+
+@contextmanager
+def _namespaces(pid: int, netns_fd: int) -> Iterator[dict[str, int]]:
+    """Descriptors of the namespaces of `pid`: they stay the container's, whoever gets its pid next."""
+    with ExitStack() as stack:
+        fds: dict[str, int] = {}
+        for name in NAMESPACES:
+            try:
+                fds[name] = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise RuntimeFailure(f"enter the container: it has ended ({error.strerror})") from error
+            stack.callback(os.close, fds[name])
+        if not os.path.samestat(os.fstat(fds["net"]), os.fstat(netns_fd)):
+            raise RuntimeFailure("enter the container: it has ended")
+        yield fds
+
+
+def _confine() -> None:
+    """For what the calling thread starts: no privileges to gain, the filter, and no signal held back."""
+    install_filter()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _as_user(user: User) -> list[str]:
+    groups = ",".join(map(str, user.groups))
+    as_groups = f"--groups={groups}" if groups else "--clear-groups"
+    return ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", as_groups, *DROP, "--"]
+
+
+def hostname(name: str) -> str:
+    """The container's name as far as a host can be called so."""
+    return re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")[:HOSTNAME_LENGTH] or "container"
+
+
+def _call(function: str, *arguments: int) -> None:
+    """setns(2) and unshare(2), which Python has since 3.12 only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, function)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

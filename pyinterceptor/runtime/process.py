@@ -1,0 +1,205 @@
+"""Processes of a workload: started from a thread of their own, awaited in Trio.
+
+A thread's namespaces, system-call filter and signal mask are its own, and what it starts inherits them.
+So entering a container is done by a thread that lives just as long, and our process never enters
+anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, TypeVar
+
+import trio
+
+from pyinterceptor.errors import RuntimeFailure
+
+T = TypeVar("T")
+Stream = int | IO[bytes] | None
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+CHUNK = 64 * 1024  # bytes
+
+
+class CommandNotRun(RuntimeFailure):
+    """The command isn't there (`code` 127) or can't be executed (126), as in POSIX sh(1)."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A process that has ended. `returncode` is 128+n where signal n ended it."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as UTF-8, what isn't replaced."""
+        return self.stdout.decode(errors="replace")
+
+
+class Running:
+    """A process inside, by its pid on the host. Its pipes, where asked for, are Trio streams."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._reaping = trio.Lock()
+        self.stdin, self.stdout, self.stderr = (
+            None if pipe is None else trio.lowlevel.FdStream(os.dup(pipe.fileno()))
+            for pipe in (process.stdin, process.stdout, process.stderr)
+        )
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; 128+n where signal n ended it."""
+        return exit_code(self._process.returncode)
+
+    async def wait(self) -> int:
+        """Until it has ended; returns its exit code."""
+        async with self._reaping:
+            if self._process.returncode is None:
+                await trio.lowlevel.wait_readable(self._pidfd)
+                self._process.wait()
+                os.close(self._pidfd)
+        code = self.returncode
+        assert code is not None
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Nothing happens if it has ended."""
+        if self._process.returncode is None:
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    async def aclose(self) -> None:
+        """Kills it if it still runs, reaps it, closes its pipes; also when cancelled."""
+        with trio.CancelScope(shield=True):
+            with contextlib.suppress(ProcessLookupError):
+                self.send_signal(signal.SIGKILL)
+            await self.wait()
+            for stream in (self.stdin, self.stdout, self.stderr):
+                if stream is not None:
+                    await trio.aclose_forcefully(stream)
+
+    async def finish(self, input: bytes | None) -> Finished:
+        """Feeds `input`, gathers the output, waits. Killed if cancelled."""
+        gathered: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+        try:
+            async with trio.open_nursery() as nursery:
+                if self.stdin is not None:
+                    nursery.start_soon(_feed, self.stdin, input or b"")
+                for name in gathered:
+                    stream = getattr(self, name)
+                    if stream is not None:
+                        nursery.start_soon(_gather, stream, name, gathered)
+            await self.wait()
+        finally:
+            await self.aclose()
+        assert self.returncode is not None
+        return Finished(self.returncode, gathered["stdout"], gathered["stderr"])
+
+
+def split(argv: str | Sequence[str]) -> list[str]:
+    """A string is split as a shell would. Raises: RuntimeFailure for nothing, or quotes left open."""
+    try:
+        words = shlex.split(argv) if isinstance(argv, str) else [os.fspath(word) for word in argv]
+    except ValueError as error:
+        raise RuntimeFailure(f"read the command {argv!r}: {error}") from error
+    if not words:
+        raise RuntimeFailure("run a command: it is empty")
+    return words
+
+
+async def start_process(
+    argv: Sequence[str], *, enter: Callable[[], None] = lambda: None, **options: Any
+) -> Running:
+    """Starts it from a thread of its own, after `enter` has put that thread where it belongs.
+
+    `options` are subprocess.Popen's. Raises: RuntimeFailure, and what `enter` raises.
+    """
+
+    def work() -> subprocess.Popen[bytes]:
+        enter()
+        try:
+            return subprocess.Popen(argv, **options)
+        except OSError as error:
+            raise RuntimeFailure(f"start {argv[0]}: {error.strerror}") from error
+
+    return Running(await trio.to_thread.run_sync(in_fresh_thread, work))
+
+
+def in_fresh_thread(work: Callable[[], T]) -> T:
+    """Runs `work` in a thread that nobody uses before or after; raises what it raised."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="pyinterceptor-enter")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def look_up(command: str, env: Mapping[str, str]) -> None:
+    """Whether this can be run, as seen by the calling thread. Raises: CommandNotRun."""
+    if "/" in command:
+        places = [command]
+    else:
+        places = [os.path.join(place or ".", command) for place in env.get("PATH", os.defpath).split(":")]
+    there = [place for place in places if os.path.exists(place)]
+    if not there:
+        raise CommandNotRun(f"run {command}: command not found", NOT_FOUND)
+    if not any(os.path.isfile(place) and os.access(place, os.X_OK) for place in there):
+        raise CommandNotRun(f"run {command}: not an executable file", NOT_EXECUTABLE)
+
+
+def exit_code(returncode: int | None) -> int | None:
+    """As a shell says it: 128+n for signal n."""
+    return 128 - returncode if returncode is not None and returncode < 0 else returncode
+
+
+async def _feed(stream: trio.abc.SendStream, data: bytes) -> None:
+    """Writes it all and closes; a reader that has gone is no error, as for a shell's pipe."""
+    async with stream:
+        try:
+            await stream.send_all(data)
+        except trio.BrokenResourceError:
+            return
+
+
+async def _gather(stream: trio.abc.ReceiveStream, name: str, gathered: dict[str, bytes]) -> None:
+    chunks = bytearray()
+    async with stream:
+        async for chunk in stream:
+            chunks += chunk
+    gathered[name] = bytes(chunks)

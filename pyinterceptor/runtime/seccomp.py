@@ -1,0 +1,126 @@
+"""System calls that no workload may make, whatever its user: a small seccomp filter (seccomp(2)).
+
+It closes what namespaces leave open: sockets that belong to no network namespace (AF_VSOCK reaches the
+hypervisor past every veth), terminal input injection, user namespaces, the host's keyrings, and io_uring
+and foreign system-call tables, which would make the same calls unseen. Everything else is allowed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import socket
+import struct
+
+from pyinterceptor.errors import RuntimeFailure
+
+PR_SET_NO_NEW_PRIVS = 38
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
+
+# AUDIT_ARCH_* of <linux/audit.h>, and the numbers of that table's calls.
+TABLES = {
+    "x86_64": (
+        0xC000003E,
+        {
+            "ioctl": 16,
+            "socket": 41,
+            "clone": 56,
+            "unshare": 272,
+            "clone3": 435,
+            "io_uring_setup": 425,
+            "add_key": 248,
+            "request_key": 249,
+            "keyctl": 250,
+        },
+    ),
+    "aarch64": (
+        0xC00000B7,
+        {
+            "ioctl": 29,
+            "socket": 198,
+            "clone": 220,
+            "unshare": 97,
+            "clone3": 435,
+            "io_uring_setup": 425,
+            "add_key": 217,
+            "request_key": 218,
+            "keyctl": 219,
+        },
+    ),
+}
+X32 = 0x40000000  # the x32 table hides behind x86-64's architecture, under this bit of the number
+CLONE_NEWUSER = 0x10000000
+TIOCSTI = 0x5412
+TIOCLINUX = 0x541C
+FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF_LD|W|ABS, BPF_JMP|J*|K, BPF_RET|K
+ALLOW = 0x7FFF0000
+ERRNO = 0x00050000
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, bytes
+
+
+def compile_filter(machine: str) -> bytes:
+    """The filter as an array of struct sock_filter. Raises: RuntimeFailure for a machine it doesn't know."""
+    if machine not in TABLES:
+        raise RuntimeFailure(f"confine the container: no system-call filter for {machine}")
+    architecture, calls = TABLES[machine]
+    program = [
+        _op(LOAD, ARCHITECTURE),
+        _op(EQUAL, architecture, 1, 0),
+        _refuse(errno.ENOSYS),
+        _op(LOAD, NUMBER),
+        _op(AT_LEAST, X32, 0, 1),
+        _refuse(errno.ENOSYS),
+    ]
+    # clone3 hides its flags behind a pointer; ENOSYS makes the C library use clone.
+    for name in ("clone3", "io_uring_setup"):
+        program += [_op(EQUAL, calls[name], 0, 1), _refuse(errno.ENOSYS)]
+    for name in ("add_key", "request_key", "keyctl"):
+        program += [_op(EQUAL, calls[name], 0, 1), _refuse(errno.EPERM)]
+    for name in ("clone", "unshare"):
+        program += _when(calls[name], 0, [_op(ANY_BIT, CLONE_NEWUSER, 0, 1), _refuse(errno.EPERM)])
+    injections = [
+        op for request in (TIOCSTI, TIOCLINUX) for op in (_op(EQUAL, request, 0, 1), _refuse(errno.EPERM))
+    ]
+    program += _when(calls["ioctl"], 1, injections)
+    families = [op for family in FAMILIES for op in (_op(EQUAL, family, 0, 1), _op(RETURN, ALLOW))]
+    program += _when(calls["socket"], 0, [*families, _refuse(errno.EAFNOSUPPORT)])
+    program.append(_op(RETURN, ALLOW))
+    return b"".join(program)
+
+
+def install_filter() -> None:
+    """Sets no_new_privs and the filter on the calling thread, for good; what it starts inherits both.
+
+    Raises: RuntimeFailure where the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    program = ctypes.create_string_buffer(compile_filter(platform.machine()))
+    length = (len(program) - 1) // 8
+    filter_ = struct.pack("HxxxxxxP", length, ctypes.addressof(program))
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise RuntimeFailure(f"set no_new_privs: {os.strerror(ctypes.get_errno())}")
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_char_p(filter_), 0, 0) != 0:
+        raise RuntimeFailure(f"install the system-call filter: {os.strerror(ctypes.get_errno())}")
+
+
+def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("HBBI", code, if_true, if_false, value)
+
+
+def _refuse(error: int) -> bytes:
+    return _op(RETURN, ERRNO | error)
+
+
+def _when(call: int, argument: int, body: list[bytes]) -> list[bytes]:
+    """`body` judges the low word of one argument of `call`; what falls through meets the next rule."""
+    return [
+        _op(EQUAL, call, 0, len(body) + 2),
+        _op(LOAD, ARGUMENTS + 8 * argument),
+        *body,
+        _op(LOAD, NUMBER),
+    ]

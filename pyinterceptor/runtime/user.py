@@ -1,0 +1,55 @@
+"""Whom a workload runs as."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from dataclasses import dataclass
+
+from pyinterceptor.errors import RuntimeFailure
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """`name` and `home` are None for a uid without an entry in the password database."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    name: str | None = None
+    home: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """What the environment must say of another user than ours."""
+        if self.uid == os.getuid() or self.name is None or self.home is None:
+            return {}
+        return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
+
+
+def invoking_user() -> User:
+    """Who called sudo, or the caller."""
+    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    if os.getuid() == 0 and uid.isdecimal() and gid.isdecimal():
+        return _of_uid(int(uid), int(gid))
+    entry = _of_uid(os.getuid(), os.getgid())
+    return User(entry.uid, entry.gid, tuple(os.getgroups()), entry.name, entry.home)
+
+
+def named_user(user: str) -> User:
+    """By name or number. Raises: RuntimeFailure for a name that isn't there."""
+    if user.isdecimal():
+        return _of_uid(int(user), None)
+    try:
+        return _of_uid(pwd.getpwnam(user).pw_uid, None)
+    except KeyError as error:
+        raise RuntimeFailure(f"run as {user}: no such user") from error
+
+
+def _of_uid(uid: int, gid: int | None) -> User:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        gid = uid if gid is None else gid
+        return User(uid, gid, (gid,))
+    gid = entry.pw_gid if gid is None else gid
+    return User(uid, gid, tuple(os.getgrouplist(entry.pw_name, gid)), entry.pw_name, entry.pw_dir)
