@@ -1,1 +1,4 @@
-"""The kernel's part: the gateway namespace, its program, rules and interfaces. All that needs root is here."""
+"""The kernel's part: the gateway namespace, its program, rules, interfaces.
+
+All that needs root is here.
+"""

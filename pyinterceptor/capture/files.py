@@ -16,7 +16,9 @@ def kernel_directory() -> Path:
     for candidate in (PACKAGE / "_kernel", PACKAGE.parent / "kernel"):
         if (candidate / "steer.bpf.c").is_file():
             return candidate
-    raise CaptureError(f"find the kernel program: steer.bpf.c is not in {PACKAGE / '_kernel'}; install the package anew")
+    raise CaptureError(
+        f"find the kernel program: steer.bpf.c is not in {PACKAGE / '_kernel'}; install the package anew"
+    )
 
 
 @cache

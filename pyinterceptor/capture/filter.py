@@ -1,6 +1,6 @@
 """The nft rules of the gateway, loaded in one transaction from kernel/gateway.nft.json, and their counters.
 
-They drop what never asks the program (broadcasts, multicasts) and every source that does not belong to its interface.
+They drop what never asks the program (broadcasts, multicasts) and every source that is not its interface's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Filter:
             from nftables import Nftables
         except ImportError as error:
             raise CaptureError(
-                "load the gateway's rules: the Python module nftables is missing; install Debian's python3-nftables"
+                "load the gateway's rules: the module nftables is missing; install Debian's python3-nftables"
             ) from error
         self._nft = Nftables()  # opens its netlink socket here, so it stays in this namespace
         self._nft.set_json_output(True)
@@ -28,9 +28,12 @@ class Filter:
 
     def counters(self) -> dict[str, int]:
         """Packets by the counters' names in the rules."""
-        listing = self._command({"nftables": [{"list": {"counters": {"family": "inet"}}}]})
-        listing += self._command({"nftables": [{"list": {"counters": {"family": "arp"}}}]})
-        return {entry["counter"]["name"]: entry["counter"]["packets"] for entry in listing if "counter" in entry}
+        counts = {}
+        for family in ("inet", "arp"):  # one command each: the answers to two are not one JSON text
+            for entry in self._command({"nftables": [{"list": {"counters": {"family": family}}}]}):
+                if counter := entry.get("counter"):
+                    counts[counter["name"]] = counter["packets"]
+        return counts
 
     def _command(self, command: dict[str, Any]) -> list[dict[str, Any]]:
         code, output, error = self._nft.cmd(json.dumps(command))

@@ -1,7 +1,7 @@
-"""The gateway: the network namespace where every container's veth ends, and the two sockets that get what arrives.
+"""The gateway: the network namespace where every container's veth ends, and two sockets that get what arrives.
 
-It is fail-closed: what the program does not assign is refused, and so is everything once we are dead, since the namespace
-and the program stay until the next start or an orderly close.
+It is fail-closed: what the program does not assign is refused, and so is everything once we are dead, since the
+namespace and the program stay until the next start or an orderly close.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Gateway", "Seat", "free_instance", "open_gateway", "remove_leftovers
 FIRST_IFINDEX = 1000  # above what the namespace makes of itself
 COMPILE_DEADLINE = 60.0  # seconds; it takes 0.3
 
-# Inherited values can't be trusted, so every one we rely on is written. `default` is what a veth is born with.
+# Inherited values can't be trusted: every one we rely on is written. `default` is what a veth is born with.
 SYSCTLS = {
     "net/core/somaxconn": "4096",
     "net/ipv4/ip_forward": "0",
@@ -69,13 +69,16 @@ SYSCTLS = {
     )
 }
 
-# What nobody may dial. Containers' addresses and link-local ones are open to DNS, which we answer on any address.
-REFUSED = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/96", "::ffff:0:0/96", "ff00::/8", "fe80::/10")
+# What nobody may dial. Containers' and link-local addresses are open to DNS, which we answer on any address.
+REFUSED = (
+    *("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32"),
+    *("::/96", "::ffff:0:0/96", "ff00::/8", "fe80::/10"),
+)
 REFUSED_BUT_DNS = ("169.254.0.0/16",)  # 169.254.169.254, the metadata address, is here
 
 
 class Gateway:
-    """Made by `open_gateway`. `listener` gets the containers' TCP connections, `dns` their datagrams to port 53."""
+    """Made by `open_gateway`. `listener` gets the containers' TCP connections, `dns` their UDP to port 53."""
 
     def __init__(
         self, parts: Parts, maps: dict[str, Map], v6: bool, container_v4: IPv4Network, container_v6: IPv6Network
@@ -107,7 +110,10 @@ class Gateway:
         return seat
 
     async def attach(self, seat: Seat, netns_fd: int) -> None:
-        """Ties the container's namespace (borrowed) to the gateway. Raises: CaptureError, with nothing left behind."""
+        """Ties the container's namespace (borrowed) to the gateway.
+
+        Raises: CaptureError, with nothing left behind.
+        """
         async with self._one_at_a_time:
             self._attached.add(seat.ifindex)
             self._write_entry(seat.ifindex)
@@ -136,10 +142,11 @@ class Gateway:
     def counters(self) -> dict[str, int]:
         """What the program and the rules did, by name: new connections and datagrams, packets dropped."""
         counts = self._filter.counters()
+        size = 8 * possible_cpus()
         for name, index in abi().items():
             if name.startswith("COUNTER_"):
-                values = self._maps["counters"].lookup(struct.pack("=I", index), 8 * possible_cpus()) or b""
-                counts[name.removeprefix("COUNTER_").lower()] = sum(value for (value,) in struct.iter_unpack("=Q", values))
+                values = self._maps["counters"].lookup(struct.pack("=I", index), size) or b""
+                counts[name.removeprefix("COUNTER_").lower()] = sum(v for (v,) in struct.iter_unpack("=Q", values))
         return counts
 
     def clear_linger(self) -> None:
@@ -199,9 +206,7 @@ async def open_gateway(
                 await trio.to_thread.run_sync(stack.close)
 
 
-def _open(
-    stack: ExitStack, state: State, v6: bool, container_v4: IPv4Network, container_v6: IPv6Network
-) -> Gateway:
+def _open(stack: ExitStack, state: State, v6: bool, container_v4: IPv4Network, container_v6: IPv6Network) -> Gateway:
     try:
         stack.callback(release, state, hold(state))
         clear(state)
@@ -242,11 +247,11 @@ def _make_all_local(netlink: socket.socket) -> None:
 
 def _load_program(state: State) -> None:
     """Runs program.py in the first interpreter that has BCC."""
-    for interpreter in dict.fromkeys(("/usr/bin/python3", sys.executable)):
-        command = [interpreter, "-I", program.__file__, str(kernel_directory()), str(state.namespace), str(state.pins)]
+    places = [str(path) for path in (kernel_directory(), state.namespace, state.pins)]
+    for interpreter in dict.fromkeys((*program.INTERPRETERS, sys.executable)):
         try:
             child = subprocess.run(
-                command,
+                [interpreter, "-I", program.__file__, *places],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -281,8 +286,8 @@ def _fill(maps: dict[str, Map], parts: Parts, container_v4: IPv4Network, contain
     numbers = abi()
     for network in REFUSED:
         _refuse(maps, ip_network(network), numbers["REFUSE_ALL"])
-    for network in (*REFUSED_BUT_DNS, container_v4, container_v6):
-        _refuse(maps, ip_network(network), numbers["REFUSE_ALL_BUT_DNS"])
+    for own in (*map(ip_network, REFUSED_BUT_DNS), container_v4, container_v6):
+        _refuse(maps, own, numbers["REFUSE_ALL_BUT_DNS"])
     for slot, held in (("LISTENER_TCP", parts.listener), ("LISTENER_DNS", parts.dns)):
         maps["listeners"].update(struct.pack("=I", numbers[slot]), struct.pack("=Q", held.fileno()))
 

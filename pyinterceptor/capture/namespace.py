@@ -54,16 +54,21 @@ def inside(namespace: int, step: Callable[[], T]) -> T:
 
 
 def make_namespace(path: Path) -> int:
-    """Makes a network namespace and mounts it at `path`, where it outlives us; returns a file descriptor of it."""
+    """Makes a network namespace, mounts it at `path`, where it outlives us, and returns a descriptor of it."""
 
     def run() -> int:
-        if _libc.unshare(CLONE_NEWNET):
-            raise _failure("make a network namespace")
+        unshare_network()
         path.touch()
         mount("/proc/thread-self/ns/net", path, "", MS_BIND)
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     return on_own_thread(run)
+
+
+def unshare_network() -> None:
+    """Puts the calling thread into a new network namespace; for threads that end soon."""
+    if _libc.unshare(CLONE_NEWNET):
+        raise _failure("make a network namespace")
 
 
 def mount(source: str, target: Path, kind: str, flags: int = 0) -> None:

@@ -15,10 +15,13 @@ from pathlib import Path
 MAP_LOOKUP_ELEM = 1
 MAP_UPDATE_ELEM = 2
 MAP_DELETE_ELEM = 3
+PROG_LOAD = 5
 OBJ_GET = 7
-LINK_GET_NEXT_ID = 31
-LINK_GET_FD_BY_ID = 30
 OBJ_GET_INFO_BY_FD = 15
+LINK_GET_FD_BY_ID = 30
+LINK_GET_NEXT_ID = 31
+SK_LOOKUP_PROGRAM = 30  # enum bpf_prog_type
+SK_LOOKUP_ATTACH = 36  # enum bpf_attach_type
 LINK_TYPE_NETNS = 5  # enum bpf_link_type
 SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
 INFO_SIZE = 256  # bytes, more than any bpf_link_info so far
@@ -53,7 +56,7 @@ class Map:
         return True
 
     def lookup(self, key: bytes, size: int) -> bytes | None:
-        """The value of `size` bytes (of a per-CPU map: eight for each possible CPU), None if there is no such key."""
+        """The value of `size` bytes, None if there is no such key; of a per-CPU map: eight for each possible CPU."""
         value = ctypes.create_string_buffer(size)
         try:
             self._element(MAP_LOOKUP_ELEM, key, value)
@@ -65,6 +68,29 @@ class Map:
         held = ctypes.create_string_buffer(key, len(key))
         at = 0 if value is None else ctypes.addressof(value)
         _bpf(command, struct.pack("=IIQQQ", self._fd, 0, ctypes.addressof(held), at, 0))
+
+
+def try_program() -> None:
+    """Loads a socket look-up program that passes everything, attached to nothing; raises OSError if it can't be."""
+    instructions = ctypes.create_string_buffer(bytes.fromhex("b700000001000000 9500000000000000"))  # r0 = 1; exit
+    licence = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "=IIQQIIQII16sIII",
+        SK_LOOKUP_PROGRAM,
+        2,  # instructions
+        ctypes.addressof(instructions),
+        ctypes.addressof(licence),
+        0,  # no log: level, size, buffer
+        0,
+        0,
+        0,  # kernel version
+        0,  # flags
+        b"probe",
+        0,  # interface
+        SK_LOOKUP_ATTACH,
+        0,
+    )
+    os.close(_bpf(PROG_LOAD, attributes))
 
 
 def possible_cpus() -> int:

@@ -1,8 +1,8 @@
-"""Compiles, loads, attaches and pins the steering program, then ends: `python3 program.py SOURCES NAMESPACE PINS`.
+"""Compiles, loads, attaches and pins the steering program: `python3 program.py SOURCES NAMESPACE PINS`.
 
-Runs as a short-lived child, alone in its interpreter (the one that has Debian's python3-bpfcc, maybe not ours), because
-a process that has compiled keeps 125 MB of LLVM. So it imports nothing of the package. It says what failed in one last
-line on standard error; exit code 3 means that this interpreter has no BCC.
+Runs as a short-lived child, alone in its interpreter (the one that has Debian's python3-bpfcc, maybe not ours),
+because a process that has compiled keeps 125 MB of LLVM. So it imports nothing of the package. It says what failed
+in one last line on standard error; exit code 3 means that this interpreter has no BCC.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ SK_LOOKUP_PROGRAM = 30  # enum bpf_prog_type; loads only with its expected attac
 SK_LOOKUP_ATTACH = 36  # enum bpf_attach_type
 MAPS = ("containers", "listeners", "refused4", "refused6", "counters")
 NO_BCC = 3
+INTERPRETERS = ("/usr/bin/python3",)  # who may have BCC, before our own
 
 
 def main(sources: str, namespace: str, pins: str) -> None:
@@ -25,7 +26,8 @@ def main(sources: str, namespace: str, pins: str) -> None:
     except ImportError:
         print(f"{sys.executable} has no BCC", file=sys.stderr)
         raise SystemExit(NO_BCC) from None
-    compiled = bcc.BPF(src_file=os.path.join(sources, "steer.bpf.c"), cflags=["-I" + sources, "-Wall", "-Werror"])
+    source = os.path.join(sources, "steer.bpf.c")
+    compiled = bcc.BPF(src_file=source, cflags=["-I" + sources, "-Wall", "-Werror"])
     program = compiled.load_func(b"steer", SK_LOOKUP_PROGRAM, attach_type=SK_LOOKUP_ATTACH).fd
     for name in MAPS:
         pin(bcc.lib.bpf_table_fd(compiled.module, name.encode()), pins, name)

@@ -19,7 +19,7 @@ IPV6_RECVORIGDSTADDR = 74
 def open_listener() -> socket.socket:
     """Takes TCP of both families, of any port: the program assigns it."""
     listener = _open(socket.SOCK_STREAM)
-    # Inherited by what is accepted: when we are killed open flows are reset, so no answer cut short looks complete.
+    # Inherited by what is accepted: when we are killed open flows are reset; no answer cut short looks complete.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
     listener.bind(("::", 0))
     listener.listen(BACKLOG)
@@ -29,7 +29,8 @@ def open_listener() -> socket.socket:
 def open_dns() -> socket.socket:
     """Takes UDP to port 53 of any address, and may answer from there."""
     dns = _open(socket.SOCK_DGRAM)
-    dns.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)  # else an IPv6 answer from an address that isn't ours is EINVAL
+    # Else an IPv6 answer from an address that isn't ours is EINVAL. (The IPv4 option serves both.)
+    dns.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     dns.setsockopt(socket.IPPROTO_IP, IP_RECVORIGDSTADDR, 1)
     dns.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
     dns.bind(("::", abi()["DNS_PORT"]))

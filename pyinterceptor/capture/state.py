@@ -1,6 +1,6 @@
 """What an instance keeps below /run/pyinterceptor/NAME: a lock, the gateway's namespace and the pins.
 
-The lock is held as long as the instance lives; what lies beside a lock that nobody holds was left by a dead one.
+The lock is held as long as the instance lives; what lies beside a lock that nobody holds is a dead one's.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class State:
 def state_of(instance: str) -> State:
     """Raises: CaptureError for a name that can't be a directory's."""
     if not NAME.fullmatch(instance):
-        raise CaptureError(f"instance {instance!r}: a name has letters, digits, dots, dashes and underscores, 64 at most")
+        raise CaptureError(f"instance {instance!r}: a name is 1 to 64 letters, digits, dots, dashes, underscores")
     return State(RUN / instance)
 
 
 def hold(state: State) -> int:
-    """Takes the instance's lock; returns the file descriptor that holds it. Raises: CaptureError if it is held."""
+    """Takes the instance's lock; returns the descriptor that holds it. Raises: CaptureError if another does."""
     while True:
         try:
             state.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def free_instance(prefix: str) -> str:
 
 
 def _delete_interfaces(namespace: Path) -> None:
-    """So that the containers' ends are gone when we return; the kernel would do it some time after the last reference."""
+    """So that the containers' ends are gone when we return; the kernel alone would do it some time later."""
     try:
         fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

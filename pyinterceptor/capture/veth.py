@@ -1,7 +1,7 @@
 """The pair of interfaces that ties a container to the gateway.
 
-Neighbours are permanent entries on both ends: nothing to resolve, nothing for a container to forge, and no share of
-the kernel's one table of learnt neighbours (1 024 by default, for all namespaces together).
+Neighbours are permanent entries on both ends: nothing to resolve, nothing for a container to forge, and no share
+of the kernel's one table of learnt neighbours (1 024 by default, for all namespaces together).
 """
 
 from __future__ import annotations
