@@ -1,0 +1,9 @@
+"""What handlers see: requests, responses and what they are made of. Pure: no I/O."""
+
+from pyinterceptor.web.body import Body
+from pyinterceptor.web.headers import Headers
+from pyinterceptor.web.request import Request
+from pyinterceptor.web.response import Response
+from pyinterceptor.web.url import URL
+
+__all__ = ["URL", "Body", "Headers", "Request", "Response"]

@@ -1,0 +1,99 @@
+"""Header fields: names without case, several values each, nothing in them that could end a line.
+
+Pure. RFC 9110 section 5.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from multidict import CIMultiDict
+
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
+
+Source = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+class Headers:
+    """Fields in the order they came; `headers["name"]` joins several values of a name with a comma.
+
+    Raises: ValueError for a name that is no token or a value with a control byte or beyond Latin-1.
+    """
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Source | Headers | None = None) -> None:
+        self._fields: CIMultiDict[str] = CIMultiDict()
+        if isinstance(fields, Headers):
+            self._fields.extend(fields._fields)
+        elif fields is not None:
+            for name, value in fields.items() if isinstance(fields, Mapping) else fields:
+                self.append(name, value)
+
+    @classmethod
+    def parsed(cls, fields: list[tuple[str, str]]) -> Headers:
+        """Fields that a strict parser has read: not checked again."""
+        headers = cls.__new__(cls)
+        headers._fields = CIMultiDict(fields)
+        return headers
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        values = self._fields.getall(name, ())
+        return ", ".join(values) if values else default
+
+    def getall(self, name: str) -> list[str]:
+        return list(self._fields.getall(name, ()))
+
+    def set(self, name: str, value: str) -> None:
+        """Replaces every value of the name."""
+        _check(name, value)
+        self._fields[name] = value.strip(" \t")
+
+    def append(self, name: str, value: str) -> None:
+        _check(name, value)
+        self._fields.add(name, value.strip(" \t"))
+
+    def delete(self, name: str) -> None:
+        """Removes every value of the name; nothing happens if there is none."""
+        self._fields.popall(name, None)
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        return iter(self._fields.items())
+
+    def __getitem__(self, name: str) -> str:
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __setitem__(self, name: str, value: str) -> None:
+        self.set(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        self.delete(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self._fields == other._fields
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self._fields.items())!r})"
+
+
+def _check(name: str, value: str) -> None:
+    if not TOKEN.fullmatch(name):
+        raise ValueError(f"{name!r} is not a header field's name")
+    if FORBIDDEN.search(value):
+        raise ValueError(f"the value of {name} has a byte that no header field may have: {value!r}")
