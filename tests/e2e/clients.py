@@ -1,0 +1,43 @@
+"""HTTP clients as people have them: each a command that prints the body of a URL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from pyinterceptor import App, Container, open_interceptor
+
+URLLIB = """
+import sys, urllib.request
+print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode(), end="")
+"""
+NODE = "fetch(process.argv[1]).then((answer) => answer.text()).then((text) => process.stdout.write(text))"
+JAVA = str(Path(__file__).with_name("Fetch.java"))
+TIME = 60.0  # seconds a test's container may take, all in all
+
+CLIENTS: dict[str, list[str]] = {
+    "curl": ["curl", "-sSg", "-m", "20"],
+    "wget": ["wget", "-qO-", "-T", "20", "-t", "1"],
+    "urllib": ["/usr/bin/python3", "-c", URLLIB],
+    "node": ["node", "-e", NODE],
+    "java": ["java", "-XX:TieredStopAtLevel=1", JAVA],
+}
+
+
+@asynccontextmanager
+async def container(cls: type[Container], instance: str, seen: list[str]) -> AsyncIterator[Any]:
+    """A container of the class; its handlers find `seen` in `env`."""
+    with trio.fail_after(TIME):
+        async with open_interceptor(App(containers=[cls], bindings={"seen": seen}), instance=instance) as interceptor:
+            yield await interceptor.get_container(cls, "box")
+
+
+async def output(box: Any, argv: Sequence[str], input: bytes | None = None) -> str:
+    """What a command in the container prints. Raises: AssertionError with its complaint where it fails."""
+    finished = await box.exec(argv, input=input)
+    assert finished.returncode == 0, f"{argv}: {finished.returncode}: {finished.stderr.decode(errors='replace')}"
+    return str(finished.stdout.decode())

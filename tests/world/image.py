@@ -1,0 +1,48 @@
+"""A podman image without a registry: busybox and nothing else."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+PODMAN = ["podman", "--runtime", "runc"]
+DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
+
+
+def busybox_image(name: str) -> None:
+    """Imports it under this name. Raises: AssertionError with podman's complaint."""
+    done = subprocess.run(
+        [*PODMAN, "import", "--change", 'CMD ["/bin/cat"]', "-", name], input=root_archive(), capture_output=True
+    )
+    assert done.returncode == 0, f"podman import: {done.stderr.decode()}"
+
+
+def remove_image(name: str) -> None:
+    done = subprocess.run([*PODMAN, "rmi", "--force", name], capture_output=True)
+    assert done.returncode == 0, f"podman rmi: {done.stderr.decode()}"
+
+
+def root_archive() -> bytes:
+    """The root file system as a tar: /bin/busybox and a link for each of its programs."""
+    busybox = shutil.which("busybox")
+    assert busybox is not None, "busybox is missing: apt install busybox-static"
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        for directory in DIRECTORIES:
+            entry = tarfile.TarInfo(directory)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if directory == "tmp" else 0o755
+            archive.addfile(entry)
+        program = Path(busybox).read_bytes()
+        entry = tarfile.TarInfo("bin/busybox")
+        entry.size, entry.mode = len(program), 0o755
+        archive.addfile(entry, io.BytesIO(program))
+        for applet in applets:
+            if applet != "busybox":
+                entry = tarfile.TarInfo(f"bin/{applet}")
+                entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+                archive.addfile(entry)
+    return written.getvalue()
