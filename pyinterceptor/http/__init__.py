@@ -1,0 +1,1 @@
+"""HTTP/1.1 both ways: the server that containers talk to, and fetch()."""

@@ -1,0 +1,49 @@
+"""One Trio task waits for all handed-over sockets, on an epoll of their own.
+
+Trio's own wait_readable re-arms a socket at every wait, which costs more than the read; here each socket is registered
+once, edge-triggered, and a ready one's task is rescheduled directly.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+
+import trio
+
+from pyinterceptor.relay.stream import HubStream
+
+BATCH = 256  # events taken at once
+EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+
+class Hub:
+    """`await hub.run()` in a task of its own; `hub.stream(sock)` for each socket."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._streams: dict[int, HubStream] = {}
+
+    async def run(self) -> None:
+        """Wakes the tasks of ready sockets, until cancelled; then lets go of the epoll."""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                for fd, events in self._epoll.poll(0, BATCH):
+                    stream = self._streams.get(fd)
+                    if stream is not None:
+                        stream.wake(events)
+        finally:
+            self._epoll.close()
+
+    def stream(self, sock: socket.socket) -> HubStream:
+        """Takes a connected, non-blocking socket."""
+        sock.setblocking(False)
+        stream = HubStream(sock, self._forget)
+        self._streams[sock.fileno()] = stream
+        self._epoll.register(sock.fileno(), EVENTS)
+        return stream
+
+    def _forget(self, fd: int) -> None:
+        if self._streams.pop(fd, None) is not None and not self._epoll.closed:
+            self._epoll.unregister(fd)
