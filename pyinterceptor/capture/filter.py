@@ -26,6 +26,10 @@ class Filter:
         self._nft.set_json_output(True)
         self._command(json.loads(rules.read_text()))
 
+    def close(self) -> None:
+        """Lets the socket go; the rules stay as long as the namespace."""
+        del self._nft
+
     def counters(self) -> dict[str, int]:
         """Packets by the counters' names in the rules."""
         counts = {}

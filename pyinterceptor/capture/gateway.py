@@ -178,6 +178,7 @@ class Parts:
         self.netlink = stack.enter_context(open_netlink())
         _make_all_local(self.netlink)
         self.filter = Filter(rules)
+        stack.callback(self.filter.close)
         self.listener = stack.enter_context(open_listener())
         self.dns = stack.enter_context(open_dns())
 
@@ -234,15 +235,15 @@ def _write_sysctl(name: str, value: str) -> None:
 
 def _make_all_local(netlink: socket.socket) -> None:
     """AnyIP: whatever arrives is local; what we answer goes by the containers' host routes."""
-    batch = new_batch()
-    batch.link("set", index=1, state="up")
     host = 254  # RT_SCOPE_HOST
-    for family, everything, scope in ((socket.AF_INET, "0.0.0.0/0", host), (socket.AF_INET6, "::/0", 0)):
-        batch.rule("add", family=family, priority=1, iifname="lo", table=254)
-        batch.rule("add", family=family, priority=200, table=255)
-        batch.rule("del", family=family, priority=0, table=255)
-        batch.route("add", dst=everything, oif=1, table=255, type="local", scope=scope)
-    send(netlink, batch, "make all addresses local in the gateway")
+    with new_batch() as batch:
+        batch.link("set", index=1, state="up")
+        for family, everything, scope in ((socket.AF_INET, "0.0.0.0/0", host), (socket.AF_INET6, "::/0", 0)):
+            batch.rule("add", family=family, priority=1, iifname="lo", table=254)
+            batch.rule("add", family=family, priority=200, table=255)
+            batch.rule("del", family=family, priority=0, table=255)
+            batch.route("add", dst=everything, oif=1, table=255, type="local", scope=scope)
+        send(netlink, batch, "make all addresses local in the gateway")
 
 
 def _load_program(state: State) -> None:

@@ -26,7 +26,7 @@ def open_netlink() -> socket.socket:
 
 
 def new_batch() -> Any:
-    """An encoder with pyroute2's methods (link, addr, route, rule, neigh)."""
+    """An encoder with pyroute2's methods (link, addr, route, rule, neigh); a context manager."""
     from pyroute2 import IPBatch  # a quarter of a second: only for who attaches
 
     return IPBatch()

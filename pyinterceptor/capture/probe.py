@@ -99,14 +99,13 @@ def _try_rule() -> None:
 
 
 def _try_netlink(add: Callable[..., object]) -> None:
-    batch = new_batch()
-    add(batch)
-    with open_netlink() as own:
+    with new_batch() as batch, open_netlink() as own:
+        add(batch)
         send(own, batch, "probe")
 
 
 def _try_filter() -> None:
-    Filter(kernel_directory() / "gateway.nft.json")
+    Filter(kernel_directory() / "gateway.nft.json").close()
 
 
 def _try_sockets() -> None:

@@ -41,39 +41,39 @@ def attach(gateway: socket.socket, seat: Seat, container: int) -> None:
     Raises: CaptureError, with nothing left behind.
     """
     step = f"attach a container as {seat.v4}"
-    batch = new_batch()
-    batch.link(
-        "add",
-        index=seat.ifindex,
-        ifname=name(seat),
-        kind="veth",
-        address=GATEWAY_MAC,
-        group=GROUP,
-        state="up",
-        peer={"ifname": INSIDE, "net_ns_fd": container, "address": mac(seat)},
-    )
-    send(gateway, batch, step)
-    try:
-        _furnish_gateway(batch, seat)
+    with new_batch() as batch:
+        batch.link(
+            "add",
+            index=seat.ifindex,
+            ifname=name(seat),
+            kind="veth",
+            address=GATEWAY_MAC,
+            group=GROUP,
+            state="up",
+            peer={"ifname": INSIDE, "net_ns_fd": container, "address": mac(seat)},
+        )
         send(gateway, batch, step)
-        inside(container, lambda: _furnish_container(batch, seat, step))
-    except BaseException:
-        detach(gateway, seat)
-        raise
+        try:
+            _furnish_gateway(batch, seat)
+            send(gateway, batch, step)
+            inside(container, lambda: _furnish_container(batch, seat, step))
+        except BaseException:
+            detach(gateway, seat)
+            raise
 
 
 def detach(gateway: socket.socket, seat: Seat) -> None:
     """Deletes the pair; one that is gone already (its container's namespace died) is fine."""
-    batch = new_batch()
-    batch.link("del", index=seat.ifindex)
-    send(gateway, batch, f"detach {seat.v4}", ignore=frozenset({errno.ENODEV}))
+    with new_batch() as batch:
+        batch.link("del", index=seat.ifindex)
+        send(gateway, batch, f"detach {seat.v4}", ignore=frozenset({errno.ENODEV}))
 
 
 def detach_all(gateway: socket.socket) -> None:
-    """Deletes every pair at once."""
-    batch = new_batch()
-    batch.link("del", group=GROUP)
-    send(gateway, batch, "detach all containers", ignore=frozenset({errno.ENODEV, errno.EINVAL}))
+    """Deletes every pair at once; none is fine."""
+    with new_batch() as batch:
+        batch.link("del", group=GROUP)
+        send(gateway, batch, "detach all containers", ignore=frozenset({errno.ENODEV, errno.EINVAL}))
 
 
 def name(seat: Seat) -> str:
