@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import trio
 
 from pyinterceptor.app import App, load_app
-from pyinterceptor.capture.gateway import free_instance
 from pyinterceptor.capture.probe import probe
+from pyinterceptor.capture.state import free_instance
 from pyinterceptor.container import Container
 from pyinterceptor.errors import InterceptorError, PolicyError
 from pyinterceptor.interceptor import open_interceptor

@@ -56,9 +56,7 @@ class Interceptor:
         self._boxes: dict[tuple[str, str], Any] = {}
         self._starting = trio.Lock()
         self._generations = 0
-        self.resolver = Resolver(
-            decide=self._decide_name, upstream=upstream, publish=relay.publish_name, v6=v6
-        )
+        self.resolver = Resolver(decide=self._decide_name, upstream=upstream, relay=relay, v6=v6)
 
     async def get_container(self, cls: type[Container], name: str = "default", *, user: str | None = None) -> Box:
         """The container of this class and name; it is started if it does not run (as `user`, or who invoked us).
@@ -173,7 +171,9 @@ class Interceptor:
                 await serve_tcp(stream, event.container, self.resolver.answer)
             else:
                 outbound = Outbound(attached, self._app.env, event.destination, event.cause)
-                await serve_connection(stream, outbound.respond, limits=Limits(), destination=event.destination)
+                await serve_connection(
+                    stream, outbound.respond, limits=Limits(), scheme="http", destination=str(event.destination[0])
+                )
         except Exception:
             log.exception("flow %d to %s: failed", event.flow, event.destination[0])
         finally:
