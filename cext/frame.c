@@ -206,7 +206,8 @@ static int is_version(struct slice version, uint8_t *minor)
 
 static int is_other_version(struct slice version)
 {
-	return version.length >= 6 && memcmp(version.at, "HTTP/", 5) == 0 && version.at[5] >= '0' && version.at[5] <= '9';
+	return version.length == 8 && memcmp(version.at, "HTTP/", 5) == 0 && version.at[5] >= '0' && version.at[5] <= '9' &&
+	       version.at[6] == '.' && version.at[7] >= '0' && version.at[7] <= '9';
 }
 
 /* Cuts "METHOD target HTTP/1.x" at its two single spaces. */

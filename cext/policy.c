@@ -94,7 +94,8 @@ uint32_t policy_canonical_host(const char *host, uint32_t length, char *out)
 		uint8_t byte = (uint8_t)host[i];
 		if (byte >= 'A' && byte <= 'Z')
 			byte += 'a' - 'A';
-		if (!is_host_byte(byte))
+		int is_empty_label = byte == '.' && (i == 0 || host[i - 1] == '.' || i + 1 == length);
+		if (!is_host_byte(byte) || is_empty_label)
 			return 0;
 		folded[i] = (char)byte;
 	}

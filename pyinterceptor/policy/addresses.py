@@ -50,7 +50,9 @@ def network(text: str) -> Network:
 
 def _split_port(text: str) -> tuple[str, int]:
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and rest[0] != ":"):
+            raise ValueError("its brackets don't match")
         return (host, _port(rest[1:])) if rest else (host, 0)
     if text.count(":") == 1:
         host, _, port = text.partition(":")

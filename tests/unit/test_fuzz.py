@@ -1,0 +1,34 @@
+"""The C parsers against random input for a few seconds each, under ASan and UBSan. `./dev fuzz` takes longer."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 4
+SEEDS = {
+    "sniff": [b"GET / HTTP/1.1\r\nHost: my.kv\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes.fromhex("160301000501000001")],
+    "frame": [b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"3;a=b\r\nabc\r\n0\r\nt: 1\r\n\r\n"],
+    "policy": [b"[2001:db8::1]:80", b"my.kv.:8080", bytes(44)],
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_random_input_breaks_no_parser(name, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, seed in enumerate(SEEDS[name]):
+        (corpus / str(number)).write_bytes(seed)
+    target = tmp_path / "target"
+    flags = "-g -O1 -std=gnu11 -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined".split()
+    sources = [ROOT / "cext" / f"{source}.c" for source in ("policy", "sniff", "frame")]
+    subprocess.run(
+        ["clang-14", *flags, "-fno-sanitize-recover=undefined", f"-I{ROOT / 'cext'}", "-o", target]
+        + [ROOT / "tests" / "fuzz" / f"fuzz_{name}.c", *sources],
+        check=True,
+    )
+    ran = subprocess.run(
+        [target, f"-max_total_time={SECONDS}", f"-artifact_prefix={tmp_path}/", corpus], capture_output=True
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:].decode("utf-8", "replace")
