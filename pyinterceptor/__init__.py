@@ -1,1 +1,35 @@
 """Outbound traffic of containers, in the hands of Python."""
+
+from pyinterceptor.app import App
+from pyinterceptor.container import Container, Context
+from pyinterceptor.errors import (
+    CaptureError,
+    DialRefused,
+    FetchError,
+    InterceptorError,
+    PeerError,
+    PolicyError,
+    RuntimeFailure,
+)
+from pyinterceptor.http.fetch import fetch
+from pyinterceptor.interceptor import open_interceptor
+from pyinterceptor.web import URL, Headers, Request, Response
+
+__all__ = [
+    "URL",
+    "App",
+    "CaptureError",
+    "Container",
+    "Context",
+    "DialRefused",
+    "FetchError",
+    "Headers",
+    "InterceptorError",
+    "PeerError",
+    "PolicyError",
+    "Request",
+    "Response",
+    "RuntimeFailure",
+    "fetch",
+    "open_interceptor",
+]

@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InterceptorError as error:
         return complain(error, OURS)
     except BaseExceptionGroup as group:
-        error = first(group)
-        if isinstance(error, InterceptorError):
-            return complain(error, OURS)
+        cause = first(group)
+        if isinstance(cause, InterceptorError):
+            return complain(cause, OURS)
         raise
 
 

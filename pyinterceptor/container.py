@@ -84,7 +84,8 @@ class CatchAll:
         """The nearest one in the class's bases, or None."""
         for cls in self._owner.__mro__:
             if isinstance(cls, ContainerType) and cls._own_outbound is not _INHERIT:
-                return cls._own_outbound
+                nearest: Handler | None = cls._own_outbound
+                return nearest
         return None
 
 

@@ -31,7 +31,14 @@ from pyinterceptor.outbound import Attached, Outbound
 from pyinterceptor.policies import policy_of
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Budget, Ended, Event, Handoff, Options, Relay, Resolve, open_relay
-from pyinterceptor.runtime import open_netns_container, open_podman_container
+from pyinterceptor.runtime import (
+    Finished,
+    NetnsContainer,
+    PodmanContainer,
+    Running,
+    open_netns_container,
+    open_podman_container,
+)
 
 log = logging.getLogger("pyinterceptor")
 
@@ -53,7 +60,7 @@ class Interceptor:
         self._hub = hub
         self._upstream = upstream
         self._attached: dict[int, Attached] = {}
-        self._boxes: dict[tuple[str, str], Any] = {}
+        self._boxes: dict[tuple[str, str], Box] = {}
         self._starting = trio.Lock()
         self._generations = 0
         self.resolver = Resolver(decide=self._decide_name, upstream=upstream, relay=relay, v6=v6)
@@ -70,8 +77,7 @@ class Interceptor:
         async with self._starting:
             if (cls.__name__, name) not in self._boxes:
                 self._boxes[cls.__name__, name] = await self._nursery.start(self._run, cls, name, user)
-            box: Box = self._boxes[cls.__name__, name]
-            return box
+            return self._boxes[cls.__name__, name]
 
     def replace_policy(self, cls: type[Container]) -> None:
         """Reads the class's rules anew for all its running containers, with flows open.
@@ -91,16 +97,20 @@ class Interceptor:
         name: str,
         user: str | None,
         *,
-        task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[Box] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """One container from its start to its stop."""
         async with AsyncExitStack() as stack:
             attach = await stack.enter_async_context(self._attachment(cls, name))
+            workload: NetnsContainer | PodmanContainer
             if cls.image is None:
-                opened = open_netns_container(name=name, user=user, attach=attach)
+                workload = await stack.enter_async_context(
+                    open_netns_container(name=name, user=user, attach=attach)
+                )
             else:
-                opened = open_podman_container(name=name, image=cls.image, attach=attach)
-            workload = await stack.enter_async_context(opened)
+                workload = await stack.enter_async_context(
+                    open_podman_container(name=name, image=cls.image, attach=attach)
+                )
             box = Box(workload, trio.Event())
             stack.callback(self._boxes.pop, (cls.__name__, name), None)
             task_status.started(box)
@@ -202,25 +212,24 @@ class Interceptor:
 class Box:
     """A running container, as `get_container` gives it."""
 
-    def __init__(self, workload: Any, stopping: trio.Event) -> None:
+    def __init__(self, workload: NetnsContainer | PodmanContainer, stopping: trio.Event) -> None:
         self._workload = workload
         self.stopping = stopping
 
-    async def exec(self, argv: str | Sequence[str], **options: Any) -> Any:
+    async def exec(self, argv: str | Sequence[str], **options: Any) -> Finished:
         """Runs a command to its end inside; a string is split as a shell would.
 
         Returns a `Finished`: returncode, stdout, stderr (bytes).
         """
         return await self._workload.exec(argv, **options)
 
-    async def start(self, argv: str | Sequence[str], **options: Any) -> Any:
+    async def start(self, argv: str | Sequence[str], **options: Any) -> Running:
         """Starts a long-lived command inside; returns it running."""
         return await self._workload.start(argv, **options)
 
     async def run_inherited(self, argv: Sequence[str]) -> int:
         """Runs a command on our own streams and terminal; returns its exit code (128+n: ended by signal n)."""
-        code: int = await self._workload.run_inherited(argv)
-        return code
+        return await self._workload.run_inherited(argv)
 
     async def stop(self) -> None:
         """Ends everything inside, then the container."""

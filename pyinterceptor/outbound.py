@@ -16,7 +16,8 @@ from pyinterceptor.errors import DialRefused, FetchError
 from pyinterceptor.http.client import Client
 from pyinterceptor.http.fetch import fetch_scope
 from pyinterceptor.policies import Policy
-from pyinterceptor.relay.relay import Address, Cause
+from pyinterceptor.policy.addresses import Address
+from pyinterceptor.relay.relay import Cause
 from pyinterceptor.web import Request, Response
 
 log = logging.getLogger("pyinterceptor")

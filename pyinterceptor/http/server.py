@@ -1,7 +1,7 @@
 """Serves one connection of a container: requests in, responses out, one after the other. HTTP/1.1, RFC 9112.
 
-A peer that breaks the protocol is answered once and closed; a handler that raises is answered with 500 and the connection
-lives; a client that leaves cancels its handler.
+A peer that breaks the protocol is answered once and closed; a handler that raises is answered for with 500 and the
+connection lives; a client that leaves cancels its handler.
 """
 
 from __future__ import annotations

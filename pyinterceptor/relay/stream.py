@@ -1,6 +1,6 @@
 """A socket of the hub as a Trio stream.
 
-The system call is tried first; a task parks only where it would block. So that a busy connection doesn't starve others, every
+The system call is tried first; a task parks only where it would block. So that a busy connection starves nobody, every
 CHECKPOINT_EVERY-th call that didn't block gives them their turn (and a place to be cancelled).
 """
 

@@ -1,7 +1,6 @@
 """HTTP/1.1 heads and chunked bodies, as C frames them for both sides."""
 
 import pytest
-
 from pyinterceptor._relay import ffi, lib
 
 PLAIN = b"GET /a HTTP/1.1\r\nHost: my.kv\r\n"
@@ -144,7 +143,16 @@ def test_chunks_end_at_the_same_byte_whole_byte_by_byte_and_with_a_tail():
 
 @pytest.mark.parametrize(
     "body",
-    [b"\r\n", b"-1\r\n", b"0x1\r\na\r\n", b"1\na\r\n", b"1\r\nab\r\n", b"1\r\na\n0\r\n\r\n", b"1 \r\na\r\n", b"f" * 17 + b"\r\n"]
+    [
+        b"\r\n",
+        b"-1\r\n",
+        b"0x1\r\na\r\n",
+        b"1\na\r\n",
+        b"1\r\nab\r\n",
+        b"1\r\na\n0\r\n\r\n",
+        b"1 \r\na\r\n",
+        b"f" * 17 + b"\r\n",
+    ]
     + [b"0\r\n folded\r\n\r\n", b"1;" + b"x" * 2000 + b"\r\n"],
 )
 def test_malformed_chunks_are_bad(body):

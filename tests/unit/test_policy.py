@@ -3,8 +3,8 @@
 import ipaddress
 
 import pytest
-
 from pyinterceptor._relay import ffi, lib
+
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.rules import Rules
@@ -76,7 +76,9 @@ def test_a_hostile_glob_takes_no_time():
     assert decision.rule == lib.NO_RULE
 
 
-@pytest.mark.parametrize("host", ["", "my.kv:80", "http://my.kv", "a..b", "-a", "a b", "10.0.0.0/8", "x" * 300, "é\u2024.x"])
+@pytest.mark.parametrize(
+    "host", ["", "my.kv:80", "http://my.kv", "a..b", "-a", "a b", "10.0.0.0/8", "x" * 300, "é\u2024.x"]
+)
 def test_a_pattern_that_is_no_host_is_refused(host):
     with pytest.raises(PolicyError):
         table([host])
@@ -112,7 +114,9 @@ def test_local_addresses_are_guarded_in_all_their_forms(address):
     assert may_dial(address, local=["0.0.0.0/0", "::/0"])
 
 
-@pytest.mark.parametrize("address", ["203.0.113.7", "198.51.100.1", "8.8.8.8", "172.32.0.1", "2001:db8::1", "64:ff9b::cb00:7107"])
+@pytest.mark.parametrize(
+    "address", ["203.0.113.7", "198.51.100.1", "8.8.8.8", "172.32.0.1", "2001:db8::1", "64:ff9b::cb00:7107"]
+)
 def test_public_and_documentation_addresses_may_be_dialled(address):
     assert may_dial(address)
 

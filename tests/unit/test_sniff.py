@@ -3,7 +3,6 @@
 import ssl
 
 import pytest
-
 from pyinterceptor._relay import ffi, lib
 
 
@@ -64,7 +63,9 @@ def test_the_http2_preface_is_recognised_whole_only():
     assert sniff(preface + b"\x00\x00").protocol == lib.PROTOCOL_HTTP2
 
 
-@pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9\r\n", b"\x00\x01", b"*1\r\n$4\r\nPING\r\n", b"EHLO me\r\n", b"get / HTTP/1.1\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"SSH-2.0-OpenSSH_9\r\n", b"\x00\x01", b"*1\r\n$4\r\nPING\r\n", b"EHLO me\r\n", b"get / HTTP/1.1\r\n"]
+)
 def test_other_protocols_are_opaque_at_once(data):
     assert sniff(data).protocol == lib.PROTOCOL_OPAQUE
 
