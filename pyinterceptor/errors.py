@@ -28,5 +28,9 @@ class DialRefused(InterceptorError):
     """The dial guard refused an address that a handler or a container wanted to reach."""
 
 
+class FetchError(InterceptorError):
+    """A fetch failed on its way: no address, no connection, no valid or whole response."""
+
+
 class RuntimeFailure(InterceptorError):
     """A workload could not be started, entered or stopped."""

@@ -198,7 +198,7 @@ async def open_gateway(
     Raises: CaptureError with the step and the remedy.
     """
     state = state_of(instance)
-    networks = ip_network(container_v4), ip_network(container_v6)
+    networks = IPv4Network(container_v4), IPv6Network(container_v6)
     with ExitStack() as stack:
         try:
             yield await trio.to_thread.run_sync(_open, stack, state, v6, *networks)

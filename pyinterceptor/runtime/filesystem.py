@@ -20,7 +20,9 @@ STATE = "/var/lib/pyinterceptor"
 UNUSABLE = ("/dev", "/proc", "/sys", "/run/pyinterceptor", STATE)  # never a working directory
 # What /proc holds besides processes is the host's through any mount of it, and the kernel lets uid 0 write
 # /proc/sys without a capability: so all of it is read-only, and these, which say too much, are empty.
-PROC_MASKED = {"acpi", "asound", "kcore", "keys", "kmsg", "latency_stats", "sched_debug", "scsi", "timer_list"}
+PROC_MASKED = (
+    "acpi", "asound", "kcore", "keys", "kmsg", "latency_stats", "sched_debug", "scsi", "timer_list",
+)
 
 
 def mount_arguments(workdir: Path, resolv_conf_fd: int) -> list[str]:

@@ -1,0 +1,222 @@
+"""HTTP/1.1 to origins: connections are dialled, kept, used again; redirects are followed where asked.
+
+Every connection passes the dialler's guard, that of a redirect like any other.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import trio
+
+from pyinterceptor.errors import FetchError
+from pyinterceptor.http.asking import Hop, end_to_end, fields_after, hop_after, request_head
+from pyinterceptor.http.exchange import Connection, Exchange, FetchedBody, Unanswered, reason
+from pyinterceptor.http.pool import IDLE_SECONDS, Origin, Pool
+from pyinterceptor.web import Body, Headers, Request, Response
+
+Dial = Callable[[str, int, bool], Awaitable[trio.abc.Stream]]
+Redirect = Literal["follow", "manual"]
+
+MAX_REDIRECTS = 20  # Fetch standard
+MAX_OPEN = 1024  # connections of one client, idle ones included: under the usual limit of descriptors with the flows
+TLS_DEADLINE = 15.0  # seconds
+# Asking twice does no more than asking once (RFC 9110 section 9.2.2).
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+NEVER = frozenset({"CONNECT", "TRACE"})
+
+
+@functools.cache
+def verified_tls() -> ssl.SSLContext:
+    """Certificates and names are checked against the system's authorities."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Client:
+    """Made by `open_client`. Each response holds its connection until its body has ended or is closed."""
+
+    def __init__(self, dial: Dial, nursery: trio.Nursery, ssl_context: ssl.SSLContext | None) -> None:
+        self._dial = dial
+        self._nursery = nursery
+        self._ssl_context = ssl_context
+        self._pool: Pool[Connection] = Pool()
+        self._open: set[Connection] = set()
+        self._dialling = 0
+        self._is_closed = False
+
+    async def fetch(self, request: Request, *, local: bool = False, redirect: Redirect = "follow") -> Response:
+        """The origin's response, as soon as its head is there; takes the request's body.
+
+        `local` permits addresses that the guard calls local, at the request's own origin only. With `redirect="manual"`
+        a redirect is returned like any other response.
+
+        Raises: DialRefused where the guard permits no address of the host; FetchError for what fails on the way;
+        RuntimeError for a body that was read already; ValueError for a method that can't be fetched.
+        """
+        if self._is_closed:
+            raise RuntimeError(f"fetch {request.url}: the interceptor is closed")
+        if request.method in NEVER:
+            raise ValueError(f"{request.method} can't be fetched")
+        if request.body.is_used:
+            raise RuntimeError(f"fetch {request.url}: the request's body was read already")
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._ask(request, local)
+            hop = None if redirect == "manual" else _hop(request, response)
+            if hop is None:
+                _mark_used(request.body)
+                return response
+            await _discard(response)
+            before, request = request, _follow(request, hop)
+            local = local and _is_same_origin(before, request)
+        raise FetchError(f"fetch {request.url}: more than {MAX_REDIRECTS} redirects")
+
+    async def _ask(self, request: Request, local: bool) -> Response:
+        """One request, once more on a fresh connection if a kept one turns out to be dead."""
+        url = request.url
+        origin = Origin(url.scheme, url.host, url.port, local)
+        connection = await self._kept(origin)
+        if connection is not None:
+            try:
+                return await self._exchange(connection, request)
+            except Unanswered:
+                if request.method not in IDEMPOTENT or request.body.is_used:
+                    raise
+        return await self._exchange(await self._connect(origin), request)
+
+    async def _exchange(self, connection: Connection, request: Request) -> Response:
+        url, body = request.url, request.body
+        try:
+            head = request_head(request.method, url.target, url.authority, request.headers.items(), body.length)
+        except BaseException:
+            await self._give_back(connection, False)
+            raise
+        exchange = Exchange(connection, request.method, self._give_back)
+        reply = await exchange.start(head, body, self._nursery)
+        try:
+            headers = Headers.parsed(end_to_end(reply.fields))
+            return Response(FetchedBody(exchange, reply.length), reply.status, headers)
+        except ValueError as error:
+            await exchange.aclose()
+            raise FetchError(f"receive from {connection.name}: {error}") from error
+
+    async def _kept(self, origin: Origin) -> Connection | None:
+        """An idle connection that is still good, as far as one can see."""
+        while (connection := self._pool.take(origin)) is not None:
+            if not connection.is_stale():
+                return connection
+            await self._close(connection)
+        return None
+
+    async def _connect(self, origin: Origin) -> Connection:
+        if len(self._open) + self._dialling >= MAX_OPEN:
+            idle = self._pool.oldest()
+            if idle is None:
+                raise FetchError(f"connect to {origin.host}:{origin.port}: {MAX_OPEN} connections are open already")
+            await self._close(idle)
+        self._dialling += 1
+        try:
+            transport = await self._dial(origin.host, origin.port, origin.local)
+            stream = await self._secure(transport, origin) if origin.scheme == "https" else transport
+        finally:
+            self._dialling -= 1
+        connection = Connection(origin, stream, transport)
+        self._open.add(connection)
+        return connection
+
+    async def _secure(self, transport: trio.abc.Stream, origin: Origin) -> trio.abc.Stream:
+        context = self._ssl_context or verified_tls()
+        name = f"{origin.host}:{origin.port}"
+        stream = trio.SSLStream(transport, context, server_hostname=origin.host, https_compatible=True)
+        try:
+            with trio.move_on_after(TLS_DEADLINE) as scope:
+                await stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            await trio.aclose_forcefully(transport)
+            raise FetchError(f"TLS with {name}: {reason(error)}") from error
+        except BaseException:
+            await trio.aclose_forcefully(transport)
+            raise
+        if scope.cancelled_caught:
+            await trio.aclose_forcefully(transport)
+            raise FetchError(f"TLS with {name}: timed out")
+        return stream
+
+    async def _give_back(self, connection: Connection, is_reusable: bool) -> None:
+        gone: Connection | None = connection
+        if is_reusable and not self._is_closed:
+            gone = self._pool.put(connection.origin, connection, trio.current_time())
+        if gone is not None:
+            await self._close(gone)
+
+    async def _close(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        await connection.aclose()
+
+    async def expire(self) -> None:
+        """Closes connections that nobody used for long, until cancelled."""
+        while True:
+            await trio.sleep(IDLE_SECONDS / 2)
+            for connection in self._pool.expired(trio.current_time()):
+                await self._close(connection)
+
+    async def aclose(self) -> None:
+        """Closes every connection; a response that is still read fails."""
+        self._is_closed = True
+        for connection in list(self._open):
+            await self._close(connection)
+
+
+@asynccontextmanager
+async def open_client(dial: Dial, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+    """A client for the time of the block. `ssl_context` is used as it is, instead of `verified_tls()`."""
+    async with trio.open_nursery() as nursery:
+        client = Client(dial, nursery, ssl_context)
+        nursery.start_soon(client.expire)
+        try:
+            yield client
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await client.aclose()
+
+
+def _hop(request: Request, response: Response) -> Hop | None:
+    try:
+        return hop_after(response.status, response.headers.get("location"), request.method, request.url)
+    except ValueError as error:
+        raise FetchError(f"redirect from {request.url}: {error}") from error
+
+
+def _mark_used(body: Body) -> None:
+    """A body that was sent is read, one that was given whole as well: nobody sends it twice by mistake."""
+    body.is_used = True
+
+
+async def _discard(response: Response) -> None:
+    """Lets go of a redirect's own body: its connection is closed rather than read to the end."""
+    with trio.CancelScope(shield=True):
+        await response.aclose()
+
+
+def _follow(request: Request, hop: Hop) -> Request:
+    """The next request. Raises: FetchError where it needs a body that was a stream and is gone."""
+    if request.body.content is None and not hop.drops_body:
+        why = "the request's body was a stream and can't be sent again"
+        raise FetchError(f"redirect from {request.url} to {hop.url}: {why}")
+    body = Body() if hop.drops_body else Body(request.body.content)
+    following = Request(hop.url, hop.method, None, body)
+    same = _is_same_origin(request, following)
+    fields = fields_after(request.headers.items(), drops_body=hop.drops_body, same_origin=same)
+    following.headers = Headers(fields)
+    return following
+
+
+def _is_same_origin(one: Request, other: Request) -> bool:
+    a, b = one.url, other.url
+    return (a.scheme, a.host, a.port) == (b.scheme, b.host, b.port)

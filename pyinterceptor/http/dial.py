@@ -1,0 +1,176 @@
+"""Connections to the internet: a name is resolved, every address guarded, the first that answers wins.
+
+Happy Eyeballs (RFC 8305): both families, v6 first, a new attempt every 250 ms or as soon as one fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain, zip_longest
+from typing import Protocol
+
+import trio
+
+from pyinterceptor.errors import DialRefused, FetchError, InterceptorError
+
+ATTEMPT_DELAY = 0.25  # seconds (RFC 8305 section 5)
+CONNECT_DEADLINE = 15.0  # seconds for all attempts together; the relay gives its dials as long
+MAX_ADDRESSES = 16  # of one name: who answers for it shall not make us try hundreds
+
+
+class Addresses(Protocol):
+    """What a name stands for, as strings."""
+
+    @property
+    def v4(self) -> Sequence[str]: ...
+    @property
+    def v6(self) -> Sequence[str]: ...
+
+
+Resolve = Callable[[str], Awaitable[Addresses]]
+MayDial = Callable[[str, int, bool], bool]
+Connect = Callable[[str, int], Awaitable[socket.socket]]
+MakeStream = Callable[[socket.socket], trio.abc.Stream]
+
+
+async def connect_socket(ip: str, port: int) -> socket.socket:
+    """A connected, non-blocking TCP socket without Nagle's delay.
+
+    Raises: OSError with the errno of connect(2).
+    """
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        error = connection.connect_ex((ip, port))
+        if error == errno.EINPROGRESS:
+            await trio.lowlevel.wait_writable(connection)
+            error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def plain_stream(connection: socket.socket) -> trio.abc.Stream:
+    """Trio's own stream over a socket."""
+    return trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+
+
+class Dialer:
+    """Dials by name. `may_dial(ip, port, local)` is asked for every address after resolution."""
+
+    def __init__(
+        self,
+        *,
+        resolve: Resolve,
+        may_dial: MayDial,
+        make_stream: MakeStream = plain_stream,
+        connect: Connect = connect_socket,
+    ) -> None:
+        self._resolve = resolve
+        self._may_dial = may_dial
+        self._make_stream = make_stream
+        self._connect = connect
+
+    async def __call__(self, host: str, port: int, local: bool) -> trio.abc.Stream:
+        """A connected stream to `host` (a name or an address); `local` permits what the guard calls local.
+
+        Raises: DialRefused where the guard permits none of the addresses; FetchError where none answers.
+        """
+        ips = await self._permitted(host.strip("[]"), port, local)
+        with trio.move_on_after(CONNECT_DEADLINE):
+            race = _Race(ips, port, self._connect)
+            return self._make_stream(await race.run())
+        raise FetchError("; ".join(f"connect to {endpoint(ip, port)}: timed out" for ip in ips))
+
+    async def _permitted(self, host: str, port: int, local: bool) -> list[str]:
+        ips = [host] if _is_address(host) else await self._addresses(host)
+        permitted = [ip for ip in ips if self._may_dial(ip, port, local)]
+        if not permitted:
+            where = " and ".join(endpoint(ip, port) for ip in ips)
+            of = "" if host in ips else f"{host} is "
+            raise DialRefused(f"connect to {host}: {of}{where}, which no rule lets it reach")
+        return permitted
+
+    async def _addresses(self, host: str) -> list[str]:
+        try:
+            found = await self._resolve(host)
+        except DialRefused:
+            raise
+        except (InterceptorError, OSError) as error:
+            raise FetchError(f"resolve {host}: {error}") from error
+        ips = interleaved(found.v6, found.v4)
+        if not ips:
+            raise FetchError(f"resolve {host}: the name has no address")
+        return ips
+
+
+class _Race:
+    """Attempts on several addresses, staggered; the first that connects is kept, the others are closed."""
+
+    def __init__(self, ips: Sequence[str], port: int, connect: Connect) -> None:
+        self._ips = ips
+        self._port = port
+        self._connect = connect
+        self._winner: socket.socket | None = None
+        self._failures: list[str] = []
+        self._cause: OSError | None = None
+
+    async def run(self) -> socket.socket:
+        try:
+            async with trio.open_nursery() as nursery:
+                failed: trio.Event | None = None
+                for ip in self._ips:
+                    if failed is not None:
+                        with trio.move_on_after(ATTEMPT_DELAY):
+                            await failed.wait()
+                    failed = trio.Event()
+                    nursery.start_soon(self._attempt, ip, failed, nursery.cancel_scope)
+        except BaseException:
+            if self._winner is not None:
+                self._winner.close()
+            raise
+        if self._winner is None:
+            raise FetchError("; ".join(self._failures)) from self._cause
+        return self._winner
+
+    async def _attempt(self, ip: str, failed: trio.Event, race: trio.CancelScope) -> None:
+        try:
+            connection = await self._connect(ip, self._port)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            self._failures.append(f"connect to {endpoint(ip, self._port)}: {reason}")
+            self._cause = error
+            failed.set()
+            return
+        if self._winner is None:
+            self._winner = connection
+            race.cancel()
+        else:
+            connection.close()
+
+
+def interleaved(v6: Sequence[str], v4: Sequence[str]) -> list[str]:
+    """The order to try them in: families take turns, v6 first (RFC 8305 section 4)."""
+    turns = chain.from_iterable(zip_longest(v6, v4))
+    return list(dict.fromkeys(ip for ip in turns if ip is not None))[:MAX_ADDRESSES]
+
+
+def endpoint(ip: str, port: int) -> str:
+    """An address with its port, as one writes it."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

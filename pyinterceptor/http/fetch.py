@@ -1,0 +1,136 @@
+"""`fetch()`, as handlers call it, and the time in which they may.
+
+The scope of a handler's call knows the client to use and what was fetched; what the handler neither read nor returned
+is closed when it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextvars import ContextVar, Token
+
+import trio
+
+from pyinterceptor.http.client import Client, Redirect
+from pyinterceptor.web import URL, Body, Headers, Request, Response
+from pyinterceptor.web.body import Content
+from pyinterceptor.web.headers import Source as Fields
+
+
+class FetchScope:
+    """Made by `fetch_scope`, around one call of a handler."""
+
+    __slots__ = ("_fetched", "_kept", "_token", "client", "is_over")
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.is_over = False
+        self._fetched: list[Body] | None = None
+        self._kept: Response | None = None
+        self._token: Token[FetchScope | None]
+
+    async def __aenter__(self) -> FetchScope:
+        self._token = _current.set(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        _current.reset(self._token)
+        self.is_over = True
+        if self._fetched is not None:
+            await self._let_go(self._fetched)
+
+    def track(self, response: Response) -> None:
+        """The response was fetched in this scope."""
+        if self._fetched is None:
+            self._fetched = []
+        self._fetched.append(response.body)
+
+    def keep(self, response: Response) -> None:
+        """The handler has returned this: what it needs outlives the scope, until it is read or closed."""
+        self._kept = response
+
+    async def _let_go(self, fetched: list[Body]) -> None:
+        kept = None if self._kept is None else self._kept.body
+        others = [body for body in fetched if body is not kept]
+        if self._kept is not None and kept is not None and kept.content is None and len(others) == len(fetched):
+            # A stream of the handler's own may read from what was fetched: both end together.
+            self._kept.body = Body(_Derived(kept, others), kept.length)
+            return
+        await _close(others)
+
+
+class _Derived:
+    """A body that may be made from others, which are closed at its end."""
+
+    def __init__(self, body: Body, others: list[Body]) -> None:
+        self._body = body
+        self._others = others
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._body:
+                yield chunk
+        finally:
+            await _close(self._others)
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+        await _close(self._others)
+
+
+async def _close(bodies: list[Body]) -> None:
+    with trio.CancelScope(shield=True):  # closing waits for nobody
+        for body in bodies:
+            await body.aclose()
+
+
+_current: ContextVar[FetchScope | None] = ContextVar("pyinterceptor.fetch_scope", default=None)
+
+
+def fetch_scope(client: Client) -> FetchScope:
+    """`async with fetch_scope(client) as scope:` around a handler's call; `scope.keep(response)` what it returns."""
+    return FetchScope(client)
+
+
+async def fetch(
+    resource: str | URL | Request,
+    *,
+    method: str | None = None,
+    headers: Fields | Headers | None = None,
+    body: Content | Body = None,
+    local: bool = False,
+    redirect: Redirect | None = None,
+) -> Response:
+    """Asks the internet, from the host's side and never intercepted; returns when the response's head is there.
+
+    A `Request` is passed on as it came; `method`, `headers` and `body` replace its own. `local=True` permits addresses
+    of the host and its networks, which are refused otherwise. Redirects are followed, except those of a container's
+    own request, which are the container's to follow; `redirect="follow"` or `"manual"` says otherwise.
+
+    Raises: DialRefused where the host's addresses are refused; FetchError for what fails on the way; RuntimeError
+    outside a handler.
+    """
+    scope = _current.get()
+    if scope is None or scope.is_over:
+        raise RuntimeError("fetch() works in a handler, until it has returned, while the interceptor is open")
+    request = _request(resource, method, headers, body)
+    if redirect is None:
+        redirect = "manual" if isinstance(resource, Request) and resource.is_incoming else "follow"
+    response = await scope.client.fetch(request, local=local, redirect=redirect)
+    scope.track(response)
+    return response
+
+
+def _request(
+    resource: str | URL | Request, method: str | None, headers: Fields | Headers | None, body: Content | Body
+) -> Request:
+    if not isinstance(resource, Request):
+        return Request(resource, method or "GET", headers, body)
+    if method is None and headers is None and body is None:
+        return resource
+    return Request(
+        resource.url,
+        method or resource.method,
+        resource.headers if headers is None else headers,
+        resource.body if body is None else body,
+    )

@@ -1,0 +1,249 @@
+"""What a container's connections meet at the gateway."""
+
+import errno
+import os
+import socket
+import struct
+import time
+
+import pytest
+
+from pyinterceptor.capture.gateway import open_gateway
+from pyinterceptor.capture.pins import links_of
+from pyinterceptor.capture.state import state_of
+from pyinterceptor.errors import CaptureError
+from tests.kernel.box import AT_ONCE, accept, answer, destination, in_trio, interface, open_box, plain, query
+
+V4, V6 = "198.51.100.7", "2001:db8:7::7"
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+@pytest.mark.parametrize("port", [1, 80, 443, 5432, 65535])
+@in_trio
+async def test_a_connection_to_any_address_and_port_is_ours(instance: str, address: str, port: int) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_box() as box:
+            seat = gateway.reserve()
+            await gateway.attach(seat, box.fd)
+            with box.connect(address, port) as client, await accept(gateway.listener) as accepted:
+                assert destination(accepted) == (address, port)
+                assert interface(accepted) == seat.ifindex
+                assert plain(accepted.getpeername()[0]) in (str(seat.v4), str(seat.v6))
+                client.sendall(b"ping")
+                assert accepted.recv(4) == b"ping"
+                accepted.sendall(b"pong")
+                assert client.recv(4) == b"pong"
+
+
+@in_trio
+async def test_two_containers_are_told_apart_by_their_interfaces(instance: str) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_box() as one, open_box() as two:
+            seats = gateway.reserve(), gateway.reserve()
+            for seat, box in zip(seats, (one, two), strict=True):
+                await gateway.attach(seat, box.fd)
+                for address in (V4, V6):
+                    with box.connect(address, 80), await accept(gateway.listener) as accepted:
+                        assert interface(accepted) == seat.ifindex
+            assert len({seats[0].ifindex, seats[1].ifindex, seats[0].v4, seats[1].v4}) == 4
+
+
+@pytest.mark.parametrize("address", [V4, V6, "169.254.1.1", "169.254.169.254"])
+@in_trio
+async def test_dns_to_any_unicast_address_arrives_and_is_answered_from_there(instance: str, address: str) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_box() as box:
+            seat = gateway.reserve()
+            await gateway.attach(seat, box.fd)
+            with box.udp(address) as client:
+                client.connect((address, 53))  # so that an answer from anywhere else would not be taken
+                client.send(b"question")
+                asked = await query(gateway.dns)
+                assert (asked.payload, asked.interface) == (b"question", seat.ifindex)
+                assert asked.destination == (address, 53)
+                answer(gateway.dns, asked, b"answer")
+                assert client.recv(64) == b"answer"
+
+
+@in_trio
+async def test_dns_over_tcp_to_the_resolver_address_is_ours(instance: str) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_box() as box:
+            await gateway.attach(gateway.reserve(), box.fd)
+            with box.connect("169.254.1.1", 53), await accept(gateway.listener) as accepted:
+                assert destination(accepted) == ("169.254.1.1", 53)
+            assert box.refusal("169.254.1.1", 80).error == "ConnectionRefusedError"
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+@in_trio
+async def test_other_udp_is_refused_at_once_every_time(instance: str, address: str) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_box() as box:
+            await gateway.attach(gateway.reserve(), box.fd)
+            for _ in range(50):  # the kernel's rate limit for such answers would let six pass
+                refusal = box.datagram_refusal(address, 443)
+                assert refusal.error == "ConnectionRefusedError"
+                assert refusal.seconds < AT_ONCE
+            assert gateway.counters()["refused_protocol"] == 50
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["169.254.169.254", "169.254.1.1", "127.0.0.2", "0.1.2.3", "100.96.77.77", "fd70:7969:6e74::4d"],
+)
+@in_trio
+async def test_addresses_that_are_not_the_internets_are_refused_at_once(instance: str, address: str) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_box() as box:
+            await gateway.attach(gateway.reserve(), box.fd)
+            refusal = box.refusal(address, 80)
+            with box.connect(V4, 80), await accept(gateway.listener) as accepted:
+                assert destination(accepted) == (V4, 80)
+            if address.startswith(("0.", "127.")):
+                assert gateway.counters()["assigned_tcp"] == 1  # it never left the container
+            else:
+                assert (refusal.error, refusal.seconds < AT_ONCE) == ("ConnectionRefusedError", True)
+                assert gateway.counters()["refused_destination"] == 1
+
+
+@in_trio
+async def test_a_container_reaches_no_other(instance: str) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_box() as one, open_box() as two:
+            seats = gateway.reserve(), gateway.reserve()
+            await gateway.attach(seats[0], one.fd)
+            await gateway.attach(seats[1], two.fd)
+            with two.run(lambda: socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True)):
+                two.connect(str(seats[1].v4), 8080).close()
+                two.connect(str(seats[1].v6), 8080).close()
+                assert one.refusal(str(seats[1].v4), 8080).error == "ConnectionRefusedError"
+                assert one.refusal(str(seats[1].v6), 8080).error == "ConnectionRefusedError"
+
+
+@in_trio
+async def test_without_ipv6_on_the_host_its_connections_are_refused_at_once(instance: str) -> None:
+    async with open_gateway(instance, v6=False) as gateway:
+        with open_box() as box:
+            await gateway.attach(gateway.reserve(), box.fd)
+            refusal = box.refusal(V6, 443)
+            assert (refusal.error, refusal.seconds < AT_ONCE) == ("ConnectionRefusedError", True)
+            assert gateway.counters()["refused_family"] == 1
+            with box.connect(V4, 443), await accept(gateway.listener) as accepted:
+                assert destination(accepted) == (V4, 443)
+            gateway.set_ipv6(True)
+            with box.connect(V6, 443), await accept(gateway.listener) as accepted:
+                assert destination(accepted) == (V6, 443)
+            gateway.set_ipv6(False)
+            assert box.refusal(V6, 443).error == "ConnectionRefusedError"
+
+
+@in_trio
+async def test_detaching_leaves_the_container_without_a_network_and_the_seat_free(instance: str) -> None:
+    async with open_gateway(instance, v6=True, container_v4="100.96.0.0/30") as gateway:
+        with open_box() as box:
+            first, second = gateway.reserve(), gateway.reserve()
+            with pytest.raises(CaptureError, match="all addresses of 100.96.0.0/30 are taken"):
+                gateway.reserve()
+            await gateway.attach(first, box.fd)
+            assert box.interfaces() == {"lo", "eth0"}
+            await gateway.detach(first)
+            assert box.interfaces() == {"lo"}
+            again = gateway.reserve()
+            assert (again.v4, again.v6) == (first.v4, first.v6)
+            assert again.ifindex not in (first.ifindex, second.ifindex)
+            await gateway.attach(again, box.fd)
+            with box.connect(V4, 80), await accept(gateway.listener) as accepted:
+                assert interface(accepted) == again.ifindex
+
+
+@in_trio
+async def test_detaching_a_container_whose_namespace_is_gone_is_fine(instance: str) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        seat = gateway.reserve()
+        with open_box() as box:
+            await gateway.attach(seat, box.fd)
+        await gateway.detach(seat)
+        await gateway.detach(seat)
+
+
+@in_trio
+async def test_a_failed_attach_says_why_and_leaves_nothing(instance: str) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_box() as box:
+            seat, other = gateway.reserve(), gateway.reserve()
+            await gateway.attach(seat, box.fd)
+            with pytest.raises(CaptureError, match=os.strerror(errno.EEXIST)):
+                await gateway.attach(other, box.fd)  # there is an eth0 already
+            assert box.interfaces() == {"lo", "eth0"}
+            with open_box() as fresh:
+                await gateway.attach(other, fresh.fd)
+                with fresh.connect(V4, 80), await accept(gateway.listener) as accepted:
+                    assert interface(accepted) == other.ifindex
+
+
+@in_trio
+async def test_closing_leaves_no_namespace_program_mount_or_interface(instance: str) -> None:
+    state = state_of(instance)
+    with open_box() as box:
+        async with open_gateway(instance, v6=True) as gateway:
+            await gateway.attach(gateway.reserve(), box.fd)
+            namespace = state.namespace.stat().st_ino
+            assert links_of(namespace) == 1
+        assert links_of(namespace) == 0
+        assert not state.directory.exists()
+        assert box.interfaces() == {"lo"}
+
+
+@in_trio
+async def test_an_instance_runs_once_and_two_instances_side_by_side(instance: str) -> None:
+    async with open_gateway(instance, v6=True) as one:
+        with pytest.raises(CaptureError, match="is running already"):
+            async with open_gateway(instance, v6=True):
+                raise AssertionError("the second was opened")
+        async with open_gateway(instance + "-b", v6=True) as two:
+            with open_box() as left, open_box() as right:
+                await one.attach(one.reserve(), left.fd)
+                await two.attach(two.reserve(), right.fd)
+                for box, gateway, port in ((left, one, 1001), (right, two, 1002)):
+                    with box.connect(V4, port), await accept(gateway.listener) as accepted:
+                        assert destination(accepted) == (V4, port)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "-x", "a" * 65])
+@in_trio
+async def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(CaptureError, match="instance"):
+        async with open_gateway(name, v6=True):
+            raise AssertionError("it was opened")
+
+
+@in_trio
+async def test_attaching_takes_milliseconds(instance: str) -> None:
+    took = []
+    async with open_gateway(instance, v6=True) as gateway:
+        for _ in range(5):
+            with open_box() as box:
+                seat = gateway.reserve()
+                start = time.monotonic()
+                await gateway.attach(seat, box.fd)
+                took.append(time.monotonic() - start)
+                await gateway.detach(seat)
+    assert min(took) < 0.03, took
+
+
+@in_trio
+async def test_after_the_linger_is_cleared_a_close_is_orderly(instance: str) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_box() as box:
+            await gateway.attach(gateway.reserve(), box.fd)
+            with box.connect(V4, 80) as client:
+                (await accept(gateway.listener)).close()
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+            gateway.clear_linger()
+            with box.connect(V4, 80) as client:
+                accepted = await accept(gateway.listener)
+                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("=ii", 0, 0)
+                accepted.close()
+                assert client.recv(1) == b""

@@ -1,0 +1,481 @@
+"""What a container of the embedded runtime can do, and what it can't although it tries.
+
+Every attempt stands beside a control: the same attempt from outside, or what is allowed inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trio
+
+from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.runtime import CommandNotRun, Finished, NetnsContainer, open_netns_container
+
+T = TypeVar("T")
+PYTHON = "/usr/bin/python3"
+NOBODY = pwd.getpwnam("nobody")
+
+
+async def no_network(netns_fd: int) -> None:
+    """Attaches nothing."""
+
+
+def in_box(scenario: Callable[[NetnsContainer], Awaitable[T]], **options: Any) -> T:
+    async def main() -> T:
+        async with open_netns_container(**{"name": "box", "attach": no_network, **options}) as box:
+            return await scenario(box)
+
+    return trio.run(main)
+
+
+def inside(*argv: str, input: bytes | None = None, **options: Any) -> Finished:
+    return in_box(lambda box: box.exec(argv, input=input), **options)
+
+
+def outside(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(argv, capture_output=True, check=False, **options)
+
+
+@pytest.fixture
+def workdir() -> Iterator[Path]:
+    """A directory that everybody may write, not below pytest's own private one."""
+    with tempfile.TemporaryDirectory(prefix="box-") as name:
+        path = Path(name)
+        path.chmod(0o777)
+        yield path
+
+
+# --- commands ---
+
+
+def test_a_command_gets_input_and_environment_and_gives_output(workdir: Path) -> None:
+    async def scenario(box: NetnsContainer) -> None:
+        assert (await box.exec("sh -c 'cat; echo $MINE >&2; exit 3'", input=b"in", env={"MINE": "x"})) == Finished(
+            3, b"in", b"x\n"
+        )
+        assert (await box.exec(["echo", "one word"])).text == "one word\n"
+        assert (await box.exec("pwd")).text == f"{workdir}\n"
+        assert (await box.exec("hostname")).text == "a-box\n"
+        large = bytes(3_000_000)
+        assert (await box.exec("cat", input=large)).stdout == large
+        assert (await box.exec("true", input=large)).returncode == 0
+
+    in_box(scenario, workdir=workdir, name="a box")
+
+
+def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_126(workdir: Path) -> None:
+    (workdir / "data").write_text("no program")
+
+    async def scenario(box: NetnsContainer) -> None:
+        assert await box.exec("nonesuch") == Finished(127, b"", b"run nonesuch: command not found\n")
+        assert (await box.exec("./data")).returncode == 126
+        assert (await box.exec("/etc")).returncode == 126
+        with pytest.raises(CommandNotRun, match="nonesuch: command not found"):
+            await box.start("nonesuch")
+        with pytest.raises(RuntimeFailure, match="run sh: exit code 4: oh"):
+            await box.exec("sh -c 'echo oh >&2; exit 4'", check=True)
+        with pytest.raises(RuntimeFailure, match="it is empty"):
+            await box.exec("")
+        with pytest.raises(RuntimeFailure, match="No closing quotation"):
+            await box.exec("echo 'x")
+
+    in_box(scenario, workdir=workdir)
+
+
+def test_a_started_process_is_signalled_and_awaited() -> None:
+    async def scenario(box: NetnsContainer) -> None:
+        running = await box.start("sleep 1000")
+        assert running.returncode is None
+        assert Path(f"/proc/{running.pid}").exists()
+        running.terminate()
+        assert await running.wait() == 128 + signal.SIGTERM
+        await running.aclose()
+        echo = await box.start("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert echo.stdin is not None
+        assert echo.stdout is not None
+        await echo.stdin.send_all(b"there and back")
+        assert await echo.stdout.receive_some(100) == b"there and back"
+        await echo.aclose()
+        assert echo.returncode == 128 + signal.SIGKILL
+
+    in_box(scenario)
+
+
+def test_cancelling_a_command_kills_it() -> None:
+    async def scenario(box: NetnsContainer) -> None:
+        with trio.move_on_after(0.2) as scope:
+            await box.exec("sleep 1000")
+        assert scope.cancelled_caught
+        assert b"sleep" not in (await box.exec("ps ax")).stdout
+
+    in_box(scenario)
+
+
+def test_stopping_ends_everything_inside() -> None:
+    async def scenario(box: NetnsContainer) -> None:
+        running = await box.start("sh -c 'setsid sleep 1000 & sleep 1000'")
+        assert b"sleep" in (await box.exec("ps ax")).stdout
+        await box.stop()
+        assert await running.wait() == 128 + signal.SIGKILL
+        await running.aclose()
+        with pytest.raises(RuntimeFailure, match="the container is stopped"):
+            await box.exec("true")
+        await box.stop()
+
+    in_box(scenario)
+
+
+def test_what_attaches_runs_before_any_process_and_gets_the_network_of_the_container() -> None:
+    seen: list[int] = []
+
+    async def attach(netns_fd: int) -> None:
+        seen.append(os.fstat(netns_fd).st_ino)
+        assert not list(processes_in_network(seen[0]))
+        await trio.to_thread.run_sync(
+            lambda: subprocess.run(
+                ["nsenter", f"--net=/proc/self/fd/{netns_fd}", "ip", "link", "set", "lo", "up"],
+                pass_fds=(netns_fd,),
+                check=True,
+            )
+        )
+
+    async def scenario(box: NetnsContainer) -> None:
+        assert (await box.exec("readlink /proc/self/ns/net")).text == f"net:[{seen[0]}]\n"
+        assert list(processes_in_network(seen[0]))
+        assert "UP" in (await box.exec("ip link show lo")).text
+
+    in_box(scenario, attach=attach)
+
+
+def processes_in_network(inode: int) -> Iterator[str]:
+    for link in Path("/proc").glob("[0-9]*/ns/net"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == f"net:[{inode}]":
+                yield str(link)
+
+
+def test_when_attaching_fails_nothing_starts() -> None:
+    async def attach(netns_fd: int) -> None:
+        raise RuntimeFailure("no seat")
+
+    with pytest.raises(RuntimeFailure, match="no seat"):
+        inside("true", attach=attach)
+
+
+KILLED = """
+import subprocess, sys, trio
+from pyinterceptor.runtime import open_netns_container
+async def attach(fd): pass
+async def main():
+    async with open_netns_container(name="doomed", attach=attach) as box:
+        running = await box.start("sh -c 'setsid sleep 1000 & echo; wait'", stdout=subprocess.PIPE)
+        await running.stdout.receive_some(1)
+        print(box.pid, running.pid, flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+
+
+def test_nothing_inside_outlives_a_kill_of_our_process() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE)
+    with owner:
+        assert owner.stdout is not None
+        pids = [int(word) for word in owner.stdout.readline().split()]
+        namespace = os.readlink(f"/proc/{pids[1]}/ns/pid")
+        inner = list(processes_of(namespace))
+        assert len(inner) >= 4  # bwrap, cat, sh and the sleep of another session
+        descriptors = [os.pidfd_open(pid) for pid in inner]
+        owner.kill()
+
+        async def all_end() -> None:
+            with trio.fail_after(10):
+                for descriptor in descriptors:
+                    await trio.lowlevel.wait_readable(descriptor)
+
+        trio.run(all_end)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def processes_of(namespace: str) -> Iterator[int]:
+    for link in Path("/proc").glob("[0-9]*/ns/pid"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == namespace:
+                yield int(link.parts[2])
+
+
+# --- who ---
+
+
+def test_it_runs_as_the_user_who_invoked_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inside("id", "-u").text == f"{os.getuid()}\n"
+    monkeypatch.setenv("SUDO_UID", str(NOBODY.pw_uid))
+    monkeypatch.setenv("SUDO_GID", str(NOBODY.pw_gid))
+    assert inside("id", "-u").text == f"{NOBODY.pw_uid}\n"
+
+
+def test_it_runs_as_the_user_asked_for() -> None:
+    async def scenario(box: NetnsContainer) -> None:
+        assert (await box.exec("id -u")).text == f"{NOBODY.pw_uid}\n"
+        assert (await box.exec("id -G")).text == f"{NOBODY.pw_gid}\n"
+        assert (await box.exec("sh -c 'echo $HOME $USER'")).text == f"{NOBODY.pw_dir} nobody\n"
+
+    in_box(scenario, user="nobody")
+    assert inside("id", "-u", user="4242").text == "4242\n"
+    with pytest.raises(RuntimeFailure, match="no such user"):
+        inside("true", user="nonesuch")
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_no_process_has_a_capability_or_can_gain_one(user: str) -> None:
+    def capabilities(text: str) -> set[int]:
+        return {int(line.split()[1], 16) for line in text.splitlines() if line.startswith("Cap")}
+
+    mine = inside("cat", "/proc/self/status", user=user).text
+    assert capabilities(mine) == {0}
+    assert "NoNewPrivs:\t1" in mine
+    assert capabilities(inside("cat", "/proc/1/status", "/proc/2/status", user=user).text) == {0}
+    assert capabilities(Path("/proc/self/status").read_text()) != {0}
+
+
+def test_a_setuid_program_gains_nothing(workdir: Path) -> None:
+    program = workdir / "id"
+    program.write_bytes(Path("/usr/bin/id").read_bytes())
+    program.chmod(0o4755)
+    assert inside("./id", "-u", workdir=workdir, user="nobody").text == f"{NOBODY.pw_uid}\n"
+    as_nobody = ("setpriv", f"--reuid={NOBODY.pw_uid}", f"--regid={NOBODY.pw_gid}", "--clear-groups")
+    assert outside(*as_nobody, str(program), "-u").stdout == b"0\n"
+
+
+# --- files ---
+
+
+def test_only_the_working_directory_is_the_hosts_and_writable(workdir: Path) -> None:
+    script = f"""
+    touch here && touch {workdir}/there && touch /tmp/private /dev/shm/private || exit 1
+    for place in / /etc /usr/bin /root /var/tmp /var/lib/pyinterceptor /run /sys /proc/sys; do
+        touch $place/pyinterceptor-was-here 2>/dev/null && echo $place
+    done
+    true
+    """
+    for user in ("root", "nobody"):
+        assert inside("sh", "-c", script, workdir=workdir, user=user) == Finished(0, b"", b"")
+        assert {path.name for path in workdir.iterdir()} == {"here", "there"}
+        assert not Path("/tmp/private").exists()
+        assert not Path("/dev/shm/private").exists()
+        for path in workdir.iterdir():
+            path.unlink()
+    probe = Path("/var/tmp/pyinterceptor-was-here")
+    probe.touch()  # the same from outside is no trouble
+    probe.unlink()
+
+
+def test_what_is_mounted_below_the_root_is_read_only_too() -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/srv"], check=True)
+    try:
+        Path("/srv/outside").touch()
+        assert inside("ls", "/srv").text == "outside\n"
+        assert b"Read-only file system" in inside("touch", "/srv/inside").stderr
+        assert os.listdir("/srv") == ["outside"]
+    finally:
+        subprocess.run(["umount", "/srv"], check=True)
+
+
+def test_the_host_tmp_and_shared_memory_are_not_seen(workdir: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir="/tmp") as one, tempfile.NamedTemporaryFile(dir="/dev/shm") as two:
+        for name in (one.name, two.name):
+            assert outside("ls", name).returncode == 0
+            assert inside("ls", name).returncode == 2
+
+
+def test_the_way_up_from_the_working_directory_ends_at_our_root(workdir: Path) -> None:
+    script = "import os; os.chdir('../' * 30); print(os.path.samefile('.', '/'), os.listdir('run'), os.listdir('sys'))"
+    assert inside(PYTHON, "-c", script, workdir=workdir).text == "True [] []\n"
+
+
+def test_control_paths_state_and_sys_are_hidden() -> None:
+    planted = [Path("/run/pyinterceptor/control-of-a-test"), Path("/var/lib/pyinterceptor/state-of-a-test")]
+    for path in planted:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("secret")
+    try:
+        for path in [*planted, Path("/sys/fs/cgroup"), Path("/sys/class/net")]:
+            assert outside("ls", str(path)).returncode == 0
+            assert inside("ls", str(path)).returncode == 2
+            assert inside("ls", f"/var/run/{path.name}").returncode == 2
+    finally:
+        for path in planted:
+            path.unlink()
+    assert b"cgroup" not in inside("cat", "/proc/mounts").stdout
+
+
+def test_the_kernels_settings_cannot_be_written_even_as_root() -> None:
+    for name in ("sys/kernel/core_pattern", "sys/vm/swappiness", "sys/net/ipv4/ip_forward", "sysrq-trigger"):
+        script = f"open('/proc/{name}', 'w')"
+        assert "Read-only file system" in inside(PYTHON, "-c", script, user="root").stderr.decode()
+        assert outside(PYTHON, "-c", script).returncode == 0
+
+
+def test_another_working_directory_than_a_hidden_one_is_asked_for() -> None:
+    for place in ("/sys", "/proc/self", "/var/lib/pyinterceptor"):
+        with pytest.raises(RuntimeFailure, match="hidden from containers"):
+            inside("true", workdir=Path(place))
+    with pytest.raises(RuntimeFailure, match="it is no directory"):
+        inside("true", workdir=Path("/etc/passwd"))
+    assert inside("touch", "x", workdir=Path("/")).returncode == 1
+
+
+def test_resolv_conf_is_ours() -> None:
+    assert inside("cat", "/etc/resolv.conf").text == "nameserver 169.254.1.1\n"
+    assert inside("cat", "/etc/resolv.conf", nameserver="fe80::1", user="nobody").text == "nameserver fe80::1\n"
+    assert Path("/etc/resolv.conf").read_text() != "nameserver 169.254.1.1\n"
+
+
+LINKED = """
+import sys, trio
+from pyinterceptor.runtime import open_netns_container
+async def attach(fd): pass
+async def main():
+    async with open_netns_container(name="linked", attach=attach) as box:
+        print((await box.exec("cat /etc/resolv.conf")).text, end="")
+        print((await box.exec("readlink /etc/resolv.conf")).text, end="")
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("target", ["../run/systemd/resolve/stub-resolv.conf", "/var/run/resolv.conf"])
+def test_resolv_conf_is_ours_where_it_is_a_link_into_run(target: str, workdir: Path) -> None:
+    script = f"""
+    umount /etc/resolv.conf; set -e
+    mount -t tmpfs tmpfs {workdir}; cp -a /etc {workdir}; ln -sf {target} {workdir}/etc/resolv.conf
+    mount --bind {workdir}/etc /etc; exec "$@"
+    """
+    ran = outside("unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", LINKED)
+    assert ran.stdout.decode().splitlines() == ["nameserver 169.254.1.1", target]
+
+
+# --- processes, namespaces, devices ---
+
+
+def test_processes_of_the_host_are_not_there(workdir: Path) -> None:
+    script = """
+import ctypes, os, signal, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+PTRACE_SEIZE = 0x4206
+def attempts(pid):
+    seized = libc.ptrace(PTRACE_SEIZE, pid, None, None) == 0
+    try:
+        os.kill(pid, 0)
+        killed = True
+    except ProcessLookupError:
+        killed = False
+    return [seized, killed, os.path.exists(f"/proc/{pid}")]
+own = subprocess.Popen(["sleep", "1000"])
+print(attempts(int(sys.argv[1])), attempts(own.pid))
+own.kill()
+"""
+    with subprocess.Popen(["sleep", "1000"]) as host:
+        try:
+            said = inside(PYTHON, "-c", script, str(host.pid + 100_000)).text
+            assert said == "[False, False, False] [True, True, True]\n"
+            said = inside(PYTHON, "-c", script, str(host.pid)).text
+            own = outside(PYTHON, "-c", script, str(host.pid)).stdout
+            assert own == b"[True, True, True] [True, True, True]\n"
+            if host.pid > 50:  # a number that the container hasn't used itself
+                assert said == "[False, False, False] [True, True, True]\n"
+            names = inside("ps", "-eo", "comm=").text.split()
+            assert sorted(names) == ["bwrap", "cat", "ps"]
+            assert host.poll() is None
+        finally:
+            host.kill()
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_no_namespace_can_be_left_or_made(user: str) -> None:
+    attempts = [
+        ("unshare", "--net", "true"),
+        ("unshare", "--mount", "true"),
+        ("unshare", "--user", "true"),
+        ("nsenter", "--net=/proc/1/ns/net", "true"),
+        ("nsenter", "--mount=/proc/1/ns/mnt", "true"),
+        ("mount", "-t", "tmpfs", "tmpfs", "/mnt"),
+        ("umount", "/run"),
+    ]
+    for attempt in attempts:
+        refused = inside(*attempt, user=user)
+        assert refused.returncode != 0
+        said = refused.stderr.decode()
+        assert any(why in said for why in ("not permitted", "Permission denied", "superuser")), said
+    for attempt in attempts[:5]:
+        assert outside(*attempt).returncode == 0
+    mine = inside("readlink", "/proc/1/ns/net", user="root").text
+    assert mine.startswith("net:[")
+    assert mine.strip() != os.readlink("/proc/self/ns/net")
+
+
+def test_user_namespaces_are_refused_to_every_call_that_makes_them() -> None:
+    script = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+def attempt(*call):
+    result = libc.syscall(*map(ctypes.c_long, call))
+    if result == 0 and call[0] == 56:
+        libc._exit(0)
+    return errno.errorcode[ctypes.get_errno()] if result == -1 else "made"
+NEWUSER, SIGCHLD = 0x10000000, 17
+print(attempt(56, NEWUSER | SIGCHLD, 0, 0, 0, 0), attempt(435, 0, 0), attempt(425, 1, 0), attempt(250, 0, -3, 0))
+print(attempt(56, SIGCHLD, 0, 0, 0, 0))
+"""
+    assert inside(PYTHON, "-c", script).text.split() == ["EPERM", "ENOSYS", "ENOSYS", "EPERM", "made"]
+    own = outside(PYTHON, "-c", script).stdout.split()
+    assert own[:3] == [b"made", b"EINVAL", b"EFAULT"]
+
+
+def test_sockets_outside_the_network_namespace_are_refused() -> None:
+    script = """
+import errno, socket, sys
+for family in sys.argv[1:]:
+    try:
+        socket.socket(int(family), socket.SOCK_STREAM).close()
+        print("made")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
+    families = [str(int(family)) for family in (socket.AF_VSOCK, socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)]
+    assert inside(PYTHON, "-c", script, *families).text.split() == ["EAFNOSUPPORT", "made", "made", "made"]
+    assert outside(PYTHON, "-c", script, *families).stdout.split() == [b"made"] * 4
+
+
+def test_abstract_sockets_of_the_host_are_out_of_reach() -> None:
+    script = "import socket, sys; socket.socket(socket.AF_UNIX).connect('\\0' + sys.argv[1])"
+    name = f"pyinterceptor-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("\0" + name)
+        listener.listen()
+        assert b"ConnectionRefusedError" in inside(PYTHON, "-c", script, name).stderr
+        assert outside(PYTHON, "-c", script, name).returncode == 0
+
+
+def test_devices_are_not_there_and_cannot_be_made(workdir: Path) -> None:
+    node = str(workdir / "memory")
+    assert b"not permitted" in inside("mknod", node, "c", "1", "1", workdir=workdir).stderr
+    assert outside("mknod", node, "c", "1", "1").returncode == 0
+    os.chmod(node, 0o666)
+    assert b"Permission denied" in inside("head", "-c1", node, workdir=workdir).stderr
+    there = set(inside("ls", "/dev").text.split())
+    plain = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm"}
+    assert there == plain | {"core", "fd", "stdin", "stdout", "stderr"}
+    assert set(os.listdir("/dev")) - there
+    assert inside("sh", "-c", "echo x >/dev/null && head -c1 /dev/zero", user="nobody").returncode == 0
