@@ -53,6 +53,7 @@ SYSCTLS = {
     for where in ("all", "default")
     for family, name, value in (
         ("ipv4", "rp_filter", "0"),
+        ("ipv4", "accept_local", "0"),
         ("ipv4", "src_valid_mark", "0"),
         ("ipv4", "route_localnet", "0"),
         ("ipv4", "proxy_arp", "0"),
@@ -64,6 +65,8 @@ SYSCTLS = {
         ("ipv6", "autoconf", "0"),
         ("ipv6", "accept_redirects", "0"),
         ("ipv6", "accept_source_route", "-1"),
+        ("ipv6", "seg6_enabled", "0"),
+        ("ipv6", "rpl_seg_enabled", "0"),
         ("ipv6", "accept_dad", "0"),
         ("ipv6", "addr_gen_mode", "1"),  # none: fe80::1 is the only one
     )
