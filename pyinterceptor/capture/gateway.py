@@ -220,7 +220,7 @@ def _open(stack: ExitStack, state: State, v6: bool, container_v4: IPv4Network, c
         parts = inside(namespace, lambda: Parts(stack, kernel_directory() / "gateway.nft.json"))
         state.pins.mkdir(mode=0o700)
         mount("bpf", state.pins, "bpf")
-        _load_program(state)
+        _load_program(namespace, state.pins)
         _verify(namespace)
         maps = _open_maps(stack, state.pins)
         _fill(maps, parts, container_v4, container_v6)
@@ -249,13 +249,25 @@ def _make_all_local(netlink: socket.socket) -> None:
         send(netlink, batch, "make all addresses local in the gateway")
 
 
-def _load_program(state: State) -> None:
-    """Runs program.py in the first interpreter that has BCC."""
-    places = [str(path) for path in (kernel_directory(), state.namespace, state.pins)]
+def _load_program(namespace: int, pins: Path) -> None:
+    """Runs program.py in the first interpreter that has BCC.
+
+    It gets descriptors, not names: if we are killed now, what it still does can't touch whoever has our name next.
+    """
+    directory = os.open(pins, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _run_program(namespace, directory)
+    finally:
+        os.close(directory)
+
+
+def _run_program(namespace: int, pins: int) -> None:
+    places = [str(kernel_directory()), f"/proc/self/fd/{namespace}", f"/proc/self/fd/{pins}"]
     for interpreter in dict.fromkeys((*program.INTERPRETERS, sys.executable)):
         try:
             child = subprocess.run(
                 [interpreter, "-I", program.__file__, *places],
+                pass_fds=(namespace, pins),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
