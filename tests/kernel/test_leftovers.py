@@ -169,26 +169,43 @@ async def test_an_instance_beside_a_killed_one_is_not_touched(instance: str) -> 
                 assert mounts(f"{instance}-living") == {"gateway", "bpf"}
 
 
-@in_trio
-async def test_a_compiler_that_outlives_its_owner_does_not_touch_the_next(instance: str, tmp_path: Path) -> None:
-    started, go_on = tmp_path / "started", tmp_path / "go-on"
-    os.mkfifo(started)
-    os.mkfifo(go_on)
-    slow = tmp_path / "slow"
-    slow.write_text(f"#!/bin/sh\necho $$ >{started}\nread -r _ <{go_on}\nexec /usr/bin/python3 \"$@\"\n")
-    slow.chmod(0o755)
+def test_a_compiler_that_outlives_its_owner_does_not_touch_the_next(instance: str, tmp_path: Path) -> None:
+    first, second = Compiler(tmp_path / "first"), Compiler(tmp_path / "second")
     with open_box() as box:
-        with predecessor(instance, box, str(slow)):
-            pidfd = os.pidfd_open(int(started.read_text()))
-        async with open_gateway(instance, v6=True) as gateway:
-            namespace = state_of(instance).namespace.stat().st_ino
-            go_on.write_text("\n")
-            assert select.select([pidfd], [], [], 30)[0], "the compiler has not ended"
-            assert links_of(namespace) == 1
-            await gateway.attach(gateway.reserve(), box.fd)
-            with box.connect(V4, 80), await accept(gateway.listener):
-                pass
-        os.close(pidfd)
+        with predecessor(instance, box, first.program):
+            orphan = os.pidfd_open(first.wait_until_called())
+        with predecessor(instance, box, second.program) as living:
+            second.wait_until_called()  # everything is there but the program and its pins
+            first.go_on()
+            assert select.select([orphan], [], [], 30)[0], "the orphan has not ended"
+            os.close(orphan)
+            second.go_on()
+            assert is_attached(living)
+            assert links_of(state_of(instance).namespace.stat().st_ino) == 1
+            box.connect(V4, 80).close()
+        living.wait()
+        remove_leftovers(instance)
+
+
+class Compiler:
+    """An interpreter for the kernel program's compilation that waits to be told before it begins."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self._called, self._told = directory / "called", directory / "told"
+        for fifo in (self._called, self._told):
+            os.mkfifo(fifo)
+        script = directory / "python"
+        script.write_text(f'#!/bin/sh\necho $$ >{self._called}\nread -r _ <{self._told}\nexec /usr/bin/python3 "$@"\n')
+        script.chmod(0o755)
+        self.program = str(script)
+
+    def wait_until_called(self) -> int:
+        """Its pid."""
+        return int(self._called.read_text())
+
+    def go_on(self) -> None:
+        self._told.write_text("\n")
 
 
 @in_trio
