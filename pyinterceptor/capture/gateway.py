@@ -152,10 +152,6 @@ class Gateway:
                 counts[name.removeprefix("COUNTER_").lower()] = sum(v for (v,) in struct.iter_unpack("=Q", values))
         return counts
 
-    def clear_linger(self) -> None:
-        """From now on an accepted connection that is closed ends with a FIN; before an orderly close."""
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 0, 0))
-
     def _number(self) -> int:
         if self._next < self._v4.num_addresses - 1:
             self._next += 1
