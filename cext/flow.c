@@ -170,7 +170,7 @@ void flow_service(struct thread *thread, struct flow *flow, int is_broken)
 		return;
 	}
 	if (!flow->is_judged && flow->stage != STAGE_DEAD)
-		judge(thread, flow, 0);
+		judge(thread, flow);
 	if (flow->stage == STAGE_DIALLING)
 		step_dial(thread, flow);
 	if (flow->stage == STAGE_MOVING)
@@ -184,8 +184,8 @@ static void tick_opening(struct thread *thread, struct flow *flow)
 	const struct relay_options *options = &thread->relay->options;
 	double waited = thread->now - flow->began;
 	if (flow->first_byte) {
-		if (thread->now - flow->first_byte > options->opening_deadline)
-			judge(thread, flow, 1);
+		if (thread->now - flow->first_byte > options->sniff_wait)
+			judge(thread, flow); /* it may have waited long enough */
 	} else if (flow->stage == STAGE_OPENING && flow->has_failed && waited > options->sniff_wait) {
 		flow_end(thread, flow, flow->cause);
 	} else if (flow->stage == STAGE_OPENING && flow->decision.verdict == VERDICT_SPLICE && waited > options->sniff_wait) {
@@ -206,13 +206,13 @@ static void tick_moving(struct thread *thread, struct flow *flow)
 
 void flow_tick(struct thread *thread, struct flow *flow)
 {
-	double waited = thread->now - flow->stage_began;
 	if (atomic_load(&flow->container->is_gone)) {
 		flow_end(thread, flow, END_DETACHED);
 		return;
 	}
 	if (!flow->is_judged)
 		tick_opening(thread, flow);
+	double waited = thread->now - flow->stage_began;
 	if (flow->stage == STAGE_RESOLVING && waited > thread->relay->options.dial_deadline)
 		dial_failed(thread, flow, END_NAME_UNKNOWN);
 	else if (flow->stage == STAGE_RESOLVING)

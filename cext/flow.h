@@ -131,7 +131,7 @@ int relay_post(struct relay *relay, const struct relay_event *event); /* 0, or -
 void flow_accept(struct thread *thread);
 
 /* judge.c */
-void judge(struct thread *thread, struct flow *flow, int is_late);
+void judge(struct thread *thread, struct flow *flow);
 void decide(struct flow *flow, const struct table *table, uint32_t protocol, const char *host);
 
 /* follow.c */

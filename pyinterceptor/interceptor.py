@@ -30,7 +30,7 @@ from pyinterceptor.http.server import Limits, serve_connection
 from pyinterceptor.outbound import Attached, Outbound
 from pyinterceptor.policies import policy_of
 from pyinterceptor.relay.hub import Hub
-from pyinterceptor.relay.relay import Budget, Ended, Event, Handoff, Options, Relay, Resolve, open_relay
+from pyinterceptor.relay.relay import Counters, Ended, Event, Handoff, Options, Relay, Resolve, open_relay
 from pyinterceptor.runtime import (
     Finished,
     NetnsContainer,
@@ -91,6 +91,15 @@ class Interceptor:
                 attached.policy = policy
                 self._relay.publish_policy(attached.container, policy.blob)
 
+    def count(self, cls: type[Container] | None = None, name: str = "default") -> Counters:
+        """What became of the flows of one container, or of all that ever were. Raises: KeyError if it does not run."""
+        if cls is None:
+            return self._relay.count()
+        for attached in self._attached.values():
+            if (attached.context.container_class, attached.context.container_name) == (cls.__name__, name):
+                return self._relay.count(attached.container)
+        raise KeyError(f"{cls.__name__} {name!r} does not run")
+
     async def _run(
         self,
         cls: type[Container],
@@ -129,7 +138,7 @@ class Interceptor:
             make_stream=self._hub.stream,
         )
         async with open_client(dialer) as client:
-            self._relay.add_container(seat.ifindex, seat.v4, seat.v6, Budget())
+            self._relay.add_container(seat.ifindex, seat.v4, seat.v6, cls.budget)
             try:
                 self._relay.publish_policy(seat.ifindex, policy.blob)
                 self._attached[seat.ifindex] = Attached(seat.ifindex, context, policy, client)
@@ -216,6 +225,11 @@ class Box:
     def __init__(self, workload: NetnsContainer | PodmanContainer, stopping: trio.Event) -> None:
         self._workload = workload
         self.stopping = stopping
+
+    @property
+    def pid(self) -> int:
+        """Of the process on the host whose end is the container's, and whose namespaces are."""
+        return self._workload.pid
 
     async def exec(self, argv: str | Sequence[str], **options: Any) -> Finished:
         """Runs a command to its end inside; a string is split as a shell would.

@@ -194,21 +194,24 @@ class Relay:
             while count := lib.relay_take(self._handle, self._batch, BATCH):
                 yield [_event(self._batch[i]) for i in range(count)]
 
-    async def pump(self, source: socket.socket, sink: socket.socket, limit: int = TO_END) -> int:
-        """Lends two sockets to C, which moves up to `limit` bytes; returns the count.
+    async def pump(
+        self, container: int, source: socket.socket, sink: socket.socket, limit: int = TO_END, *, stall: float
+    ) -> int:
+        """Lends two sockets to C, which moves up to `limit` bytes; returns the count, less where the source has ended.
 
-        Raises: OSError with the errno of the side that failed.
+        Raises: OSError with the errno of the side that failed; trio.TooSlowError when no byte has moved for `stall`
+        seconds. After either, and after a cancellation, bytes may be lost between the two: neither is good for more.
         """
-        pump = lib.relay_pump_start(self._handle, source.fileno(), sink.fileno(), limit)
+        pump = lib.relay_pump_start(self._handle, container, source.fileno(), sink.fileno(), limit)
         if pump == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         error = ffi.new("int *")
         try:
-            await trio.lowlevel.wait_readable(lib.relay_pump_fd(pump))
+            await _wait_for_pump(pump, stall)
         finally:
             moved = int(lib.relay_pump_finish(pump, error))
         if error[0]:
-            raise OSError(abs(error[0]), os.strerror(abs(error[0])))
+            raise OSError(error[0], os.strerror(error[0]))
         return moved
 
     def close(self) -> None:
@@ -237,6 +240,15 @@ async def open_relay(listener: socket.socket, options: Options) -> AsyncIterator
         yield relay
     finally:
         relay.close()
+
+
+async def _wait_for_pump(pump: Any, stall: float) -> None:
+    before = -1
+    while before != (before := lib.relay_pump_moved(pump)):
+        with trio.move_on_after(stall):
+            await trio.lowlevel.wait_readable(lib.relay_pump_fd(pump))
+            return
+    raise trio.TooSlowError
 
 
 def _event(raw: Any) -> Event:

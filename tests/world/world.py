@@ -80,6 +80,11 @@ class World:
     ) -> None:
         self._stack.close()
 
+    @property
+    def namespace(self) -> int:
+        """The descriptor of the internet's network namespace; borrow it."""
+        return self._namespace
+
     def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Starts a command in the internet; it is killed when this thread ends."""
         entered = self._entered(["setpriv", "--pdeathsig", "KILL", *argv])
