@@ -117,11 +117,11 @@ class Inside:
 
 
 @contextmanager
-def inside(world: World, address: str) -> Iterator[Inside]:
+def inside(world: World, address: str, port: int = PORT) -> Iterator[Inside]:
     """A server there: on the host, or behind it."""
 
     def listen() -> socket.socket:
-        return socket.create_server((OWN.get(address, address), PORT), family=family(OWN.get(address, address)))
+        return socket.create_server((OWN.get(address, address), port), family=family(OWN.get(address, address)))
 
     if address in OWN:
         with Inside(listen()) as server:
@@ -247,7 +247,7 @@ def test_the_metadata_address_is_not_even_accepted(world: World, instance: str) 
 
 def test_a_rule_names_one_port_and_no_other(world: World, instance: str) -> None:
     async def main() -> None:
-        with Inside(socket.create_server(("127.0.0.1", PORT + 1))) as server:
+        with inside(world, "127.0.0.1", PORT + 1) as server:
             async with containers(instance, OnePort) as (caller,):
                 with inside(world, "127.0.0.1"):
                     assert await caller.fetch(f"http://127.0.0.1:{PORT}/") == Answer(200, "inside\n")
@@ -301,9 +301,9 @@ def test_a_host_field_or_an_absolute_form_leads_nowhere_else(destination: str, w
     at = f"http://[{destination}]/who" if ":" in destination else f"http://{destination}/who"
 
     async def main() -> None:
-        with inside(world, "127.0.0.1") as server, inside(world, "::1") as server_v6:
+        with inside(world, "127.0.0.1", 80) as server, inside(world, "::1", 80) as server_v6:
             async with containers(instance, Guarded, Passing, PassingNamed) as (guarded, passing, named):
-                for host in (f"127.0.0.1:{PORT}", f"[::ffff:127.0.0.1]:{PORT}", f"[::1]:{PORT}"):
+                for host in ("127.0.0.1", "127.0.0.1:80", "[::ffff:127.0.0.1]", "[::1]"):
                     field = ["-H", f"Host: {host}"]
                     both = ["--request-target", f"http://{host}/who", *field]
                     spliced = await guarded.get(at, *field)
