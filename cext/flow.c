@@ -111,7 +111,6 @@ void hand_off(struct thread *thread, struct flow *flow)
 	struct relay_event event = event_of(flow, EVENT_HANDOFF);
 	event.fd = flow->client;
 	epoll_ctl(thread->epoll, EPOLL_CTL_DEL, flow->client, NULL);
-	set_linger(flow->client, 0);
 	set_linger(flow->upstream, 0);
 	if (relay_post(thread->relay, &event) < 0) {
 		atomic_fetch_sub(&container->handoffs, 1);

@@ -193,6 +193,7 @@ class Interceptor:
                 await serve_connection(
                     stream, outbound.respond, limits=Limits(), scheme="http", destination=str(event.destination[0])
                 )
+            let_end_in_order(stream.socket)
         except Exception:
             log.exception("flow %d to %s: failed", event.flow, event.destination[0])
         finally:
@@ -281,6 +282,12 @@ async def open_interceptor(
         nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver.answer)
         yield interceptor
         nursery.cancel_scope.cancel()
+
+
+def let_end_in_order(connection: socket.socket) -> None:
+    """From now on a close is a FIN. Before, were we killed, it is a reset: no answer cut short looks complete."""
+    if connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
 
 
 def transferred(connection: socket.socket) -> tuple[int, int]:
