@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -77,7 +76,11 @@ class PodmanContainer:
         """Runs a command on our own streams and terminal; returns its exit code. For the main thread."""
         terminal = ["--tty"] if os.isatty(0) and os.isatty(1) else []
         command = self._exec(terminal, split(argv), env)
-        return await supervise(partial(start_process, command))
+
+        async def start(prefix: Sequence[str]) -> Running:
+            return await start_process([*prefix, *command], process_group=0)
+
+        return await supervise(start)
 
     async def stop(self) -> None:
         """Stops and removes the container. Twice is no error."""

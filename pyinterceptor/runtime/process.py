@@ -1,8 +1,7 @@
 """Processes of a workload: started from a thread of their own, awaited in Trio.
 
-A thread's namespaces, system-call filter and signal mask are its own, and what it starts inherits them.
-So entering a container is done by a thread that lives just as long, and our process never enters
-anything.
+A thread's namespaces and system-call filter are its own, and what it starts inherits them. So entering a
+container is done by a thread that lives just as long, and our process never enters anything.
 """
 
 from __future__ import annotations
@@ -90,6 +89,11 @@ class Running:
         """Nothing happens if it has ended."""
         if self._process.returncode is None:
             signal.pidfd_send_signal(self._pidfd, number)
+
+    def signal_group(self, number: int) -> None:
+        """To all of the process group that it leads; nothing happens if it has ended."""
+        if self._process.returncode is None:  # not reaped, so its number is nobody else's
+            os.killpg(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)

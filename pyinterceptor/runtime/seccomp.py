@@ -1,8 +1,8 @@
 """System calls that no workload may make, whatever its user: a small seccomp filter (seccomp(2)).
 
 It closes what namespaces leave open: sockets that belong to no network namespace (AF_VSOCK reaches the
-hypervisor past every veth), terminal input injection, user namespaces, the host's keyrings, and io_uring
-and foreign system-call tables, which would make the same calls unseen. Everything else is allowed.
+hypervisor past every veth), terminal input injection, user namespaces, the host's keyrings and BPF, and
+io_uring and foreign system-call tables, which would make the same calls unseen. Everything else is allowed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ TABLES = {
             "add_key": 248,
             "request_key": 249,
             "keyctl": 250,
+            "bpf": 321,
         },
     ),
     "aarch64": (
@@ -48,6 +49,7 @@ TABLES = {
             "add_key": 217,
             "request_key": 218,
             "keyctl": 219,
+            "bpf": 280,
         },
     ),
 }
@@ -79,7 +81,7 @@ def compile_filter(machine: str) -> bytes:
     # clone3 hides its flags behind a pointer; ENOSYS makes the C library use clone.
     for name in ("clone3", "io_uring_setup"):
         program += [_op(EQUAL, calls[name], 0, 1), _refuse(errno.ENOSYS)]
-    for name in ("add_key", "request_key", "keyctl"):
+    for name in ("add_key", "request_key", "keyctl", "bpf"):
         program += [_op(EQUAL, calls[name], 0, 1), _refuse(errno.EPERM)]
     for name in ("clone", "unshare"):
         program += _when(calls[name], 0, [_op(ANY_BIT, CLONE_NEWUSER, 0, 1), _refuse(errno.EPERM)])

@@ -153,7 +153,7 @@ def test_ctrl_z_stops_both_for_the_shell_and_fg_goes_on() -> None:
     with on_terminal(["bash", "-c", script, "bash", *OURS, "sh", "-c", "echo up; read line; exit 5"]) as terminal:
         terminal.until(b"up")
         terminal.type(b"\x1a")
-        terminal.until(b"stopped=147")
+        terminal.until(b"stopped=148")
         terminal.type(b"line\n")
         terminal.until(b"ended=5")
 
