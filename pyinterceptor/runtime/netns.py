@@ -73,6 +73,11 @@ class NetnsContainer:
         """Of the process on the host whose end is the container's."""
         return self._init.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is stopped, or its first process has ended and everything with it."""
+        return self._stopped or self._init.has_ended
+
     async def exec(
         self,
         argv: str | Sequence[str],
@@ -146,12 +151,20 @@ class NetnsContainer:
     async def _start(
         self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str] = (), **options: Any
     ) -> Running:
-        if self._stopped or self._init.returncode is not None:
+        if self._stopped:
             raise RuntimeFailure(f"run {words[0]}: the container is stopped")
+        ended = f"run {words[0]}: the container has ended, since its first process did"
+        if self._init.has_ended:
+            raise RuntimeFailure(ended)
         environment = {**_environment(), **self._user.environment(), **(env or {})}
         enter = partial(self._enter, words[0], environment)
         command = [*prefix, *_as_user(self._user), *words]
-        return await start_process(command, enter=enter, env=environment, **options)
+        try:
+            return await start_process(command, enter=enter, env=environment, **options)
+        except RuntimeFailure as error:
+            if self._init.has_ended:
+                raise RuntimeFailure(ended) from error
+            raise
 
     def _enter(self, command: str, env: Mapping[str, str]) -> None:
         """Puts the calling thread inside, its children with it."""

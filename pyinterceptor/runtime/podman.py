@@ -47,6 +47,11 @@ class PodmanContainer:
         self.pid = 0  # of its first process
         self.first: int | None = None  # pidfd of it, borrowed
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is stopped, or the image's own command has ended and everything with it."""
+        return self._stopped or (self.first is not None and bool(select.select([self.first], [], [], 0)[0]))
+
     async def exec(
         self,
         argv: str | Sequence[str],
@@ -103,7 +108,7 @@ class PodmanContainer:
     def _exec(self, options: list[str], words: list[str], env: Mapping[str, str] | None) -> list[str]:
         if self._stopped:
             raise RuntimeFailure(f"run {words[0]}: the container is stopped")
-        if self.first is not None and select.select([self.first], [], [], 0)[0]:
+        if self.has_ended:
             raise RuntimeFailure(f"run {words[0]}: the container has ended, since its image's own command did")
         variables = [f"--env={name}={value}" for name, value in (env or {}).items()]
         return [*PODMAN, "exec", "--interactive", *options, *variables, self._identifier, *words]

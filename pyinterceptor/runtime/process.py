@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -73,6 +74,11 @@ class Running:
     def returncode(self) -> int | None:
         """None while it runs; 128+n where signal n ended it."""
         return exit_code(self._process.returncode)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has, also before anybody waits."""
+        return self._process.returncode is not None or bool(select.select([self._pidfd], [], [], 0)[0])
 
     async def wait(self) -> int:
         """Until it has ended; returns its exit code."""
