@@ -116,6 +116,10 @@ class Interceptor:
                     box = self._boxes[key] = Box(workload)
                     task_status.started(box)
                     await box.stopping.wait()
+        except ExceptionGroup as group:  # the client's nursery wraps what passes through it
+            if len(group.exceptions) > 1:
+                raise
+            raise group.exceptions[0] from group.exceptions[0].__cause__
         finally:
             if key in self._boxes:
                 self._boxes.pop(key).gone.set()

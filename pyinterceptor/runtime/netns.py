@@ -30,6 +30,7 @@ from pyinterceptor.runtime.process import (
     CommandNotRun,
     Finished,
     Running,
+    Started,
     Stream,
     in_fresh_thread,
     look_up,
@@ -66,6 +67,7 @@ class NetnsContainer:
         self._namespaces = namespaces
         self._workdir = workdir
         self._user = user
+        self._started = Started()
         self._stopped = False
 
     @property
@@ -114,7 +116,7 @@ class NetnsContainer:
         stderr: Stream = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Starts a command in a session of its own; the caller closes it, or it ends with the container.
+        """Starts a command in a session of its own, which ends with the container if not before.
 
         Raises: CommandNotRun, RuntimeFailure.
         """
@@ -147,6 +149,7 @@ class NetnsContainer:
             with trio.move_on_after(5):
                 await self._init.wait()
             await self._init.aclose()
+            await self._started.reap()
 
     async def _start(
         self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str] = (), **options: Any
@@ -160,7 +163,7 @@ class NetnsContainer:
         enter = partial(self._enter, words[0], environment)
         command = [*prefix, *_as_user(self._user), *words]
         try:
-            return await start_process(command, enter=enter, env=environment, **options)
+            return self._started.add(await start_process(command, enter=enter, env=environment, **options))
         except RuntimeFailure as error:
             if self._init.has_ended:
                 raise RuntimeFailure(ended) from error

@@ -22,7 +22,7 @@ import trio
 
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.runtime.netns import hostname
-from pyinterceptor.runtime.process import Finished, Running, Stream, split, start_process
+from pyinterceptor.runtime.process import Finished, Running, Started, Stream, split, start_process
 from pyinterceptor.runtime.seccomp import narrow
 from pyinterceptor.runtime.terminal import supervise
 
@@ -43,6 +43,7 @@ class PodmanContainer:
 
     def __init__(self, identifier: str) -> None:
         self._identifier = identifier
+        self._started = Started()
         self._stopped = False
         self.pid = 0  # of its first process
         self.first: int | None = None  # pidfd of it, borrowed
@@ -82,9 +83,9 @@ class PodmanContainer:
         stderr: Stream = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Starts a command; it is `podman exec` that is returned running. The caller closes it."""
+        """Starts a command, which ends with the container if not before; it is `podman exec` that is returned."""
         command = self._exec([], split(argv), env)
-        return await start_process(command, stdin=stdin, stdout=stdout, stderr=stderr)
+        return self._started.add(await start_process(command, stdin=stdin, stdout=stdout, stderr=stderr))
 
     async def run_inherited(self, argv: str | Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
         """Runs a command on our own streams and terminal; returns its exit code. For the main thread."""
@@ -101,9 +102,12 @@ class PodmanContainer:
         if self._stopped:
             return
         self._stopped = True
-        with trio.CancelScope(deadline=trio.current_time() + CLEANUP_TIMEOUT, shield=True):
-            seconds = STOP_SECONDS if _heeds_sigterm(self.pid) else "0"
+        seconds = STOP_SECONDS if _heeds_sigterm(self.pid) else "0"
+        with trio.move_on_after(CLEANUP_TIMEOUT, shield=True) as scope:
             await _podman("rm", "--force", "--ignore", "--time", seconds, self._identifier)
+            await self._started.reap()
+        if scope.cancelled_caught:
+            raise RuntimeFailure(f"stop the podman container: not done in {CLEANUP_TIMEOUT:.0f} s")
 
     def _exec(self, options: list[str], words: list[str], env: Mapping[str, str] | None) -> list[str]:
         if self._stopped:

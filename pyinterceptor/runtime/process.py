@@ -27,6 +27,7 @@ Stream = int | IO[bytes] | None
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 CHUNK = 64 * 1024  # bytes
+REAP_TIMEOUT = 5.0  # seconds, for what should have ended already
 
 
 class CommandNotRun(RuntimeFailure):
@@ -130,6 +131,27 @@ class Running:
             await self.aclose()
         assert self.returncode is not None
         return Finished(self.returncode, gathered["stdout"], gathered["stderr"])
+
+
+class Started:
+    """The processes that a container has started, so that none is left unreaped when it stops."""
+
+    def __init__(self) -> None:
+        self._running: list[Running] = []
+
+    def add(self, running: Running) -> Running:
+        """Notes it; returns it."""
+        self._running = [earlier for earlier in self._running if earlier.returncode is None]
+        self._running.append(running)
+        return running
+
+    async def reap(self) -> None:
+        """Once the container has ended and they with it. Their output can still be read."""
+        for running in self._running:
+            with trio.move_on_after(REAP_TIMEOUT):
+                await running.wait()
+            running.send_signal(signal.SIGKILL)
+            await running.wait()
 
 
 def split(argv: str | Sequence[str]) -> list[str]:

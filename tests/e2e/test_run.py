@@ -168,7 +168,7 @@ def test_verbose_prints_one_line_a_flow_as_it_ends_and_nothing_else_is_said_with
     fetches = [
         f"curl -s -o /dev/null -m 20 http://{host}/ok" for host in ("my.kv", "origin.test", ORIGIN_V4)
     ]
-    script = f"{fetches[0]}; {fetches[2]} && echo between >&2; exec 3<>/dev/tcp/{ORIGIN_V4}/7; cat <&3"
+    script = f"{fetches[0]}; {fetches[2]} && echo between >&2; exec 3<>/dev/tcp/{ORIGIN_V4}/7; echo past >&3; cat <&3"
     command = ["bash", "-c", script]
     ran = run("-v", app, "--", *command)
     lines = ran.stderr.decode().splitlines()
