@@ -10,7 +10,7 @@ import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, assert_never
 
@@ -75,9 +75,13 @@ class Interceptor:
             known = ", ".join(known.__name__ for known in self._app.containers)
             raise PolicyError(f"{cls.__name__} is not a container of this app; it has: {known}")
         async with self._starting:
-            if (cls.__name__, name) not in self._boxes:
-                self._boxes[cls.__name__, name] = await self._nursery.start(self._run, cls, name, user)
-            return self._boxes[cls.__name__, name]
+            box = self._boxes.get((cls.__name__, name))
+            if box is not None and box.has_ended:
+                await box.stop()
+                box = None
+            if box is None:
+                box = await self._nursery.start(self._run, cls, name, user)
+            return box
 
     def replace_policy(self, cls: type[Container]) -> None:
         """Reads the class's rules anew for all its running containers, with flows open.
@@ -109,21 +113,25 @@ class Interceptor:
         task_status: trio.TaskStatus[Box] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """One container from its start to its stop."""
-        async with AsyncExitStack() as stack:
-            attach = await stack.enter_async_context(self._attachment(cls, name))
-            workload: NetnsContainer | PodmanContainer
-            if cls.image is None:
-                workload = await stack.enter_async_context(
-                    open_netns_container(name=name, user=user, attach=attach)
-                )
-            else:
-                workload = await stack.enter_async_context(
-                    open_podman_container(name=name, image=cls.image, attach=attach)
-                )
-            box = Box(workload, trio.Event())
-            stack.callback(self._boxes.pop, (cls.__name__, name), None)
-            task_status.started(box)
-            await box.stopping.wait()
+        key = cls.__name__, name
+        try:
+            async with self._attachment(cls, name) as attach:
+                opening: AbstractAsyncContextManager[NetnsContainer | PodmanContainer]
+                if cls.image is None:
+                    opening = open_netns_container(name=name, user=user, attach=attach)
+                else:
+                    opening = open_podman_container(name=name, image=cls.image, attach=attach)
+                async with opening as workload:
+                    box = self._boxes[key] = Box(workload)
+                    task_status.started(box)
+                    await box.stopping.wait()
+        except ExceptionGroup as group:  # the client's nursery wraps what passes through it
+            if len(group.exceptions) > 1:
+                raise
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        finally:
+            if key in self._boxes:
+                self._boxes.pop(key).gone.set()
 
     @asynccontextmanager
     async def _attachment(self, cls: type[Container], name: str) -> AsyncIterator[Any]:
@@ -222,9 +230,15 @@ class Interceptor:
 class Box:
     """A running container, as `get_container` gives it."""
 
-    def __init__(self, workload: NetnsContainer | PodmanContainer, stopping: trio.Event) -> None:
+    def __init__(self, workload: NetnsContainer | PodmanContainer) -> None:
         self._workload = workload
-        self.stopping = stopping
+        self.stopping = trio.Event()
+        self.gone = trio.Event()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is stopped, or its first process has ended; `get_container` gives a fresh one then."""
+        return self.stopping.is_set() or self._workload.has_ended
 
     @property
     def pid(self) -> int:
@@ -247,8 +261,9 @@ class Box:
         return await self._workload.run_inherited(argv)
 
     async def stop(self) -> None:
-        """Ends everything inside, then the container."""
+        """Ends everything inside, then the container; returns when it is gone. Twice is no error."""
         self.stopping.set()
+        await self.gone.wait()
 
 
 @asynccontextmanager
