@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pyinterceptor.web.body import Body, Content
-from pyinterceptor.web.headers import Headers, Source
+from pyinterceptor.web.headers import TOKEN, Headers, Source
 from pyinterceptor.web.url import URL
+
+COMMON = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})  # Fetch standard, "normalize a method"
 
 
 class Request:
@@ -22,10 +24,18 @@ class Request:
         body: Content | Body = None,
     ) -> None:
         self.url = url if isinstance(url, URL) else URL(url)
-        self.method = method
-        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
+        self.method = _checked(method)
+        self.headers = Headers(headers)
         self.body = body if isinstance(body, Body) else Body(body)
-        self.is_incoming = False  # it came from a container: passed on, its redirects are the container's to follow
+        self.is_incoming = False
+
+    @classmethod
+    def incoming(cls, url: URL, method: str, headers: Headers, body: Body) -> Request:
+        """A container's own, read by a strict parser: passed on, it goes as it came, and redirects are not followed."""
+        request = cls.__new__(cls)
+        request.url, request.method, request.headers, request.body = url, method, headers, body
+        request.is_incoming = True
+        return request
 
     async def bytes(self) -> bytes:
         return await self.body.bytes()
@@ -38,3 +48,10 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
+
+
+def _checked(method: str) -> str:
+    """Upper case where it is a common one, as the Fetch standard has it. Raises: ValueError for what is no token."""
+    if not TOKEN.fullmatch(method):
+        raise ValueError(f"{method!r} is not a method")
+    return method.upper() if method.upper() in COMMON else method

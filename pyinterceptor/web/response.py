@@ -8,6 +8,8 @@ from typing import Any
 from pyinterceptor.web.body import Body, Content
 from pyinterceptor.web.headers import Headers, Source
 
+TEXT = (("content-type", "text/plain; charset=utf-8"),)
+
 
 class Response:
     """`status`, `headers`, `body`. A str becomes UTF-8 text unless a content-type says otherwise.
@@ -23,10 +25,13 @@ class Response:
         if not 200 <= status <= 599:
             raise ValueError(f"a response's status is 200 to 599, not {status}")
         self.status = status
-        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
         self.body = body if isinstance(body, Body) else Body(body)
-        if isinstance(body, str) and "content-type" not in self.headers:
-            self.headers.set("content-type", "text/plain; charset=utf-8")
+        if headers is None:
+            self.headers = Headers.parsed(TEXT if isinstance(body, str) else ())
+        else:
+            self.headers = Headers(headers)
+            if isinstance(body, str) and "content-type" not in self.headers:
+                self.headers.set(*TEXT[0])
 
     @classmethod
     def from_json(cls, value: Any, status: int = 200, headers: Source | Headers | None = None) -> Response:
@@ -38,6 +43,7 @@ class Response:
 
     @property
     def ok(self) -> bool:
+        """The status is one of success."""
         return self.status < 300
 
     async def bytes(self) -> bytes:
