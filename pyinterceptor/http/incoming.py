@@ -53,15 +53,6 @@ class Incoming:
         self._is_broken = False
         self.is_done = False
 
-    @property
-    def hides_the_next(self) -> bool:
-        """The next request can't be found: the body is broken, or nobody knows whether the client will send it."""
-        return self._is_broken or self._is_read or (self._expects and not self.is_done)
-
-    def is_within(self, most: int) -> bool:
-        """At most so many bytes are to come, or it isn't known."""
-        return self._is_chunked or self._left <= most
-
     def __aiter__(self) -> Incoming:
         return self
 
@@ -72,6 +63,8 @@ class Incoming:
         try:
             await self.invite()
             part = await self._part()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._broken("the client has left") from error
         finally:
             self._is_read = False
         if not part:
@@ -88,19 +81,28 @@ class Incoming:
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._stall):  # all of it, or nothing
                 await self._client.send_all(CONTINUE)
-        except trio.BrokenResourceError as error:
-            raise self._broken("the client has left") from error
         finally:
             self._inviting.set()
 
+    async def precede(self, drain: int, *, is_streamed: bool) -> bool:
+        """The response begins now; True if the next request may be found after at most `drain` bytes of this one.
+
+        A streamed response may be made of this body, so the client is asked for it before.
+        """
+        if is_streamed or self._inviting is not None:
+            await self.invite()
+        if self._is_broken or self._expects:
+            return False
+        return is_streamed or self._is_chunked or self._left <= drain
+
     async def drain(self, most: int) -> bool:
-        """Reads what the handler left, up to `most` bytes; True if the next request can be found."""
+        """Reads what the handler left, up to `most` bytes; True if the next request is found."""
         try:
-            while not self.is_done and most >= 0 and not self.hides_the_next:
+            while not (self.is_done or self._is_read or self._is_broken) and most >= 0:
                 most -= len(await self._part())
         except PeerError:
             return False
-        return self.is_done
+        return self.is_done and not self._is_read
 
     async def end(self) -> None:
         """Nobody reads this body any more, and nothing is written for its sake."""
@@ -159,10 +161,10 @@ class Incoming:
                 raise self._broken("a chunk is longer than its size")
             self._is_in_chunk = False
         if not self._is_in_trailers:
-            line = SIZE_LINE.fullmatch(await self._line(SIZE_LINE_MAX))
-            if line is None:
+            size = SIZE_LINE.fullmatch(await self._line(SIZE_LINE_MAX))
+            if size is None:
                 raise self._broken("a chunk's size is malformed")
-            self._left = int(line[1], 16)
+            self._left = int(size[1], 16)
             self._is_in_chunk = bool(self._left)
             self._is_in_trailers = not self._left
         while self._is_in_trailers and not self.is_done:
@@ -189,8 +191,6 @@ class Incoming:
                     raise self._broken("the body broke off")
         except trio.TooSlowError as error:
             raise self._broken("the body came too slowly", 408) from error
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise self._broken("the client has left") from error
 
     def _broken(self, why: str, status: int = 400) -> PeerError:
         self._is_broken = True

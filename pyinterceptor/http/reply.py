@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import httptools
 
 from pyinterceptor.errors import PeerError
+from pyinterceptor.http.fields import connection_options
 
 # Bytes of status line, headers and interim responses together; curl takes 300 KiB, browsers 256 KiB.
 MAX_HEAD = 256 * 1024
@@ -96,6 +97,18 @@ class ReplyParser:
             raise PeerError(f"response body cut off after {self.received}{whole} bytes", BAD_GATEWAY)
         self.is_done = True
 
+    def take(self) -> bytes:
+        """The chunks that are here, as one."""
+        taken = b"".join(self.chunks)
+        self.chunks.clear()
+        return taken
+
+    def pass_by(self, count: int) -> None:
+        """`count` bytes of a body of known length were read by someone else."""
+        assert self.head is not None
+        self.received += count
+        self.is_done = self.received == self.head.length
+
     # Called by httptools.
 
     def on_message_begin(self) -> None:
@@ -153,9 +166,3 @@ def _head(status: int, fields: list[tuple[str, str]], is_bodiless: bool, version
         ends_with_connection=length is None and not is_chunked,
         keeps_alive="close" not in connection and (version != "1.0" or "keep-alive" in connection),
     )
-
-
-def connection_options(fields: list[tuple[str, str]]) -> set[str]:
-    """The lower-cased options of all Connection fields (RFC 9110 section 7.6.1)."""
-    values = (value for name, value in fields if name.lower() == "connection")
-    return {option.strip().lower() for value in values for option in value.split(",")} - {""}

@@ -19,7 +19,7 @@ class Source(Protocol):
     def remaining(self) -> int:
         """Bytes that are still to come off the socket."""
 
-    def take(self) -> bytes:
+    async def take(self) -> bytes:
         """The bytes that came early; they go first."""
 
     async def moved(self, count: int) -> None:
@@ -63,7 +63,10 @@ class Body:
         if self.is_used:
             raise RuntimeError("the body was read already")
         self.is_used = True
-        return _Whole(self.content) if self._chunks is None else _Coming(self._chunks)
+        if self._chunks is None:
+            return _Whole(self.content)
+        self._chunks = aiter(self._chunks)
+        return _Coming(self._chunks)
 
     async def bytes(self) -> bytes:
         """All of it."""
@@ -113,8 +116,8 @@ class _Coming:
 
     __slots__ = ("_chunks",)
 
-    def __init__(self, chunks: AsyncIterable[bytes | str]) -> None:
-        self._chunks = aiter(chunks)
+    def __init__(self, chunks: AsyncIterator[bytes | str]) -> None:
+        self._chunks = chunks
 
     def __aiter__(self) -> _Coming:
         return self

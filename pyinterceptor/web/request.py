@@ -12,9 +12,14 @@ COMMON = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})  # Fetch
 
 
 class Request:
-    """`method`, `url`, `headers`, `body`; `await request.text()`, `.json()`, `.bytes()` read the body, once."""
+    """`method`, `url`, `headers`, `body`; `await request.text()`, `.json()`, `.bytes()` read the body, once.
 
-    __slots__ = ("body", "headers", "is_incoming", "method", "url")
+    `target` is what a container's own request line said; None for a request that was made here.
+    """
+
+    __slots__ = ("body", "headers", "method", "target", "url")
+
+    target: str | None
 
     def __init__(
         self,
@@ -27,14 +32,13 @@ class Request:
         self.method = _checked(method)
         self.headers = Headers(headers)
         self.body = body if isinstance(body, Body) else Body(body)
-        self.is_incoming = False
+        self.target = None
 
     @classmethod
-    def incoming(cls, url: URL, method: str, headers: Headers, body: Body) -> Request:
-        """A container's own, read by a strict parser: passed on, it goes as it came, and redirects are not followed."""
+    def incoming(cls, url: URL, method: str, target: str, headers: Headers, body: Body) -> Request:
+        """A container's own, read by a strict parser."""
         request = cls.__new__(cls)
-        request.url, request.method, request.headers, request.body = url, method, headers, body
-        request.is_incoming = True
+        request.url, request.method, request.target, request.headers, request.body = url, method, target, headers, body
         return request
 
     async def bytes(self) -> bytes:
