@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ log = logging.getLogger("pyinterceptor")
 
 Respond = Callable[[Request], Awaitable[Response]]
 
-WRITTEN = 256 * 1024  # bytes that have one deadline
+WRITTEN = 65536  # bytes that have one deadline
 NOT_FOR_HANDLERS = frozenset({"CONNECT", "TRACE"})
 ALLOW = {"allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
 
@@ -262,7 +262,7 @@ class Connection:
         """Waits for the client to close: unread bytes would turn our close into a reset, and undo the response."""
         self._is_waiting = False
         self._deadline.expires = NEVER
-        with trio.move_on_after(self._limits.linger):
+        with trio.move_on_after(self._limits.linger), suppress(trio.BusyResourceError):  # a handler's task still reads
             await self._stream.send_eof()
             while await self._stream.receive_some():
                 pass
