@@ -29,7 +29,9 @@ def host_field(url: URL, given: str | None) -> str:
     return url.authority
 
 
-def request_head(method: str, target: str, host: str, fields: Fields, length: int | None) -> bytes:
+def request_head(
+    method: str, target: str, host: str, fields: Fields, length: int | None, upgrade: str | None = None
+) -> bytes:
     """The head of a request whose body has `length` bytes; None: it will be chunked.
 
     Expect doesn't go along: who reads a response while it sends needs no 100 (Continue).
@@ -55,6 +57,8 @@ def request_head(method: str, target: str, host: str, fields: Fields, length: in
     lines += [f"{name}: {value}" for name, value in ours.items()]
     if length is None:
         lines.append("transfer-encoding: chunked")
+    if upgrade is not None:
+        lines += ["connection: upgrade", f"upgrade: {upgrade}"]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 

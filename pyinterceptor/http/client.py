@@ -16,9 +16,10 @@ import trio
 from pyinterceptor.errors import FetchError
 from pyinterceptor.http.asking import Hop, fields_after, hop_after, host_field, request_head
 from pyinterceptor.http.exchange import Connection, Exchange, Unanswered, reason
-from pyinterceptor.http.fields import end_to_end
+from pyinterceptor.http.fields import end_to_end, upgrade_of
 from pyinterceptor.http.pool import IDLE_SECONDS, Origin, Pool
 from pyinterceptor.http.transfer import Pump
+from pyinterceptor.http.tunnel import Switched
 from pyinterceptor.web import Body, Headers, Request, Response
 
 Dial = Callable[[str, int, bool, str | None], Awaitable[trio.abc.Stream]]  # Dialer
@@ -105,8 +106,10 @@ class Client:
     async def _ask(self, origin: Origin, request: Request, target: str, host: str) -> Response:
         """One request, once more on a fresh connection if a kept one turns out to be dead."""
         method, body = request.method, request.body
-        head = request_head(method, target, host, request.headers.items(), body.length)
-        connection = await self._kept(origin)
+        fields = list(Headers(request.headers).items())
+        upgrade = upgrade_of(fields) if request.target is not None and body.content == b"" else None
+        head = request_head(method, target, host, fields, body.length, upgrade)
+        connection = None if upgrade else await self._kept(origin)
         if connection is not None:
             try:
                 return await self._exchange(connection, method, head, body)
@@ -115,11 +118,15 @@ class Client:
                     raise
                 if body.content is not None:
                     body = Body(body.content)
-        return await self._exchange(await self._connect(origin), method, head, body)
+        return await self._exchange(await self._connect(origin), method, head, body, may_switch=upgrade is not None)
 
-    async def _exchange(self, connection: Connection, method: str, head: bytes, body: Body) -> Response:
-        exchange = Exchange(connection, method, self._give_back, self._pump)
+    async def _exchange(
+        self, connection: Connection, method: str, head: bytes, body: Body, *, may_switch: bool = False
+    ) -> Response:
+        exchange = Exchange(connection, method, self._give_back, self._pump, may_switch=may_switch)
         reply = await exchange.start(head, body, self._nursery)
+        if exchange.has_switched:
+            return Switched(exchange, reply.fields)
         answer = Body(exchange.parser.take()) if exchange.parser.is_done else Body(exchange, reply.length)
         try:
             return Response(answer, reply.status, Headers.parsed(end_to_end(reply.fields)))

@@ -22,6 +22,7 @@ from pyinterceptor.http.answering import Framing, asks_to_close, framing, respon
 from pyinterceptor.http.deadlines import NEVER, Deadline, Deadlines
 from pyinterceptor.http.incoming import Incoming
 from pyinterceptor.http.transfer import Pump, Pumping, SourceFailed, send_body
+from pyinterceptor.http.tunnel import Switched, copy_both_ways
 from pyinterceptor.http.wire import Wire
 from pyinterceptor.web import URL, Body, Headers, Request, Response
 from pyinterceptor.web.url import split_host
@@ -46,7 +47,7 @@ class ClientStream(Protocol):
     def has_unread(self) -> bool: ...
     def reset(self) -> None: ...
     async def receive_some(self) -> bytes: ...
-    async def send_all(self, data: bytes | memoryview) -> None: ...
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
     async def send_eof(self) -> None: ...
 
 
@@ -59,6 +60,7 @@ class Limits:
     stall: float = 60.0  # of a body, either way
     farewell: float = 2.0  # for a handler whose client has closed its side: maybe only half of the connection
     linger: float = 2.0  # for the client to read the last response, before what it still sends resets the connection
+    tunnel: float = 3600.0  # of a connection that has switched protocols, both ways
     drain: int = 65536  # of a body that the handler left unread, before the connection is closed instead
 
 
@@ -145,6 +147,8 @@ class Connection:
         request = Request.incoming(url, method, target, Headers.parsed(fields), Body(incoming, length))
         response = await self._answer(request)
         try:
+            if isinstance(response, Switched):
+                return await self._switch(response)
             return await self._send(response, incoming, frame, is_old=version == "HTTP/1.0")
         finally:
             if incoming is not None:
@@ -181,6 +185,22 @@ class Connection:
         except Exception:
             log.exception("%s %s: the handler failed", request.method, request.url)
             return Response("pyinterceptor: the handler failed\n", 500)
+
+    async def _switch(self, response: Switched) -> bool:
+        """Passes the bytes of whatever the client and the origin speak from now on."""
+        origin = response.exchange.connection.stream
+        self.is_answering = True
+        await self.write(response.head() + response.exchange.parser.surplus)
+        if early := self._wire.take(len(self._wire.buffer)):
+            await origin.send_all(early)
+        self._is_waiting = False
+        self._renew()
+        await copy_both_ways(self._stream, origin, self._renew)
+        self.is_answering = False
+        return False
+
+    def _renew(self) -> None:
+        self._deadline.expires = self._deadlines.now + self._limits.tunnel
 
     async def _send(self, response: Response, incoming: Incoming | None, frame: Any, *, is_old: bool) -> bool:
         """Writes the response, then deals with what is left of the request; True if the connection persists."""

@@ -19,6 +19,7 @@ from pyinterceptor.http.transfer import Pump, SourceFailed, send_body
 from pyinterceptor.web import Body
 
 RECEIVE = 64 * 1024  # bytes asked of the socket at once
+SWITCHED = 101
 AT_ONCE = 16 * 1024  # bytes of a body that goes out with its head: they fit any socket buffer
 STALL = 60.0  # seconds in which a pumped request body must move at all
 
@@ -72,9 +73,11 @@ class Exchange:
     An async iterator of the response body's chunks once `start` has returned; `aclose` ends it early.
     """
 
-    def __init__(self, connection: Connection, method: str, give_back: GiveBack, pump: Pump | None) -> None:
+    def __init__(
+        self, connection: Connection, method: str, give_back: GiveBack, pump: Pump | None, *, may_switch: bool = False
+    ) -> None:
         self.connection = connection
-        self.parser = ReplyParser(method)
+        self.parser = ReplyParser(method, may_switch=may_switch)
         self._give_back = give_back
         self._pump = pump
         self._is_heard = False
@@ -101,6 +104,11 @@ class Exchange:
             await self._end(reusable=False)
             raise
         return self.parser.head
+
+    @property
+    def has_switched(self) -> bool:
+        """The connection speaks another protocol now; it is held until the exchange is closed."""
+        return self.parser.head is not None and self.parser.head.status == SWITCHED
 
     def __aiter__(self) -> Exchange:
         return self
@@ -167,7 +175,7 @@ class Exchange:
         except PeerError as error:
             kind = FetchError if self._is_heard else Unanswered
             raise kind(f"receive from {self.connection.name}: {error}") from error
-        if self.parser.is_done:
+        if self.parser.is_done and not self.has_switched:
             await self._end(reusable=self.parser.is_reusable)
 
     async def _receive(self) -> bytes:

@@ -22,3 +22,15 @@ def end_to_end(fields: Fields) -> list[tuple[str, str]]:
     given = list(fields)
     dropped = HOP_BY_HOP | connection_options(given)
     return [(name, value) for name, value in given if name.lower() not in dropped]
+
+
+def upgrade_of(fields: Fields) -> str | None:
+    """The protocols that a message wants to switch to (RFC 9110 section 7.8), None where it doesn't.
+
+    HTTP/2 in the clear isn't one: behind it, requests would go undecided.
+    """
+    given = list(fields)
+    wanted = ", ".join(value for name, value in given if name.lower() == "upgrade")
+    if not wanted or "h2c" in wanted.lower() or "upgrade" not in connection_options(given):
+        return None
+    return wanted

@@ -93,7 +93,7 @@ class Incoming:
             await self.invite()
         if self._is_broken or self._expects:
             return False
-        return is_streamed or not self._is_read and (self._is_chunked or self._left <= drain)
+        return is_streamed or (not self._is_read and (self._is_chunked or self._left <= drain))
 
     async def drain(self, most: int) -> bool:
         """Reads what the handler left, up to `most` bytes; True if the next request is found."""

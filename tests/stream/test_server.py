@@ -119,8 +119,7 @@ async def test_the_length_of_a_response_is_that_of_its_body_whatever_the_handler
     name, _, value = length.partition(": ")
     async with serving(answering(lambda: Response("ok", headers={name: value}))) as client:
         await client.sends(GET * 2)
-        await client.gets(http("HTTP/1.1 200 OK", "content-type: text/plain; charset=utf-8", "content-length: 2") + b"ok")
-        await client.gets(ok())
+        await client.gets(ok() * 2)
 
 
 @in_trio
@@ -133,7 +132,7 @@ async def test_several_cookies_stay_several_fields() -> None:
 
 @in_trio
 async def test_fields_for_one_hop_do_not_pass() -> None:
-    fields = {"Connection": "x-mine, close", "X-Mine": "1", "Keep-Alive": "5", "TE": "x", "Trailer": "y", "X-Other": "2"}
+    fields = {"Connection": "x-mine, close", "X-Mine": "1", "Keep-Alive": "5", "Trailer": "y", "X-Other": "2"}
     async with serving(answering(lambda: Response(b"", headers=fields))) as client:
         await client.sends(GET)
         await client.gets(http("HTTP/1.1 200 OK", "X-Other: 2", "content-length: 0", "connection: close"))

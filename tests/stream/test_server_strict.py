@@ -73,7 +73,7 @@ async def test_connect_and_trace_are_refused_with_what_is_allowed(head: bytes) -
     async with serving(nobody) as client:
         await client.sends(head + GET)
         allow = "allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-        await client.gets(http("HTTP/1.1 405 Method Not Allowed", allow, "content-type: text/plain; charset=utf-8")[:-2])
+        await client.gets(http("HTTP/1.1 405 Method Not Allowed", allow)[:-2])
 
 
 @in_trio
@@ -143,7 +143,7 @@ async def test_a_client_that_does_not_read_its_response_is_reset(size: int) -> N
         began = trio.current_time()
         await trio.sleep(30)
         assert client.connection.was_reset
-        assert 20 <= trio.current_time() - began
+        assert trio.current_time() - began >= 20
 
 
 @in_trio
