@@ -155,6 +155,9 @@ class Client:
         finally:
             self._dialling -= 1
         connection = Connection(origin, stream, transport)
+        if self._is_closed:
+            await connection.aclose()
+            raise FetchError(f"connect to {connection.name}: the interceptor is closed")
         self._open.add(connection)
         return connection
 
