@@ -26,7 +26,7 @@ from pyinterceptor.dns.upstream import Upstream
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
-from pyinterceptor.http.server import Limits, serve_connection
+from pyinterceptor.http.server import Server, open_server
 from pyinterceptor.outbound import Attached, Outbound
 from pyinterceptor.policies import policy_of
 from pyinterceptor.relay.hub import Hub
@@ -51,13 +51,22 @@ class Interceptor:
     """Made by `open_interceptor`; gives containers and lets their policies be replaced."""
 
     def __init__(
-        self, app: App, nursery: trio.Nursery, gateway: Gateway, relay: Relay, hub: Hub, upstream: Upstream, v6: bool
+        self,
+        app: App,
+        nursery: trio.Nursery,
+        gateway: Gateway,
+        relay: Relay,
+        hub: Hub,
+        server: Server,
+        upstream: Upstream,
+        v6: bool,
     ) -> None:
         self._app = app
         self._nursery = nursery
         self._gateway = gateway
         self._relay = relay
         self._hub = hub
+        self._server = server
         self._upstream = upstream
         self._attached: dict[int, Attached] = {}
         self._boxes: dict[tuple[str, str], Box] = {}
@@ -145,7 +154,7 @@ class Interceptor:
             may_dial=partial(self._may_dial, seat.ifindex),
             make_stream=self._hub.stream,
         )
-        async with open_client(dialer) as client:
+        async with open_client(dialer, pump=partial(self._relay.pump, seat.ifindex)) as client:
             self._relay.add_container(seat.ifindex, seat.v4, seat.v6, cls.budget)
             try:
                 self._relay.publish_policy(seat.ifindex, policy.blob)
@@ -198,8 +207,10 @@ class Interceptor:
                 await serve_tcp(stream, event.container, self.resolver.answer)
             else:
                 outbound = Outbound(attached, self._app.env, event.destination, event.cause)
-                await serve_connection(
-                    stream, outbound.respond, limits=Limits(), scheme="http", destination=str(event.destination[0])
+                address, port = event.destination
+                pump = partial(self._relay.pump, event.container)
+                await self._server.serve(
+                    stream, outbound.respond, scheme="http", destination=(str(address), port), pump=pump
                 )
             let_end_in_order(stream.socket)
         except Exception:
@@ -289,9 +300,10 @@ async def open_interceptor(
     async with (
         open_gateway(instance, v6=v6) as gateway,
         open_relay(gateway.listener, options or Options()) as relay,
+        open_server() as server,
         trio.open_nursery() as nursery,
     ):
-        interceptor = Interceptor(app, nursery, gateway, relay, hub, upstream, v6)
+        interceptor = Interceptor(app, nursery, gateway, relay, hub, server, upstream, v6)
         nursery.start_soon(hub.run)
         nursery.start_soon(interceptor.follow_events)
         nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver.answer)
