@@ -178,7 +178,7 @@ class Interceptor:
             if attached is None:
                 return
             if event.destination[1] == DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
-                await serve_tcp(stream, event.container, self.resolver.answer)
+                await serve_tcp(stream, event.container, self.resolver)
             else:
                 outbound = Outbound(attached, self._app.env, event.destination, event.cause)
                 await serve_connection(
@@ -264,7 +264,7 @@ async def open_interceptor(
         interceptor = Interceptor(app, nursery, gateway, relay, hub, upstream, v6)
         nursery.start_soon(hub.run)
         nursery.start_soon(interceptor.follow_events)
-        nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver.answer)
+        nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver)
         yield interceptor
         nursery.cancel_scope.cancel()
 
