@@ -227,7 +227,7 @@ class Resolver:
 
 def _reversed(query: Query) -> Address | None:
     """The address whose name is asked for, as in 1.0.18.198.in-addr.arpa."""
-    if query.labels[-1:] != (b"arpa",):
+    if not query.labels or query.labels[-1].lower() != b"arpa":
         return None
     try:
         return ipaddress.ip_address(dns.reversename.to_address(dns.name.Name((*query.labels, b""))))

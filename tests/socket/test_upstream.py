@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import dns.flags
 import dns.message
@@ -21,24 +18,11 @@ from pyinterceptor.dns import upstream as module
 from pyinterceptor.dns.answers import addresses
 from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, NoAnswer, Upstream
 from pyinterceptor.errors import PolicyError
+from tests.socket.clock import with_jumping_clock
 from tests.socket.nameserver import open_nameserver, response, silent, zone
 
 NAME = dns.name.from_text("www.example.test")
 BOTH = (("www.example.test", "A", "203.0.113.7"), ("www.example.test", "AAAA", "2001:db8::7"))
-QUIET = 0.05  # seconds in which nothing happens on any socket: then the clock jumps
-
-
-def with_jumping_clock(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    @wraps(test)
-    def run(**fixtures: Any) -> None:
-        async def main() -> None:
-            with trio.fail_after(120):
-                await test(**fixtures)
-
-        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=QUIET))
-
-    return run
-
 
 def closed_port() -> str:
     """Where nobody listens: the kernel says so."""
