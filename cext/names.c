@@ -3,14 +3,10 @@
  * Names of one container: two hash tables, one by text and one by address. Callers hold the container's lock.
  */
 #include <errno.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-#include "policy.h"
-#include "sniff.h"
-#include "relay.h"
 #include "names.h"
 
 #define BUCKETS 1024 /* a power of two; allocated by the container's first name */

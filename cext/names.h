@@ -5,6 +5,8 @@
 #ifndef PYINTERCEPTOR_NAMES_H
 #define PYINTERCEPTOR_NAMES_H
 
+#include "relay.h"
+
 #define NAMES_MAX 4096 /* synthetic ones of a container, and as many real ones */
 
 struct name {

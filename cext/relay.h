@@ -7,9 +7,12 @@
 #ifndef PYINTERCEPTOR_RELAY_H
 #define PYINTERCEPTOR_RELAY_H
 
+#include "policy.h"
+
 #define NAME_ADDRESSES_MAX 16
 
 struct relay;                 /* opaque */
+struct relay_pump;            /* opaque */
 
 struct relay_options {
 	uint32_t threads;             /* 0: one a core, 2 at most */
@@ -96,6 +99,20 @@ int relay_may_dial(struct relay *relay, uint32_t container, const struct endpoin
 
 /* 1 if the calling thread's namespace has a route to public addresses of the family (AF_INET, AF_INET6). */
 int relay_has_route(int family);
+
+/* Lends two connected, non-blocking sockets: up to `limit` bytes move from one to the other. Whoever starts a pump finishes it,
+ * before relay_close(). The container's budget of pipes is used. NULL: errno says why. */
+struct relay_pump *relay_pump_start(struct relay *relay, uint32_t container, int from, int to, uint64_t limit);
+
+/* Readable (eventfd) when the limit is reached, the source has ended or a side has failed. */
+int relay_pump_fd(struct relay_pump *pump);
+
+/* Bytes that have reached the sink so far. */
+uint64_t relay_pump_moved(struct relay_pump *pump);
+
+/* Stops it, wherever it is, and lets the sockets go; the count of bytes that reached the sink. `error`: errno of the side that
+ * failed, else 0. Bytes that were read and didn't reach the sink are lost: then the sink can't be used any more. */
+uint64_t relay_pump_finish(struct relay_pump *pump, int *error);
 
 void relay_count(struct relay *relay, uint32_t container, struct relay_counters *out);
 
