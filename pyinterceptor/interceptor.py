@@ -189,7 +189,7 @@ class Interceptor:
         finally:
             received, sent = transferred(stream.socket)
             await trio.aclose_forcefully(stream)
-            self._relay.returned(event.container, received, sent)
+            self._relay.returned(event, received, sent)
             self._log(event, attached, received, sent, trio.current_time() - started)
 
     def _log(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import trio
 
 from pyinterceptor import App, Container, Response, open_interceptor
+from pyinterceptor.dns import names
 from tests.e2e.clients import TIME, output
 from tests.world import NAMESERVER_V4, NAMESERVER_V6, ORIGIN_V4, ORIGIN_V6, OTHER_V4, World
 
@@ -27,6 +29,16 @@ for sock in socks:
 for sock in socks:
     print(sock.makefile().read())
     sock.close()
+"""
+
+
+HOLD = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as sock:
+    sock.sendall(b"GET / HTTP/1.1\\r\\nHost: origin.test\\r\\n\\r\\n" if sys.argv[2] == "80" else b"hello\\n")
+    assert sock.recv(1)
+    print("open")
+    sys.stdin.read()
 """
 
 
@@ -242,5 +254,45 @@ def test_an_answer_that_comes_after_the_connection_disturbs_it_not(world: World,
             lines = (await output(box, ["bash", "-c", script])).splitlines()
             assert lines == ["before", f"NOERROR {ORIGIN_V4}", "after"]
             assert await echo(box, "by address", ORIGIN_V4) == ["by address"]
+
+    trio.run(main)
+
+
+def test_who_answers_with_anothers_address_does_not_get_its_connections(world: World, instance: str) -> None:
+    world.name("victim.test", DEAD_V4)
+    world.name("evil.test", DEAD_V4, ORIGIN_V6)
+
+    async def main() -> None:
+        async with containers(Plain, instance) as [box]:
+            assert await dig(box, "victim.test") == f"NOERROR {DEAD_V4}"
+            assert (await curl(box, "http://evil.test/who", "-4")).split()[:2] == ["evil.test", ORIGIN_V6]
+            timed_out = await box.exec(["curl", "-sS", "-m", "3", "http://victim.test/who"])
+            assert (timed_out.returncode, timed_out.stdout) == (28, b"")
+            world.name("victim.test", DEAD_V4, ORIGIN_V4)
+            assert (await curl(box, "http://victim.test/who", "-4")).split()[:2] == ["victim.test", ORIGIN_V4]
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("port", [7, 80], ids=["a flow in C", "a flow with Python"])
+def test_an_address_that_a_flow_is_open_to_is_not_given_to_another_name(
+    port: int, world: World, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "NAMES_MAX", 1)
+    monkeypatch.setattr(names, "REUSE_AFTER", 0.0)
+
+    async def main() -> None:
+        async with containers(Everything, instance) as [box]:
+            assert await dig(box, "origin.test") == "NOERROR 198.18.1.0"
+            assert await dig(box, "second.test") == "NOERROR 198.18.1.0"
+            assert await dig(box, "origin.test") == "NOERROR 198.18.1.0"
+            argv = ["/usr/bin/python3", "-uc", HOLD, "198.18.1.0", str(port)]
+            async with aclosing(await box.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as held:
+                assert (await held.stdout.receive_some()).startswith(b"open")
+                assert await dig(box, "second.test") == "SERVFAIL"
+                assert await dig(box, "origin.test") == "NOERROR 198.18.1.0"
+            while (line := await dig(box, "second.test")) == "SERVFAIL":
+                await trio.lowlevel.checkpoint()
+            assert line == "NOERROR 198.18.1.0"
 
     trio.run(main)
