@@ -95,14 +95,15 @@ static struct flow *flow_new(struct thread *thread, struct container *container,
 	return flow;
 }
 
-/* The name the container's DNS gave for the destination. */
+/* The name the container's DNS gave for the destination. A synthetic one is held until the flow ends. */
 static void set_name(struct flow *flow)
 {
 	pthread_mutex_lock(&flow->container->lock);
 	struct name *name = names_by_address(flow->container->names, flow->to.address);
 	if (name) {
 		flow->name = strdup(name->text);
-		flow->is_synthetic = flow->name && name->is_synthetic;
+		flow->is_synthetic = flow->name && name_owns(name, flow->to.address);
+		name->flows += flow->is_synthetic;
 	}
 	pthread_mutex_unlock(&flow->container->lock);
 }

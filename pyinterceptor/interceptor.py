@@ -204,7 +204,7 @@ class Interceptor:
             if attached is None:
                 return
             if event.destination[1] == DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
-                await serve_tcp(stream, event.container, self.resolver.answer)
+                await serve_tcp(stream, event.container, self.resolver)
             else:
                 outbound = Outbound(attached, self._app.env, event.destination, event.cause)
                 address, port = event.destination
@@ -218,7 +218,7 @@ class Interceptor:
         finally:
             received, sent = transferred(stream.socket)
             await trio.aclose_forcefully(stream)
-            self._relay.returned(event.container, received, sent)
+            self._relay.returned(event, received, sent)
             self._log(event, attached, received, sent, trio.current_time() - started)
 
     def _log(
@@ -306,7 +306,7 @@ async def open_interceptor(
         interceptor = Interceptor(app, nursery, gateway, relay, hub, server, upstream, v6)
         nursery.start_soon(hub.run)
         nursery.start_soon(interceptor.follow_events)
-        nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver.answer)
+        nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver)
         yield interceptor
         nursery.cancel_scope.cancel()
 
