@@ -20,6 +20,7 @@ from pyinterceptor._relay import lib
 from pyinterceptor.app import App
 from pyinterceptor.capture.gateway import Gateway, open_gateway
 from pyinterceptor.container import Container, Context, container_id
+from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_tcp, serve_udp
 from pyinterceptor.dns.upstream import Upstream
@@ -60,6 +61,7 @@ class Interceptor:
         server: Server,
         upstream: Upstream,
         v6: bool,
+        synthetic: Networks,
     ) -> None:
         self._app = app
         self._nursery = nursery
@@ -72,7 +74,10 @@ class Interceptor:
         self._boxes: dict[tuple[str, str], Box] = {}
         self._starting = trio.Lock()
         self._generations = 0
-        self.resolver = Resolver(decide=self._decide_name, upstream=upstream, relay=relay, v6=v6)
+        self._synthetic = synthetic
+        self.resolver = Resolver(
+            decide=self._decide_name, upstream=upstream, relay=relay, v6=v6, networks=synthetic
+        )
 
     async def get_container(self, cls: type[Container], name: str = "default", *, user: str | None = None) -> Box:
         """The container of this class and name; it is started if it does not run (as `user`, or who invoked us).
@@ -158,7 +163,9 @@ class Interceptor:
             self._relay.add_container(seat.ifindex, seat.v4, seat.v6, cls.budget)
             try:
                 self._relay.publish_policy(seat.ifindex, policy.blob)
-                self._attached[seat.ifindex] = Attached(seat.ifindex, context, policy, client)
+                self._attached[seat.ifindex] = Attached(
+                    seat.ifindex, context, policy, client, self._synthetic
+                )
                 yield partial(self._gateway.attach, seat)
             finally:
                 self._relay.remove_container(seat.ifindex)
@@ -283,12 +290,14 @@ async def open_interceptor(
     *,
     instance: str = "default",
     nameservers: Sequence[str] | None = None,
+    synthetic: Networks = SYNTHETIC,
     options: Options | None = None,
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all of it is gone when the block ends.
 
     `instance` separates several on one machine. `nameservers` are asked for names that no rule serves, instead of
-    those of /etc/resolv.conf. Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
+    those of /etc/resolv.conf; names that a rule serves get addresses of `synthetic`. Needs root (CAP_NET_ADMIN,
+    CAP_SYS_ADMIN, CAP_BPF).
 
     Raises: CaptureError with the step and the remedy.
     """
@@ -303,7 +312,7 @@ async def open_interceptor(
         open_server() as server,
         trio.open_nursery() as nursery,
     ):
-        interceptor = Interceptor(app, nursery, gateway, relay, hub, server, upstream, v6)
+        interceptor = Interceptor(app, nursery, gateway, relay, hub, server, upstream, v6, synthetic)
         nursery.start_soon(hub.run)
         nursery.start_soon(interceptor.follow_events)
         nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver)
