@@ -76,6 +76,10 @@ class Resolver:
         else:
             self._relay.name_failed(container, name)
 
+    def set_ipv6(self, v6: bool) -> None:
+        """Whether the host has a way to IPv6 addresses: without one there are no AAAA answers."""
+        self._v6 = v6
+
     def forget(self, container: int) -> None:
         """The container is gone."""
         self._names.pop(container, None)
