@@ -35,7 +35,7 @@ struct relay_event event_of(const struct flow *flow, enum event_kind kind)
 	struct relay_event event = {.kind = kind, .fd = -1, .flow = flow->number, .container = flow->container->id,
 	                            .protocol = flow->protocol, .decision = flow->decision, .cause = flow->cause,
 	                            .client = flow->from, .destination = flow->to, .sent = flow->sent.moved,
-	                            .received = flow->received.moved};
+	                            .received = flow->received.moved, .is_synthetic = flow->is_synthetic};
 	const char *host = flow->host ? flow->host : flow->name;
 	if (host)
 		strncpy(event.host, host, HOST_MAX);
@@ -53,6 +53,8 @@ void flow_decided(struct flow *flow)
 static void retire(struct thread *thread, struct flow *flow)
 {
 	flow_decided(flow);
+	if (flow->is_synthetic)
+		container_release_name(flow->container, flow->to.address);
 	direction_free(thread, flow->container, &flow->sent);
 	direction_free(thread, flow->container, &flow->received);
 	dial_cancel(flow->dial);
@@ -119,6 +121,7 @@ void hand_off(struct thread *thread, struct flow *flow)
 	}
 	COUNT(flow, handled, 1);
 	flow->client = -1;
+	flow->is_synthetic = 0; /* Python holds the name now */
 	flow->sent.moved = flow->received.moved = 0; /* Python counts by the socket, which has counted them too */
 	retire(thread, flow);
 }

@@ -122,6 +122,7 @@ struct relay {
 /* relay.c */
 struct container *container_find(struct relay *relay, uint32_t id); /* takes a reference, or NULL */
 void container_release(struct container *container);
+void container_release_name(struct container *container, const uint8_t synthetic[16]); /* a flow to it has ended */
 struct table *table_of(struct container *container); /* takes a reference, or NULL */
 void table_release(struct table *table);
 void signal_fd(int fd);

@@ -14,13 +14,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -30,6 +30,7 @@ from pyinterceptor.runtime.process import (
     CommandNotRun,
     Finished,
     Running,
+    Started,
     Stream,
     in_fresh_thread,
     look_up,
@@ -46,6 +47,13 @@ CLONE_NEWNET = 0x40000000
 NAMESPACES = ("pid", "ipc", "uts", "net", "mnt")
 START_TIMEOUT = 20.0  # seconds
 HOSTNAME_LENGTH = 63  # bytes, a DNS label
+# What a command gets of our environment: the rest may hold what is the handlers' alone, such as their keys.
+ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|LANGUAGE|LC_[A-Z]+")
+# bwrap mounts with capabilities that it inherits: the bounding set is empty from the first process on.
+INIT = (
+    *("setpriv", "--inh-caps=+sys_admin,+dac_override", "--"),
+    *("setpriv", "--bounding-set=-all", "--no-new-privs", "--"),
+)
 DROP = ("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs")
 
 Attach = Callable[[int], Awaitable[object]]
@@ -59,12 +67,18 @@ class NetnsContainer:
         self._namespaces = namespaces
         self._workdir = workdir
         self._user = user
+        self._started = Started()
         self._stopped = False
 
     @property
     def pid(self) -> int:
         """Of the process on the host whose end is the container's."""
         return self._init.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is stopped, or its first process has ended and everything with it."""
+        return self._stopped or self._init.has_ended
 
     async def exec(
         self,
@@ -74,7 +88,7 @@ class NetnsContainer:
         env: Mapping[str, str] | None = None,
         check: bool = False,
     ) -> Finished:
-        """Runs a command to its end; `env` adds to our environment.
+        """Runs a command to its end. `env` adds to what it gets of our environment: ENVIRONMENT.
 
         A command that isn't there is Finished with 127 and a sentence on stderr; not executable, 126.
         Raises: RuntimeFailure if `check` and the exit code isn't 0, or the container is stopped.
@@ -102,19 +116,26 @@ class NetnsContainer:
         stderr: Stream = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Starts a command in a session of its own; the caller closes it, or it ends with the container.
+        """Starts a command in a session of its own, which ends with the container if not before.
 
         Raises: CommandNotRun, RuntimeFailure.
         """
-        return await self._start(split(argv), env, True, stdin=stdin, stdout=stdout, stderr=stderr)
+        return await self._start(
+            split(argv), env, start_new_session=True, stdin=stdin, stdout=stdout, stderr=stderr
+        )
 
     async def run_inherited(self, argv: str | Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
         """Runs a command on our own streams, terminal and signals; returns its exit code.
 
         For the main thread. Raises: RuntimeFailure.
         """
+        words = split(argv)
+
+        async def start(prefix: Sequence[str]) -> Running:
+            return await self._start(words, env, prefix, process_group=0)
+
         try:
-            return await supervise(partial(self._start, split(argv), env, False))
+            return await supervise(start)
         except CommandNotRun as error:
             print(f"pyinterceptor: {error}", file=sys.stderr)
             return error.code
@@ -128,18 +149,25 @@ class NetnsContainer:
             with trio.move_on_after(5):
                 await self._init.wait()
             await self._init.aclose()
+            await self._started.reap()
 
     async def _start(
-        self, words: list[str], env: Mapping[str, str] | None, session: bool, **streams: Stream
+        self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str] = (), **options: Any
     ) -> Running:
-        if self._stopped or self._init.returncode is not None:
+        if self._stopped:
             raise RuntimeFailure(f"run {words[0]}: the container is stopped")
-        environment = {**os.environ, **self._user.environment(), **(env or {})}
+        ended = f"run {words[0]}: the container has ended, since its first process did"
+        if self._init.has_ended:
+            raise RuntimeFailure(ended)
+        environment = {**_environment(), **self._user.environment(), **(env or {})}
         enter = partial(self._enter, words[0], environment)
-        command = [*_as_user(self._user), *words]
-        return await start_process(
-            command, enter=enter, env=environment, start_new_session=session, **streams
-        )
+        command = [*prefix, *_as_user(self._user), *words]
+        try:
+            return self._started.add(await start_process(command, enter=enter, env=environment, **options))
+        except RuntimeFailure as error:
+            if self._init.has_ended:
+                raise RuntimeFailure(ended) from error
+            raise
 
     def _enter(self, command: str, env: Mapping[str, str]) -> None:
         """Puts the calling thread inside, its children with it."""
@@ -152,7 +180,7 @@ class NetnsContainer:
         except OSError as error:
             raise RuntimeFailure(f"enter the container: {error.strerror}") from error
         look_up(command, env)
-        _confine()
+        install_filter()
 
 
 @asynccontextmanager
@@ -216,18 +244,26 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
         closing = ExitStack()
         stack.enter_context(closing)
         closing.callback(os.close, info_write)
-        argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
+        argv = [*INIT, "bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
         argv += ["--cap-drop", "ALL", "--new-session", "--info-fd", str(info_write)]
         argv += [*mount_arguments(workdir, text_fd), "--", "cat"]
 
         def enter() -> None:
             _call("setns", netns_fd, CLONE_NEWNET)
-            _confine()
+            install_filter()
 
         pipe = subprocess.PIPE
         fds = (info_write, text_fd)
         init = await start_process(
-            argv, enter=enter, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=fds, cwd="/"
+            argv,
+            enter=enter,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            pass_fds=fds,
+            cwd="/",
+            env=_environment(),
+            start_new_session=True,
         )
         closing.close()
         try:
@@ -273,10 +309,8 @@ def _namespaces(pid: int, netns_fd: int) -> Iterator[dict[str, int]]:
         yield fds
 
 
-def _confine() -> None:
-    """For what the calling thread starts: no privileges to gain, the filter, and no signal held back."""
-    install_filter()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name)}
 
 
 def _as_user(user: User) -> list[str]:

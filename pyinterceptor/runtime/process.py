@@ -1,14 +1,14 @@
 """Processes of a workload: started from a thread of their own, awaited in Trio.
 
-A thread's namespaces, system-call filter and signal mask are its own, and what it starts inherits them.
-So entering a container is done by a thread that lives just as long, and our process never enters
-anything.
+A thread's namespaces and system-call filter are its own, and what it starts inherits them. So entering a
+container is done by a thread that lives just as long, and our process never enters anything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -27,6 +27,7 @@ Stream = int | IO[bytes] | None
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 CHUNK = 64 * 1024  # bytes
+REAP_TIMEOUT = 5.0  # seconds, for what should have ended already
 
 
 class CommandNotRun(RuntimeFailure):
@@ -75,6 +76,11 @@ class Running:
         """None while it runs; 128+n where signal n ended it."""
         return exit_code(self._process.returncode)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has, also before anybody waits."""
+        return self._process.returncode is not None or bool(select.select([self._pidfd], [], [], 0)[0])
+
     async def wait(self) -> int:
         """Until it has ended; returns its exit code."""
         async with self._reaping:
@@ -90,6 +96,11 @@ class Running:
         """Nothing happens if it has ended."""
         if self._process.returncode is None:
             signal.pidfd_send_signal(self._pidfd, number)
+
+    def signal_group(self, number: int) -> None:
+        """To all of the process group that it leads; nothing happens if it has ended."""
+        if self._process.returncode is None:  # not reaped, so its number is nobody else's
+            os.killpg(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -120,6 +131,27 @@ class Running:
             await self.aclose()
         assert self.returncode is not None
         return Finished(self.returncode, gathered["stdout"], gathered["stderr"])
+
+
+class Started:
+    """The processes that a container has started, so that none is left unreaped when it stops."""
+
+    def __init__(self) -> None:
+        self._running: list[Running] = []
+
+    def add(self, running: Running) -> Running:
+        """Notes it; returns it."""
+        self._running = [earlier for earlier in self._running if earlier.returncode is None]
+        self._running.append(running)
+        return running
+
+    async def reap(self) -> None:
+        """Once the container has ended and they with it. Their output can still be read."""
+        for running in self._running:
+            with trio.move_on_after(REAP_TIMEOUT):
+                await running.wait()
+            running.send_signal(signal.SIGKILL)
+            await running.wait()
 
 
 def split(argv: str | Sequence[str]) -> list[str]:

@@ -92,14 +92,14 @@ class Scene:
     def __init__(self, interceptor: Interceptor, box: Any, namespace: int, listener: trio.SocketListener) -> None:
         self.interceptor = interceptor
         self.box = box
-        self._namespace = namespace
+        self.namespace = namespace  # the container's network's, as a descriptor
         self._listener = listener
         self._ends: list[End] = []
 
     async def client(self, address: str = ORIGIN_V4, port: int = PORT) -> End:
         """A new connection of the container."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = inside(self._namespace, lambda: socket.socket(family, socket.SOCK_STREAM))
+        made = inside(self.namespace, lambda: socket.socket(family, socket.SOCK_STREAM))
         connection = trio.socket.from_stdlib_socket(made)
         try:
             await connection.connect((address, port))
@@ -107,6 +107,14 @@ class Scene:
             connection.close()
             raise
         return self._keep(trio.SocketStream(connection))
+
+    async def is_refused(self, address: str = ORIGIN_V4, port: int = PORT) -> None:
+        """A connection of the container is reset, at once or soon after."""
+        try:
+            client = await self.client(address, port)
+        except ConnectionError:
+            return
+        await client.hears_a_reset()
 
     async def origin(self) -> End:
         """The next connection that arrives in the world, at any address, port PORT."""

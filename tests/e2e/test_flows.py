@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import socket
 import subprocess
@@ -16,8 +17,8 @@ import trio
 
 from pyinterceptor import App, Container, Response, open_interceptor
 from pyinterceptor.capture.namespace import inside
-from pyinterceptor.relay.relay import Budget
-from tests.e2e.dialogue import DEADLINE, namespace_of
+from pyinterceptor.relay.relay import Budget, Options
+from tests.e2e.dialogue import DEADLINE, PORT, End, Scene, namespace_of, scene
 from tests.world import ORIGIN_V4, ORIGIN_V6, World
 
 CROWD = ["/usr/bin/python3", str(Path(__file__).with_name("crowd.py"))]
@@ -124,6 +125,97 @@ def test_a_container_at_its_limits_costs_another_nothing(world: World, instance:
     trio.run(main)
 
 
+def test_a_full_table_of_flows_refuses_the_next_and_harms_none(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Passing, instance, Options(flows=3)) as opened:
+            talking = [await pair(opened) for _ in range(3)]
+            for _ in range(5):
+                await opened.is_refused()
+            for client, origin in talking:
+                await exchange(client, origin)
+            client, origin = talking.pop()
+            await client.says_no_more()
+            await origin.hears_the_end()
+            await origin.says_no_more()
+            await client.hears_the_end()
+            await has_flows(opened, 2)
+            talking.append(await pair(opened))
+            for client, origin in talking:
+                await exchange(client, origin)
+            assert opened.interceptor.count(Passing, "box").over_budget == 5
+
+    trio.run(main)
+
+
+async def pair(opened: Scene) -> tuple[End, End]:
+    """A flow that works, by both its ends."""
+    client = await opened.client()
+    origin = await opened.origin()
+    await exchange(client, origin)
+    return client, origin
+
+
+async def exchange(client: End, origin: End) -> None:
+    for one, other in ((client, origin), (origin, client)):
+        await one.says(b"\0word")
+        await other.hears(b"\0word")
+
+
+async def has_flows(opened: Scene, count: int) -> None:
+    while opened.interceptor.count().flows != count:
+        await trio.lowlevel.checkpoint()
+
+
+def test_without_a_free_descriptor_a_flow_is_refused_and_the_others_live(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Passing, instance) as opened:
+            client, origin = await pair(opened)
+            with ExitStack() as stack:
+                made = inside(opened.namespace, lambda: [socket.socket() for _ in range(9)])
+                for one in made:
+                    stack.enter_context(one)
+                    one.settimeout(DEADLINE)
+                with no_free_descriptor():
+                    for one in made:
+                        with suppress(ConnectionResetError):
+                            one.connect((ORIGIN_V4, PORT))
+                        assert is_reset(one)
+                    await exchange(client, origin)
+            await pair(opened)
+            await exchange(client, origin)
+
+    trio.run(main)
+
+
+@contextmanager
+def no_free_descriptor() -> Iterator[None]:
+    """The process has as many open files as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with suppress(OSError):
+            while True:
+                stack.callback(os.close, os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        yield
+
+
+@pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"\0no HTTP"], ids=["http", "other"])
+def test_a_failed_dial_ends_its_flow_alone(words: bytes, world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Passing, instance, Options(dial_deadline=1.0)) as opened:
+            client, origin = await pair(opened)
+            lost = await opened.client("203.0.113.99", 80)  # routed to the world, where nobody has it
+            await lost.says(words)
+            if words.startswith(b"GET"):
+                assert (await lost.response())[0] == 502
+            else:
+                await lost.hears_a_reset()
+            await exchange(client, origin)
+
+    trio.run(main)
+
+
 @contextmanager
 def flood(namespace: int, *, port: int, first: bytes) -> Iterator[Callable[[], int]]:
     """300 connections of a container that say `first` and are held; gives a function that counts the refused ones."""
@@ -135,14 +227,15 @@ def flood(namespace: int, *, port: int, first: bytes) -> Iterator[Callable[[], i
             with suppress(ConnectionError):
                 one.connect((ORIGIN_V4, port))
                 one.sendall(first)
+        for one in made:
+            one.setblocking(False)
         yield lambda: sum(is_reset(one) for one in made)
 
 
 def is_reset(connection: socket.socket) -> bool:
-    connection.setblocking(False)
     try:
         return connection.recv(1) == b""
-    except BlockingIOError:
+    except (BlockingIOError, TimeoutError):
         return False
     except OSError:
         return True
