@@ -27,7 +27,7 @@ async def test_each_scope_is_cancelled_when_its_own_deadline_has_come() -> None:
                 for seconds in (1, 2.3, 75):
                     waiting.start_soon(wait, seconds)
             for seconds, at in ended.items():
-                assert seconds <= at - began <= seconds + 2 * PERIOD
+                assert seconds - PERIOD <= at - began <= seconds + PERIOD
             await trio.sleep(100)
         nursery.cancel_scope.cancel()
 
@@ -45,5 +45,5 @@ async def test_a_deadline_may_be_moved_either_way_and_taken_back() -> None:
             deadline.expires = deadlines.now + 5
             began = trio.current_time()
             await trio.sleep(1000)
-        assert 5 <= trio.current_time() - began <= 5 + 2 * PERIOD
+        assert 5 - PERIOD <= trio.current_time() - began <= 5 + PERIOD
         nursery.cancel_scope.cancel()

@@ -34,7 +34,7 @@ def test_what_is_too_many_for_one_origin_or_for_all_gives_up_the_oldest() -> Non
         assert pool.put(HERE, number, now=number) is None
     assert pool.put(HERE, 99, now=99) == 0
     for number in range(IDLE_ALL - IDLE_PER_ORIGIN):
-        assert pool.put(HERE._replace(port=number), number, now=200 + number) is None
+        assert pool.put(HERE._replace(port=1000 + number), number, now=200 + number) is None
     assert pool.put(HERE._replace(port=9999), 9999, now=9999) == 1
     assert len(pool) == IDLE_ALL
 
