@@ -9,16 +9,12 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "policy.h"
-#include "sniff.h"
-#include "relay.h"
 #include "dial.h"
 
 #define ATTEMPT_DELAY 0.25 /* seconds, RFC 8305 section 5 */
@@ -202,8 +198,12 @@ static int route_type(int netlink, int family, const void *address, uint32_t len
 	return ((const struct rtmsg *)NLMSG_DATA(header))->rtm_type;
 }
 
-int dial_is_unicast(int netlink, const struct endpoint *to)
+int dial_permitted(int netlink, const void *table, const struct endpoint *to)
 {
+	if (table && policy_names_address(table, to))
+		return 1;
+	if (!policy_may_dial(NULL, to))
+		return 0;
 	int type = is_v4(to->address) ? route_type(netlink, AF_INET, to->address + 12, 4)
 	                              : route_type(netlink, AF_INET6, to->address, 16);
 	return type < 0 ? type : type == RTN_UNICAST;

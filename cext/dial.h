@@ -5,6 +5,8 @@
 #ifndef PYINTERCEPTOR_DIAL_H
 #define PYINTERCEPTOR_DIAL_H
 
+#include "relay.h"
+
 enum dial_state { DIAL_WAIT, DIAL_CONNECTED, DIAL_FAILED };
 
 struct dial {
@@ -36,7 +38,8 @@ void dial_cancel(struct dial *dial);
 /* A netlink socket for dial_is_unicast(), or -1 with errno. */
 int dial_route_open(void);
 
-/* 1: a unicast route leads there; 0: it is the host's own, broadcast, multicast or anycast; -errno: no route. */
-int dial_is_unicast(int netlink, const struct endpoint *to);
+/* The dial guard (DESIGN.md, decision 6), for splices and fetch() alike. 1: may be dialled; 0: refused; -errno: no route.
+ * What is local, or the host's own whatever its range, must be named by the table's local_networks (table may be NULL). */
+int dial_permitted(int netlink, const void *table, const struct endpoint *to);
 
 #endif

@@ -9,7 +9,16 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "dial.h"
+#include "frame.h"
+#include "names.h"
+#include "relay.h"
+#include "sniff.h"
+
 #define THREADS_MAX 16
+/* The low bits of what epoll says of a socket; the rest is the address of its flow or pump. */
+#define COOKIE_UPSTREAM 1
+#define COOKIE_PUMP 2
 #define BUFFER_SIZE 262144 /* bytes: a thread's copy buffer, and a pipe */
 
 struct counters {
@@ -39,6 +48,8 @@ struct container {
 
 enum stage { STAGE_OPENING, STAGE_RESOLVING, STAGE_DIALLING, STAGE_MOVING, STAGE_DEAD };
 
+#define ALLOW_ALL UINT64_MAX
+
 /* One way of a flow. Nothing is read while bytes are held or in the pipe: that is the whole backpressure. */
 struct direction {
 	uint8_t *held; /* what the sink did not take of a copy */
@@ -46,7 +57,19 @@ struct direction {
 	int pipe[2]; /* -1, -1 while there is none */
 	uint32_t in_pipe;
 	uint64_t moved;
+	uint64_t allowed; /* bytes that may be read before somebody looks at what comes next */
 	uint8_t has_ended, is_shut;
+};
+
+/* Where one way of a followed flow stands in its messages. */
+enum place { AT_HEAD, IN_LENGTH, IN_CHUNKS, AT_END };
+
+struct follow {
+	struct chunks request_chunks, response_chunks;
+	uint8_t request, response; /* enum place */
+	uint8_t is_awaited;        /* a request has gone whose response isn't complete */
+	uint8_t to_head;           /* that request's method is HEAD */
+	uint8_t is_last;           /* nothing more is asked on this connection */
 };
 
 struct flow {
@@ -54,13 +77,15 @@ struct flow {
 	struct flow *next_ready;
 	struct container *container;
 	struct dial *dial;
-	char *host; /* as the opening or the destination's name says; NULL: unknown */
+	char *host; /* as the opening says, or the destination's name; NULL: unknown */
+	char *name; /* what the container's DNS gave the destination for; NULL: nothing */
 	uint64_t number;
 	int client, upstream;
-	uint8_t stage, is_judged, is_ready, is_opening, has_fin, protocol, cause;
+	uint8_t stage, is_judged, is_ready, is_opening, is_followed, is_synthetic, has_failed, protocol, cause;
 	struct decision decision;
 	struct endpoint from, to;
 	struct direction sent, received;
+	struct follow follow;
 	double began, first_byte, last_byte; /* seconds, CLOCK_MONOTONIC */
 	double stage_began;
 };
@@ -71,6 +96,10 @@ struct thread {
 	int epoll, wake, netlink, spare;
 	double now;
 	struct flow *flows, *ready, *dead;
+	uint32_t resolving; /* flows that wait for a name */
+	struct relay_pump *pumps, *ready_pumps;
+	atomic_uint finished_pumps;
+	atomic_int has_lost_container; /* some flow's container is gone */
 	uint8_t *buffer;
 	int (*pipes)[2]; /* idle ones */
 	uint32_t idle_pipes;
@@ -93,20 +122,49 @@ struct relay {
 /* relay.c */
 struct container *container_find(struct relay *relay, uint32_t id); /* takes a reference, or NULL */
 void container_release(struct container *container);
+void container_release_name(struct container *container, const uint8_t synthetic[16]); /* a flow to it has ended */
 struct table *table_of(struct container *container); /* takes a reference, or NULL */
 void table_release(struct table *table);
+void signal_fd(int fd);
 int relay_post(struct relay *relay, const struct relay_event *event); /* 0, or -1 without memory */
 
-/* flow.c */
+/* accept.c */
 void flow_accept(struct thread *thread);
+
+/* judge.c */
+void judge(struct thread *thread, struct flow *flow);
+void decide(struct flow *flow, const struct table *table, uint32_t protocol, const char *host);
+
+/* follow.c */
+void follow_begin(struct flow *flow);
+int follow(struct thread *thread, struct flow *flow); /* 1: more may move now */
+
+/* connect.c */
+void begin_dial(struct thread *thread, struct flow *flow);
+void step_dial(struct thread *thread, struct flow *flow);
+void dial_failed(struct thread *thread, struct flow *flow, enum end_cause cause);
+
+/* flow.c */
+struct relay_event event_of(const struct flow *flow, enum event_kind kind);
+void flow_decided(struct flow *flow); /* it is no opening any more */
 void flow_service(struct thread *thread, struct flow *flow, int is_broken);
 void flow_tick(struct thread *thread, struct flow *flow);
 void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause);
+void hand_off(struct thread *thread, struct flow *flow);
+void set_linger(int fd, int is_reset);
+int peer_has_closed(int fd);
 
 /* move.c */
 enum moved { MOVED_IDLE, MOVED_MORE, MOVED_BROKEN };
-enum moved move(struct thread *thread, struct flow *flow, int from, int to, struct direction *direction);
-void direction_free(struct thread *thread, struct flow *flow, struct direction *direction);
+enum moved move(struct thread *thread, struct container *container, int from, int to, struct direction *direction);
+int direction_is_empty(const struct direction *direction);
+void direction_free(struct thread *thread, struct container *container, struct direction *direction);
+
+/* pump.c */
+void pump_service(struct thread *thread, struct relay_pump *pump);
+void pumps_begin(struct thread *thread);
+void pumps_serve_ready(struct thread *thread);
+void pumps_bury(struct thread *thread);
 
 #define COUNT(flow, what, by) \
 	(atomic_fetch_add(&(flow)->container->counters.what, by), atomic_fetch_add(&thread->relay->counters.what, by))

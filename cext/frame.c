@@ -2,11 +2,9 @@
  *
  * Frames HTTP/1.1 messages (RFC 9112). Owns nothing; see frame.h for what is refused.
  */
-#include <stdint.h>
 #include <string.h>
 #include <strings.h>
 
-#include "policy.h"
 #include "frame.h"
 
 struct slice {
@@ -460,10 +458,15 @@ static int next_state(struct chunks *state, uint8_t byte)
 	}
 }
 
+uint64_t chunks_ahead(const struct chunks *state)
+{
+	return state->state == DATA ? state->remaining : 0;
+}
+
 void chunks_skip(struct chunks *state, uint64_t count)
 {
 	state->remaining -= count;
-	if (state->remaining == 0)
+	if (count && state->remaining == 0)
 		state->state = DATA_CR;
 }
 

@@ -7,6 +7,8 @@
 #ifndef PYINTERCEPTOR_FRAME_H
 #define PYINTERCEPTOR_FRAME_H
 
+#include "policy.h"
+
 #define HEAD_MAX 16384        /* bytes of one head */
 #define HEAD_FIELDS_MAX 128   /* fields in one head */
 
@@ -59,6 +61,9 @@ struct chunks {
 /* Eats up to `length` bytes, stops at the end of the body; returns how many belong to it (framing bytes included).
  * bad: the count before the fault. Extensions are allowed up to 1 KiB a line, trailers up to HEAD_MAX. */
 uint32_t chunks_eat(struct chunks *state, const uint8_t *bytes, uint32_t length);
+
+/* How many bytes of chunk data come next: they may pass unseen, then say chunks_skip(). */
+uint64_t chunks_ahead(const struct chunks *state);
 
 /* `count` bytes of chunk data were moved elsewhere (count <= remaining). */
 void chunks_skip(struct chunks *state, uint64_t count);

@@ -5,24 +5,21 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "policy.h"
-#include "sniff.h"
-#include "relay.h"
 #include "flow.h"
 
 #define COPY_FIRST 131072   /* bytes copied before a pipe pays */
+#define PIPE_PAYS 65536     /* bytes of a message below which it doesn't */
 #define TURN_MAX 1048576    /* bytes a flow may move before the others of its thread have their turn */
 #define IDLE_PIPES_MAX 32   /* kept by a thread */
 
-static int pipe_get(struct thread *thread, struct flow *flow, int pipe[2])
+static int pipe_get(struct thread *thread, struct container *container, int pipe[2])
 {
-	if (atomic_fetch_add(&flow->container->pipes, 1) >= flow->container->budget.pipes)
+	if (atomic_fetch_add(&container->pipes, 1) >= container->budget.pipes)
 		goto none;
 	if (thread->idle_pipes) {
 		memcpy(pipe, thread->pipes[--thread->idle_pipes], sizeof(int[2]));
@@ -39,11 +36,11 @@ static int pipe_get(struct thread *thread, struct flow *flow, int pipe[2])
 	close(pipe[1]);
 	pipe[0] = pipe[1] = -1;
 none:
-	atomic_fetch_sub(&flow->container->pipes, 1);
+	atomic_fetch_sub(&container->pipes, 1);
 	return 0;
 }
 
-static void pipe_put(struct thread *thread, struct flow *flow, struct direction *direction)
+static void pipe_put(struct thread *thread, struct container *container, struct direction *direction)
 {
 	int *pipe = direction->pipe;
 	if (pipe[0] < 0)
@@ -56,14 +53,19 @@ static void pipe_put(struct thread *thread, struct flow *flow, struct direction 
 	}
 	pipe[0] = pipe[1] = -1;
 	direction->in_pipe = 0;
-	atomic_fetch_sub(&flow->container->pipes, 1);
+	atomic_fetch_sub(&container->pipes, 1);
 }
 
-void direction_free(struct thread *thread, struct flow *flow, struct direction *direction)
+void direction_free(struct thread *thread, struct container *container, struct direction *direction)
 {
-	pipe_put(thread, flow, direction);
+	pipe_put(thread, container, direction);
 	free(direction->held);
 	direction->held = NULL;
+}
+
+int direction_is_empty(const struct direction *direction)
+{
+	return !direction->held && direction->in_pipe == 0;
 }
 
 /* Sends what is held. 1: nothing is held any more; 0: the sink is full; -1: broken. */
@@ -106,10 +108,15 @@ static int hold(struct direction *direction, const uint8_t *bytes, uint32_t leng
 	return 1;
 }
 
+static size_t readable(const struct direction *direction)
+{
+	return direction->allowed < BUFFER_SIZE ? direction->allowed : BUFFER_SIZE;
+}
+
 /* Reads once. The bytes, 0: the source has ended, -1 with errno. What the sink doesn't take is held. */
 static ssize_t copy_once(struct thread *thread, int from, int to, struct direction *direction)
 {
-	ssize_t got = recv(from, thread->buffer, BUFFER_SIZE, 0);
+	ssize_t got = recv(from, thread->buffer, readable(direction), 0);
 	if (got <= 0)
 		return got;
 	ssize_t sent = send(to, thread->buffer, (size_t)got, MSG_NOSIGNAL);
@@ -128,7 +135,7 @@ static ssize_t copy_once(struct thread *thread, int from, int to, struct directi
 static ssize_t splice_once(int from, struct direction *direction)
 {
 	/* EAGAIN can also mean a full pipe; the pipe is empty here, so it means an empty socket. */
-	ssize_t got = splice(from, NULL, direction->pipe[1], NULL, BUFFER_SIZE, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+	ssize_t got = splice(from, NULL, direction->pipe[1], NULL, readable(direction), SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
 	if (got > 0)
 		direction->in_pipe = (uint32_t)got;
 	return got;
@@ -142,7 +149,7 @@ static void forward_end(int to, struct direction *direction)
 	}
 }
 
-enum moved move(struct thread *thread, struct flow *flow, int from, int to, struct direction *direction)
+enum moved move(struct thread *thread, struct container *container, int from, int to, struct direction *direction)
 {
 	uint64_t before = direction->moved;
 	enum moved result = MOVED_IDLE;
@@ -158,23 +165,25 @@ enum moved move(struct thread *thread, struct flow *flow, int from, int to, stru
 			forward_end(to, direction);
 			break;
 		}
+		if (direction->allowed == 0)
+			break;
 		if (direction->moved - before > TURN_MAX) {
 			result = MOVED_MORE;
 			break;
 		}
-		int is_large = direction->moved >= COPY_FIRST;
+		int is_large = direction->moved >= COPY_FIRST && direction->allowed >= PIPE_PAYS;
 		if (is_large && direction->pipe[0] < 0)
-			is_large = pipe_get(thread, flow, direction->pipe);
+			is_large = pipe_get(thread, container, direction->pipe);
 		ssize_t got = is_large ? splice_once(from, direction) : copy_once(thread, from, to, direction);
 		if (got < 0 && errno != EAGAIN)
 			return MOVED_BROKEN;
 		if (got < 0)
 			break;
 		direction->has_ended = got == 0;
+		if (direction->allowed != ALLOW_ALL)
+			direction->allowed -= (uint64_t)got;
 	}
 	if (direction->in_pipe == 0)
-		pipe_put(thread, flow, direction);
-	if (direction->moved != before)
-		flow->last_byte = thread->now;
+		pipe_put(thread, container, direction);
 	return result;
 }

@@ -3,7 +3,6 @@
  * Decides what a flow or request may do. Owns nothing; see policy.h for the order of rules.
  */
 #include <arpa/inet.h>
-#include <stdint.h>
 #include <string.h>
 
 #include "policy.h"
@@ -179,9 +178,17 @@ static uint32_t find_rule(const uint8_t *blob, const char *host, uint32_t length
 	}
 	if (rule == NO_RULE && name_length)
 		rule = find_glob(blob, name, name_length);
-	if (rule == NO_RULE && header->flags & POLICY_CATCH_ALL)
-		rule = header->catch_all;
 	return rule;
+}
+
+int policy_names_host(const void *table, const char *host, uint32_t host_length, const struct endpoint *destination)
+{
+	return find_rule(table, host, host_length, destination) != NO_RULE;
+}
+
+int policy_client_speaks_first(uint16_t port)
+{
+	return port == 80 || port == 443;
 }
 
 struct decision policy_decide(const void *table, uint32_t protocol, const char *host, uint32_t host_length,
@@ -189,8 +196,11 @@ struct decision policy_decide(const void *table, uint32_t protocol, const char *
 {
 	const struct policy_header *header = table;
 	struct decision decision = {VERDICT_REFUSE, NO_RULE, header->generation};
-	if (protocol != PROTOCOL_OPAQUE)
+	if (protocol != PROTOCOL_OPAQUE || (destination && policy_client_speaks_first(destination->port))) {
 		decision.rule = find_rule(table, host, host_length, destination);
+		if (decision.rule == NO_RULE && header->flags & POLICY_CATCH_ALL)
+			decision.rule = header->catch_all;
+	}
 	if (decision.rule != NO_RULE)
 		decision.verdict = protocol == PROTOCOL_HTTP ? VERDICT_HANDLE : VERDICT_REFUSE;
 	else if (header->flags & POLICY_INTERNET)
@@ -255,10 +265,10 @@ static int is_local(const uint8_t address[16])
 	return embedded_v4(address, inner) && is_local(inner);
 }
 
-static int is_named(const uint8_t *blob, const struct endpoint *to)
+int policy_names_address(const void *table, const struct endpoint *to)
 {
-	const struct policy_header *header = (const void *)blob;
-	const struct policy_network *networks = (const void *)(blob + header->local_offset);
+	const struct policy_header *header = table;
+	const struct policy_network *networks = (const void *)((const uint8_t *)table + header->local_offset);
 	for (uint32_t i = 0; i < header->local_count; i++)
 		if (networks[i].prefix <= 128 && (networks[i].port == 0 || networks[i].port == to->port) &&
 		    in_prefix(to->address, networks[i].address, networks[i].prefix))
@@ -268,5 +278,5 @@ static int is_named(const uint8_t *blob, const struct endpoint *to)
 
 int policy_may_dial(const void *table, const struct endpoint *to)
 {
-	return !is_local(to->address) || (table && is_named(table, to));
+	return !is_local(to->address) || (table && policy_names_address(table, to));
 }

@@ -7,11 +7,14 @@
  * The order: exact host > exact destination address > glob (most literal bytes first, then order of declaration)
  * > catch-all > internet (SPLICE) > REFUSE. Hosts are compared case-folded, without a trailing dot, port or
  * brackets; an IP literal is compared in its canonical text form (inet_ntop), v4-mapped as v4.
- * Handlers answer HTTP. So a rule that matches gives: HTTP -> HANDLE; TLS -> REFUSE (a handler that can't be shown
- * the request must not be walked round); OPAQUE and HTTP2 preface: HTTP2 as TLS, OPAQUE -> internet ? SPLICE : REFUSE.
+ * Handlers answer HTTP. So a rule that matches gives: HTTP -> HANDLE; TLS, HTTP2, and OPAQUE on a port whose clients
+ * speak first -> REFUSE (a handler that can't be shown the request must not be walked round); OPAQUE elsewhere is another
+ * protocol than HTTP: internet ? SPLICE : REFUSE.
  */
 #ifndef PYINTERCEPTOR_POLICY_H
 #define PYINTERCEPTOR_POLICY_H
+
+#include <stdint.h>
 
 #define HOST_MAX 255          /* bytes, RFC 1035 section 2.3.4; longer hosts match nothing but the catch-all */
 #define POLICY_MAGIC 0x50494354
@@ -73,12 +76,21 @@ int policy_check(const void *table, uint32_t size);
 struct decision policy_decide(const void *table, uint32_t protocol, const char *host, uint32_t host_length,
                               const struct endpoint *destination);
 
+/* 1 if a rule names this host or destination, rather than the catch-all. */
+int policy_names_host(const void *table, const char *host, uint32_t host_length, const struct endpoint *destination);
+
+/* 1 for the ports whose clients speak first, 80 and 443. */
+int policy_client_speaks_first(uint16_t port);
+
 /* 1 if some request on one HTTP flow could be decided differently from another: such a flow is followed. */
 int policy_differs(const void *table);
 
 /* The canonical form of a host as decide() compares it, into out[HOST_MAX + 1] (NUL-terminated). Returns its length,
  * 0 if it is empty, too long or not a host. */
 uint32_t policy_canonical_host(const char *host, uint32_t length, char *out);
+
+/* 1 if the table's local_networks name this address and port. */
+int policy_names_address(const void *table, const struct endpoint *to);
 
 /* May we connect there? The pure half of the dial guard (DESIGN.md, decision 6): unspecified, loopback, link-local,
  * private, CGNAT, multicast, broadcast, 0/8, 240/4, synthetic 198.18/15, ULA, and the v4-mapped, NAT64 (64:ff9b::/96), 6to4 and

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -16,18 +15,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "policy.h"
-#include "sniff.h"
-#include "relay.h"
-#include "names.h"
-#include "dial.h"
 #include "flow.h"
 
 #define TICK 0.1          /* seconds between two looks at every flow's deadlines */
 #define BATCH 256         /* epoll events a turn */
 #define KEPT_PIPES 64     /* room for a thread's idle pipes */
-#define COOKIE_LISTENER 2 /* no flow's address */
-#define COOKIE_WAKE 4
+#define COOKIE_LISTENER 8 /* no flow's address */
+#define COOKIE_WAKE 16
 
 static double now(void)
 {
@@ -36,7 +30,7 @@ static double now(void)
 	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-static void signal_fd(int fd)
+void signal_fd(int fd)
 {
 	uint64_t one = 1;
 	while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
@@ -161,11 +155,22 @@ int relay_remove_container(struct relay *relay, uint32_t id)
 		return -ENOENT;
 	atomic_store(&container->is_gone, 1);
 	container_release(container);
+	for (uint32_t i = 0; i < relay->thread_count; i++)
+		atomic_store(&relay->threads[i].has_lost_container, 1);
 	wake_threads(relay);
 	return 0;
 }
 
-void relay_returned(struct relay *relay, uint32_t id, uint64_t sent, uint64_t received)
+void container_release_name(struct container *container, const uint8_t synthetic[16])
+{
+	pthread_mutex_lock(&container->lock);
+	struct name *name = names_by_address(container->names, synthetic);
+	if (name && name->flows)
+		name->flows--;
+	pthread_mutex_unlock(&container->lock);
+}
+
+void relay_returned(struct relay *relay, uint32_t id, const uint8_t *synthetic, uint64_t sent, uint64_t received)
 {
 	struct container *container = container_find(relay, id);
 	atomic_fetch_add(&relay->counters.sent, sent);
@@ -175,6 +180,8 @@ void relay_returned(struct relay *relay, uint32_t id, uint64_t sent, uint64_t re
 	atomic_fetch_sub(&container->handoffs, 1);
 	atomic_fetch_add(&container->counters.sent, sent);
 	atomic_fetch_add(&container->counters.received, received);
+	if (synthetic)
+		container_release_name(container, synthetic);
 	container_release(container);
 }
 
@@ -185,10 +192,13 @@ int relay_publish_name(struct relay *relay, uint32_t id, const char *name, const
 	if (!container)
 		return -ENOENT;
 	pthread_mutex_lock(&container->lock);
+	struct name *known = names_by_text(container->names, name);
+	int is_awaited = known && known->is_asked;
 	int result = names_publish(container->names, name, synthetic, addresses, count, now() + seconds);
 	pthread_mutex_unlock(&container->lock);
 	container_release(container);
-	wake_threads(relay);
+	if (is_awaited)
+		wake_threads(relay);
 	return result;
 }
 
@@ -210,20 +220,18 @@ void relay_name_failed(struct relay *relay, uint32_t id, const char *text)
 
 int relay_may_dial(struct relay *relay, uint32_t id, const struct endpoint *to, int local)
 {
+	if (local)
+		return 1;
 	struct container *container = id ? container_find(relay, id) : NULL;
 	struct table *table = container ? table_of(container) : NULL;
-	int is_public = policy_may_dial(NULL, to);
-	int allowed = local || is_public || (table && policy_may_dial(table->blob, to));
-	if (allowed && is_public && !local) {
-		int netlink = dial_route_open();
-		allowed = netlink >= 0 && dial_is_unicast(netlink, to) != 0; /* no route: the dial itself says so */
-		if (netlink >= 0)
-			close(netlink);
-	}
+	int netlink = dial_route_open();
+	int permitted = netlink < 0 ? 0 : dial_permitted(netlink, table ? table->blob : NULL, to);
+	if (netlink >= 0)
+		close(netlink);
 	table_release(table);
 	if (container)
 		container_release(container);
-	return allowed;
+	return permitted != 0; /* where no route leads the dial itself says so */
 }
 
 static void copy_counters(struct counters *from, struct relay_counters *out)
@@ -300,6 +308,7 @@ static void bury(struct thread *thread)
 		thread->dead = flow->next;
 		container_release(flow->container);
 		free(flow->host);
+		free(flow->name);
 		free(flow);
 	}
 }
@@ -310,6 +319,14 @@ static void tick(struct thread *thread)
 		next = flow->next;
 		flow_tick(thread, flow);
 	}
+}
+
+/* Somebody has a pump, a name that flows may wait for, or the end of a container. */
+static void woken(struct thread *thread, double *next_tick)
+{
+	pumps_begin(thread);
+	if (thread->resolving || atomic_exchange(&thread->has_lost_container, 0))
+		*next_tick = thread->now;
 }
 
 static void serve_ready(struct thread *thread)
@@ -325,41 +342,45 @@ static void serve_ready(struct thread *thread)
 	}
 }
 
-/* One socket's event: bit 0 of the cookie says that it is the upstream's, or an attempt's at it. */
+/* One socket's event. */
 static void serve_event(struct thread *thread, const struct epoll_event *event)
 {
-	struct flow *flow = (struct flow *)(uintptr_t)(event->data.u64 & ~(uint64_t)1);
-	int is_upstream = event->data.u64 & 1, is_broken = (event->events & EPOLLERR) != 0;
-	if (flow->stage == STAGE_DEAD)
+	uintptr_t address = (uintptr_t)(event->data.u64 & ~(uint64_t)(COOKIE_UPSTREAM | COOKIE_PUMP));
+	if (event->data.u64 & COOKIE_PUMP) {
+		pump_service(thread, (struct relay_pump *)address);
 		return;
-	if (!is_upstream && event->events & EPOLLRDHUP)
-		flow->has_fin = 1;
-	flow_service(thread, flow, is_broken && (!is_upstream || flow->stage == STAGE_MOVING));
+	}
+	struct flow *flow = (struct flow *)address;
+	int is_upstream = event->data.u64 & COOKIE_UPSTREAM, is_broken = (event->events & EPOLLERR) != 0;
+	if (flow->stage != STAGE_DEAD)
+		flow_service(thread, flow, is_broken && (!is_upstream || flow->stage == STAGE_MOVING));
 }
 
 static void turn(struct thread *thread, double *next_tick)
 {
 	struct epoll_event events[BATCH];
 	uint64_t drained;
-	int timeout = thread->ready ? 0 : thread->flows ? (int)(TICK * 1000) : -1;
-	int count = epoll_wait(thread->epoll, events, BATCH, timeout), is_woken = 0;
+	int timeout = thread->ready || thread->ready_pumps ? 0 : thread->flows ? (int)(TICK * 1000) : -1;
+	int count = epoll_wait(thread->epoll, events, BATCH, timeout);
 	thread->now = now();
 	for (int i = 0; i < count; i++) {
 		if (events[i].data.u64 == COOKIE_LISTENER)
 			flow_accept(thread);
-		else if (events[i].data.u64 == COOKIE_WAKE)
-			is_woken = read(thread->wake, &drained, sizeof drained) > 0;
-		else
+		else if (events[i].data.u64 != COOKIE_WAKE)
 			serve_event(thread, &events[i]);
+		else if (read(thread->wake, &drained, sizeof drained) > 0)
+			woken(thread, next_tick);
 	}
 	serve_ready(thread);
-	if (is_woken || thread->now >= *next_tick) {
+	pumps_serve_ready(thread);
+	if (thread->now >= *next_tick) {
 		tick(thread);
 		*next_tick = thread->now + TICK;
 	}
 	/* A dead flow may still stand in the list of ready ones: it goes with the next turn. */
 	if (!thread->ready)
 		bury(thread);
+	pumps_bury(thread);
 }
 
 static void *thread_main(void *argument)
@@ -371,6 +392,7 @@ static void *thread_main(void *argument)
 	while (thread->flows)
 		flow_end(thread, thread->flows, END_DETACHED);
 	bury(thread);
+	pumps_bury(thread);
 	return NULL;
 }
 

@@ -7,9 +7,12 @@
 #ifndef PYINTERCEPTOR_RELAY_H
 #define PYINTERCEPTOR_RELAY_H
 
+#include "policy.h"
+
 #define NAME_ADDRESSES_MAX 16
 
 struct relay;                 /* opaque */
+struct relay_pump;            /* opaque */
 
 struct relay_options {
 	uint32_t threads;             /* 0: one a core, 2 at most */
@@ -48,6 +51,7 @@ struct relay_event {
 	uint64_t sent;                /* bytes from the container */
 	uint64_t received;            /* bytes to the container */
 	double seconds;               /* ENDED: how long it lived */
+	uint32_t is_synthetic;        /* HANDOFF: the destination is held, until relay_returned */
 	char host[HOST_MAX + 1];      /* what is known; RESOLVE: the name to resolve, then call relay_publish_name or relay_name_failed */
 };
 
@@ -77,12 +81,14 @@ int relay_publish_policy(struct relay *relay, uint32_t container, const void *ta
 /* Resets every flow of the container and forgets it. */
 int relay_remove_container(struct relay *relay, uint32_t container);
 
-/* The handed-off flow was closed by Python: frees its budget; `sent`/`received` are added to the counters. */
-void relay_returned(struct relay *relay, uint32_t container, uint64_t sent, uint64_t received);
+/* The handed-off flow was closed by Python: frees its budget and its synthetic destination (NULL: it has none); `sent`/`received`
+ * are added to the counters. */
+void relay_returned(struct relay *relay, uint32_t container, const uint8_t *synthetic, uint64_t sent, uint64_t received);
 
 /* Which name do these addresses stand for? `synthetic` (2 x 16 bytes: v4-mapped and v6) may be NULL; `addresses` are the real
  * ones (count 0 with synthetic: not resolved yet -> EVENT_RESOLVE when a flow needs to dial it). seconds: until they expire.
- * Wakes flows waiting for this name. At most 4 096 names a container, then -ENOSPC for synthetic ones, oldest real one replaced. */
+ * Wakes flows waiting for this name. At most 4 096 names a container, then -ENOSPC for synthetic ones, oldest real one replaced.
+ * Synthetic addresses pass from their last name to this one, or -EBUSY while flows are open to them. */
 int relay_publish_name(struct relay *relay, uint32_t container, const char *name, const uint8_t *synthetic,
                        const uint8_t *addresses, uint32_t count, double seconds);
 
@@ -96,6 +102,20 @@ int relay_may_dial(struct relay *relay, uint32_t container, const struct endpoin
 
 /* 1 if the calling thread's namespace has a route to public addresses of the family (AF_INET, AF_INET6). */
 int relay_has_route(int family);
+
+/* Lends two connected, non-blocking sockets: up to `limit` bytes move from one to the other. Whoever starts a pump finishes it,
+ * before relay_close(). The container's budget of pipes is used. NULL: errno says why. */
+struct relay_pump *relay_pump_start(struct relay *relay, uint32_t container, int from, int to, uint64_t limit);
+
+/* Readable (eventfd) when the limit is reached, the source has ended or a side has failed. */
+int relay_pump_fd(struct relay_pump *pump);
+
+/* Bytes that have reached the sink so far. */
+uint64_t relay_pump_moved(struct relay_pump *pump);
+
+/* Stops it, wherever it is, and lets the sockets go; the count of bytes that reached the sink. `error`: errno of the side that
+ * failed, else 0. Bytes that were read and didn't reach the sink are lost: then the sink can't be used any more. */
+uint64_t relay_pump_finish(struct relay_pump *pump, int *error);
 
 void relay_count(struct relay *relay, uint32_t container, struct relay_counters *out);
 

@@ -2,10 +2,9 @@
  *
  * Recognises a flow's first bytes. Owns nothing; see sniff.h.
  */
-#include <stdint.h>
 #include <string.h>
+#include <strings.h>
 
-#include "policy.h"
 #include "frame.h"
 #include "sniff.h"
 
@@ -25,18 +24,55 @@ static enum answer is_http2(const uint8_t *bytes, uint32_t length)
 	return length < whole ? MORE : YES;
 }
 
-/* "METHOD target HTTP/1.": the method in capitals, then whatever, up to the version at the line's end. A line that ends
- * otherwise, or a byte no request line has, is something else. */
+static int is_blank(uint8_t byte)
+{
+	return byte == ' ' || byte == '\t' || byte == '\r' || byte == '\n';
+}
+
+static int is_letter(uint8_t byte)
+{
+	byte |= 0x20;
+	return byte >= 'a' && byte <= 'z';
+}
+
+static int is_method_byte(uint8_t byte)
+{
+	return is_letter(byte) || (byte >= '0' && byte <= '9') || (byte && strchr("!#$%&'*+-.^_`|~", byte) != NULL);
+}
+
+/* "GET /" or "get http:": without a version it is HTTP/0.9, to a server that is old or lenient enough. */
+static int is_bare_request(const uint8_t *method, uint32_t length, const uint8_t *target, uint32_t left)
+{
+	static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
+	if (left == 0 || (*target != '/' && (left < 5 || strncasecmp((const char *)target, "http:", 5) != 0)))
+		return 0;
+	for (uint32_t i = 0; i < sizeof methods / sizeof *methods; i++)
+		if (strlen(methods[i]) == length && strncasecmp((const char *)method, methods[i], length) == 0)
+			return 1;
+	return 0;
+}
+
+/* A request line as the most lenient server reads it: blanks before it, a method in any case, blanks, and "HTTP/" at last.
+ * frame_request() refuses what isn't strict; but it must come before it, or a handler could be walked round. A line without
+ * all this is another protocol's command: "HELO world", "USER me". */
 static enum answer is_http1(const uint8_t *bytes, uint32_t length)
 {
-	uint32_t at = 0;
-	while (at < length && at <= METHOD_MAX && ((bytes[at] >= 'A' && bytes[at] <= 'Z') || (at && (bytes[at] == '-' || bytes[at] == '_'))))
+	uint32_t start = 0;
+	while (start < length && is_blank(bytes[start]))
+		start++;
+	uint32_t at = start;
+	while (at < length && at - start <= METHOD_MAX && is_method_byte(bytes[at]))
 		at++;
-	if (at == length)
-		return at > METHOD_MAX ? NO : MORE;
-	if (at == 0 || at > METHOD_MAX || bytes[at] != ' ')
+	if (at - start > METHOD_MAX)
 		return NO;
-	uint32_t target = ++at;
+	if (at == length)
+		return MORE;
+	uint32_t method = at - start;
+	if (method == 0 || (bytes[at] != ' ' && bytes[at] != '\t'))
+		return NO;
+	while (at < length && (bytes[at] == ' ' || bytes[at] == '\t'))
+		at++;
+	uint32_t target = at;
 	while (at < length && bytes[at] != '\n' && bytes[at] != '\r') {
 		if (bytes[at] == 0 || bytes[at] == 0x7f)
 			return NO;
@@ -44,11 +80,10 @@ static enum answer is_http1(const uint8_t *bytes, uint32_t length)
 	}
 	if (at == length)
 		return MORE;
-	/* A line without " HTTP/" is another protocol's command, "HELO world" or "USER me". */
-	for (uint32_t i = target; i + 6 <= at; i++)
-		if (memcmp(bytes + i, " HTTP/", 6) == 0)
+	for (uint32_t i = target; i + 5 <= at; i++)
+		if (strncasecmp((const char *)bytes + i, "HTTP/", 5) == 0 && is_blank(bytes[i - 1]))
 			return YES;
-	return NO;
+	return is_bare_request(bytes + start, method, bytes + target, at - target) ? YES : NO;
 }
 
 static void read_http(const uint8_t *bytes, uint32_t length, int final, struct opening *out)
@@ -148,25 +183,17 @@ static int read_client_hello(struct cursor hello, struct opening *out)
 	return 1;
 }
 
-/* Collects the handshake message out of its records into `out`. The hello's length, 0: more bytes, -1: not a ClientHello. */
+/* Collects the handshake message out of its records into `out`. The hello's length, 0: more bytes, -1: it is malformed. */
 static int gather_hello(const uint8_t *bytes, uint32_t length, uint8_t *out)
 {
 	uint32_t have = 0, at = 0;
-	for (;;) {
-		if (at < length && bytes[at] != 22)
-			return -1;
-		if (at + 1 < length && bytes[at + 1] != 3)
-			return -1;
-		if (at + 5 > length)
-			return 0;
+	while (at + 5 <= length) {
 		uint32_t record = (uint32_t)bytes[at + 3] << 8 | bytes[at + 4];
-		if (record == 0 || record > 16384 + 256)
+		if (bytes[at] != 22 || bytes[at + 1] != 3 || record == 0 || record > 16384 + 256)
 			return -1;
 		uint32_t there = length - at - 5 < record ? length - at - 5 : record;
 		memcpy(out + have, bytes + at + 5, there);
 		have += there;
-		if (have && out[0] != 1)
-			return -1;
 		if (have >= 4) {
 			uint32_t need = 4 + ((uint32_t)out[1] << 16 | (uint32_t)out[2] << 8 | out[3]);
 			if (need > OPENING_MAX)
@@ -174,19 +201,39 @@ static int gather_hello(const uint8_t *bytes, uint32_t length, uint8_t *out)
 			if (have >= need)
 				return (int)need;
 		}
+		at += 5 + there;
 		if (there < record)
-			return 0;
-		at += 5 + record;
+			break;
 	}
+	return 0;
 }
 
-static enum answer is_tls(const uint8_t *bytes, uint32_t length, struct opening *out)
+/* The first six bytes tell: a handshake record whose message is a ClientHello, or the hello of SSL 2 that some servers still
+ * take (RFC 5246 appendix E.2). */
+static enum answer begins_as_tls(const uint8_t *bytes, uint32_t length)
+{
+	static const int record[] = {22, 3, -1, -1, -1, 1}, old[] = {-1, -1, 1, 3, -1, -1};
+	int is_record = 1, is_old = bytes[0] >= 0x80 && bytes[0] < 0xc0; /* under 16 KiB; telnet begins with 0xff */
+	for (uint32_t i = 0; i < 6 && i < length; i++) {
+		is_record &= record[i] < 0 || bytes[i] == record[i];
+		is_old &= old[i] < 0 || bytes[i] == old[i];
+	}
+	if (!is_record && !is_old)
+		return NO;
+	return length < 6 ? MORE : YES;
+}
+
+/* TLS whose hello is malformed, or longer than we look, is TLS all the same, of a host that isn't known. */
+static enum answer is_tls(const uint8_t *bytes, uint32_t length, int final, struct opening *out)
 {
 	uint8_t message[OPENING_MAX];
+	enum answer begins = begins_as_tls(bytes, length);
+	if (begins != YES || bytes[0] != 22)
+		return begins;
 	int size = gather_hello(bytes, length, message);
-	if (size <= 0)
-		return size == 0 ? MORE : NO;
-	if (!read_client_hello((struct cursor){message + 4, (uint32_t)size - 4}, out)) {
+	if (size == 0 && !final)
+		return MORE;
+	if (size <= 0 || !read_client_hello((struct cursor){message + 4, (uint32_t)size - 4}, out)) {
 		out->host_length = 0;
 		out->host[0] = 0;
 	}
@@ -200,7 +247,7 @@ void sniff(const uint8_t *bytes, uint32_t length, int final, struct opening *out
 		length = OPENING_MAX;
 	final |= length == OPENING_MAX;
 	enum answer http2 = length ? is_http2(bytes, length) : MORE, http1 = length ? is_http1(bytes, length) : MORE;
-	enum answer tls = length ? is_tls(bytes, length, out) : MORE;
+	enum answer tls = length ? is_tls(bytes, length, final, out) : MORE;
 	if (http2 == YES)
 		out->protocol = PROTOCOL_HTTP2;
 	else if (tls == YES)

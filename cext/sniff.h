@@ -5,6 +5,8 @@
 #ifndef PYINTERCEPTOR_SNIFF_H
 #define PYINTERCEPTOR_SNIFF_H
 
+#include "policy.h"
+
 #define OPENING_MAX 16384     /* bytes; a post-quantum ClientHello is under 2 KiB, 8 KiB of headers is common */
 
 struct opening {

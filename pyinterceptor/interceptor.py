@@ -20,17 +20,18 @@ from pyinterceptor._relay import lib
 from pyinterceptor.app import App
 from pyinterceptor.capture.gateway import Gateway, open_gateway
 from pyinterceptor.container import Container, Context, container_id
+from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_tcp, serve_udp
 from pyinterceptor.dns.upstream import Upstream
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
-from pyinterceptor.http.server import Limits, serve_connection
+from pyinterceptor.http.server import Server, open_server
 from pyinterceptor.outbound import Attached, Outbound
 from pyinterceptor.policies import policy_of
 from pyinterceptor.relay.hub import Hub
-from pyinterceptor.relay.relay import Budget, Ended, Event, Handoff, Options, Relay, Resolve, open_relay
+from pyinterceptor.relay.relay import Counters, Ended, Event, Handoff, Options, Relay, Resolve, open_relay
 from pyinterceptor.runtime import (
     Finished,
     NetnsContainer,
@@ -51,19 +52,32 @@ class Interceptor:
     """Made by `open_interceptor`; gives containers and lets their policies be replaced."""
 
     def __init__(
-        self, app: App, nursery: trio.Nursery, gateway: Gateway, relay: Relay, hub: Hub, upstream: Upstream, v6: bool
+        self,
+        app: App,
+        nursery: trio.Nursery,
+        gateway: Gateway,
+        relay: Relay,
+        hub: Hub,
+        server: Server,
+        upstream: Upstream,
+        v6: bool,
+        synthetic: Networks,
     ) -> None:
         self._app = app
         self._nursery = nursery
         self._gateway = gateway
         self._relay = relay
         self._hub = hub
+        self._server = server
         self._upstream = upstream
         self._attached: dict[int, Attached] = {}
         self._boxes: dict[tuple[str, str], Box] = {}
         self._starting = trio.Lock()
         self._generations = 0
-        self.resolver = Resolver(decide=self._decide_name, upstream=upstream, relay=relay, v6=v6)
+        self._synthetic = synthetic
+        self.resolver = Resolver(
+            decide=self._decide_name, upstream=upstream, relay=relay, v6=v6, networks=synthetic
+        )
 
     async def get_container(self, cls: type[Container], name: str = "default", *, user: str | None = None) -> Box:
         """The container of this class and name; it is started if it does not run (as `user`, or who invoked us).
@@ -94,6 +108,15 @@ class Interceptor:
             if attached.context.container_class == cls.__name__:
                 attached.policy = policy
                 self._relay.publish_policy(attached.container, policy.blob)
+
+    def count(self, cls: type[Container] | None = None, name: str = "default") -> Counters:
+        """What became of the flows of one container, or of all that ever were. Raises: KeyError if it does not run."""
+        if cls is None:
+            return self._relay.count()
+        for attached in self._attached.values():
+            if (attached.context.container_class, attached.context.container_name) == (cls.__name__, name):
+                return self._relay.count(attached.container)
+        raise KeyError(f"{cls.__name__} {name!r} does not run")
 
     async def _run(
         self,
@@ -136,11 +159,13 @@ class Interceptor:
             may_dial=partial(self._may_dial, seat.ifindex),
             make_stream=self._hub.stream,
         )
-        async with open_client(dialer) as client:
-            self._relay.add_container(seat.ifindex, seat.v4, seat.v6, Budget())
+        async with open_client(dialer, pump=partial(self._relay.pump, seat.ifindex)) as client:
+            self._relay.add_container(seat.ifindex, seat.v4, seat.v6, cls.budget)
             try:
                 self._relay.publish_policy(seat.ifindex, policy.blob)
-                self._attached[seat.ifindex] = Attached(seat.ifindex, context, policy, client)
+                self._attached[seat.ifindex] = Attached(
+                    seat.ifindex, context, policy, client, self._synthetic
+                )
                 yield partial(self._gateway.attach, seat)
             finally:
                 self._relay.remove_container(seat.ifindex)
@@ -186,18 +211,21 @@ class Interceptor:
             if attached is None:
                 return
             if event.destination[1] == DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
-                await serve_tcp(stream, event.container, self.resolver.answer)
+                await serve_tcp(stream, event.container, self.resolver)
             else:
                 outbound = Outbound(attached, self._app.env, event.destination, event.cause)
-                await serve_connection(
-                    stream, outbound.respond, limits=Limits(), scheme="http", destination=str(event.destination[0])
+                address, port = event.destination
+                pump = partial(self._relay.pump, event.container)
+                await self._server.serve(
+                    stream, outbound.respond, scheme="http", destination=(str(address), port), pump=pump
                 )
+            let_end_in_order(stream.socket)
         except Exception:
             log.exception("flow %d to %s: failed", event.flow, event.destination[0])
         finally:
             received, sent = transferred(stream.socket)
             await trio.aclose_forcefully(stream)
-            self._relay.returned(event.container, received, sent)
+            self._relay.returned(event, received, sent)
             self._log(event, attached, received, sent, trio.current_time() - started)
 
     def _log(
@@ -230,6 +258,11 @@ class Box:
         """Whether it is stopped, or its first process has ended; `get_container` gives a fresh one then."""
         return self.stopping.is_set() or self._workload.has_ended
 
+    @property
+    def pid(self) -> int:
+        """Of the process on the host whose end is the container's, and whose namespaces are."""
+        return self._workload.pid
+
     async def exec(self, argv: str | Sequence[str], **options: Any) -> Finished:
         """Runs a command to its end inside; a string is split as a shell would.
 
@@ -257,12 +290,14 @@ async def open_interceptor(
     *,
     instance: str = "default",
     nameservers: Sequence[str] | None = None,
+    synthetic: Networks = SYNTHETIC,
     options: Options | None = None,
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all of it is gone when the block ends.
 
     `instance` separates several on one machine. `nameservers` are asked for names that no rule serves, instead of
-    those of /etc/resolv.conf. Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
+    those of /etc/resolv.conf; names that a rule serves get addresses of `synthetic`. Needs root (CAP_NET_ADMIN,
+    CAP_SYS_ADMIN, CAP_BPF).
 
     Raises: CaptureError with the step and the remedy.
     """
@@ -274,14 +309,21 @@ async def open_interceptor(
     async with (
         open_gateway(instance, v6=v6) as gateway,
         open_relay(gateway.listener, options or Options()) as relay,
+        open_server() as server,
         trio.open_nursery() as nursery,
     ):
-        interceptor = Interceptor(app, nursery, gateway, relay, hub, upstream, v6)
+        interceptor = Interceptor(app, nursery, gateway, relay, hub, server, upstream, v6, synthetic)
         nursery.start_soon(hub.run)
         nursery.start_soon(interceptor.follow_events)
-        nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver.answer)
+        nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver)
         yield interceptor
         nursery.cancel_scope.cancel()
+
+
+def let_end_in_order(connection: socket.socket) -> None:
+    """From now on a close is a FIN. Before, were we killed, it is a reset: no answer cut short looks complete."""
+    if connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
 
 
 def transferred(connection: socket.socket) -> tuple[int, int]:

@@ -5,18 +5,19 @@ Everything a client can be told of a refusal is written here.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from dataclasses import dataclass
 from typing import Any
 
 from pyinterceptor._relay import lib
 from pyinterceptor.container import Context
+from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.errors import DialRefused, FetchError
 from pyinterceptor.http.client import Client
-from pyinterceptor.http.fetch import fetch_scope
+from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.policies import Policy
 from pyinterceptor.policy.addresses import Address
+from pyinterceptor.policy.table import Decision
 from pyinterceptor.relay.relay import Cause
 from pyinterceptor.web import Request, Response
 
@@ -24,6 +25,7 @@ log = logging.getLogger("pyinterceptor")
 
 HANDLERS = 256  # at once, a container; more are told to come back
 REFUSED = 520  # what a container's call gets that nothing allows
+HANDLE = int(lib.VERDICT_HANDLE)
 
 CAUSES = {
     Cause.DIAL_FAILED: (502, "the host could not be reached"),
@@ -40,6 +42,7 @@ class Attached:
     context: Context
     policy: Policy
     client: Client  # its own: what it may dial and its pooled connections are nobody else's
+    synthetic: Networks = SYNTHETIC
     running: int = 0  # handlers
     requests: int = 0
 
@@ -47,26 +50,29 @@ class Attached:
 class Outbound:
     """Answers the requests of one handed-off connection."""
 
-    def __init__(
-        self, attached: Attached, env: Any, destination: tuple[Address, int], cause: Cause
-    ) -> None:
+    def __init__(self, attached: Attached, env: Any, destination: tuple[Address, int], cause: Cause) -> None:
         self._attached = attached
         self._env = env
         self._destination = destination
         self._cause = cause  # what C failed at, of the first request
+        self._decided: tuple[Policy, str] | None = None  # a policy never changes its mind: the same host, the same rule
+        self._decision: Decision
 
     async def respond(self, request: Request) -> Response:
         """Decides this request by the policy of this moment."""
-        attached, policy = self._attached, self._attached.policy
+        attached, policy, host = self._attached, self._attached.policy, request.url.host
         attached.requests += 1
-        decision = policy.decide(lib.PROTOCOL_HTTP, request.url.host, self._destination)
+        if self._decided is None or self._decided[0] is not policy or self._decided[1] != host:
+            self._decision = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
+            self._decided = (policy, host)
+        decision = self._decision
         cause, self._cause = self._cause, Cause.DONE
-        if decision.verdict == lib.VERDICT_HANDLE:
+        if decision.verdict == HANDLE:
             return await self._handle(request, policy, decision.rule)
         if decision.verdict == lib.VERDICT_REFUSE:
-            return refusal(REFUSED, request.url.host, "no rule allows it")
+            return refusal(REFUSED, host, "no rule allows it")
         if cause in CAUSES:
-            return refusal(CAUSES[cause][0], request.url.host, CAUSES[cause][1])
+            return refusal(CAUSES[cause][0], host, CAUSES[cause][1])
         return await self._pass(request)
 
     async def _handle(self, request: Request, policy: Policy, rule: int) -> Response:
@@ -74,29 +80,40 @@ class Outbound:
         if attached.running >= HANDLERS:
             return Response("Too many handlers are running for this container.\n", 503, {"retry-after": "1"})
         attached.running += 1
+        scope = FetchScope(attached.client)
         try:
-            async with fetch_scope(attached.client) as scope:
+            with scope:
                 answer = policy.handlers[rule](request, self._env, attached.context)
-                response = await answer if inspect.isawaitable(answer) else answer
+                response = await answer if hasattr(answer, "__await__") else answer
                 if not isinstance(response, Response):
-                    name = policy.rule_name(rule)
-                    raise TypeError(f"the handler of {name!r} returned {type(response).__name__}, not a Response")
+                    raise TypeError(f"the handler returned {type(response).__name__}, not a Response")
                 scope.keep(response)
                 return response
+        except (DialRefused, FetchError) as error:
+            log.warning("%s %s: the handler's fetch failed: %s", request.method, request.url, error)
+            return unreachable(request.url.host, error)
         finally:
             attached.running -= 1
+            if scope.has_fetched:
+                await scope.let_go()
 
     async def _pass(self, request: Request) -> Response:
+        """As if the container's own connection went on: to the address it dialled, whatever host the request names."""
+        address, port = self._destination
+        at = None if address in self._attached.synthetic else str(address)
         try:
-            return await self._attached.client.fetch(request, redirect="manual")
-        except DialRefused:
-            return refusal(REFUSED, request.url.host, CAUSES[Cause.DIAL_GUARD][1])
-        except FetchError as error:
-            return refusal(502, request.url.host, str(error))
+            return await self._attached.client.pass_on(request, at=at, port=port)
+        except (DialRefused, FetchError) as error:
+            return unreachable(request.url.host, error)
+
+
+def unreachable(host: str, error: DialRefused | FetchError) -> Response:
+    """What a container is told of a host that can't be asked."""
+    if isinstance(error, DialRefused):
+        return refusal(REFUSED, host, CAUSES[Cause.DIAL_GUARD][1])
+    return refusal(502, host, str(error))
 
 
 def refusal(status: int, host: str, why: str) -> Response:
     """A readable no."""
-    return Response(f"pyinterceptor: {host}: {why}\n", status, {"content-type": "text/plain; charset=utf-8"})
-
-
+    return Response(f"pyinterceptor: {host}: {why}\n", status)

@@ -1,45 +1,64 @@
 """What we ask an origin: the bytes of a request's head, and where a redirect leads.
 
-Pure. Hop-by-hop fields never pass, Host is always the URL's own, a length is said once.
+Pure. Fields go in the order and spelling they came in; hop-by-hop fields never pass, a length is said once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pyinterceptor.http.reply import connection_options
+from pyinterceptor.http.fields import Fields, end_to_end
 from pyinterceptor.web import URL
+from pyinterceptor.web.headers import TOKEN
+from pyinterceptor.web.url import split_host
 
-Fields = list[tuple[str, str]]
-
-# RFC 9110 section 7.6.1, and Expect: who reads a response while it sends needs no 100 (Continue).
-HOP_BY_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate", "te", "trailer"}
-    | {"transfer-encoding", "upgrade", "expect"}
-)
-OURS = frozenset({"host", "content-length"})
 SAYS_NO_BODY = frozenset({"POST", "PUT", "PATCH"})  # these say so when they have none (RFC 9110 section 8.6)
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+OF_THE_MESSAGE = frozenset({"host", "content-length", "expect"})
 OF_THE_BODY = frozenset({"content-encoding", "content-language", "content-location", "content-type"})
-OF_THE_ORIGIN = frozenset({"authorization", "cookie"})
+OF_THE_ORIGIN = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
-def end_to_end(fields: Iterable[tuple[str, str]]) -> Fields:
-    """The fields that are meant for the other end, without those that Connection names."""
-    given = list(fields)
-    dropped = HOP_BY_HOP | connection_options(given)
-    return [(name, value) for name, value in given if name.lower() not in dropped]
+def host_field(url: URL, given: str | None) -> str:
+    """The Host field of a request for this URL: as it was given, if it is this host's, with whatever port."""
+    try:
+        if given is not None and split_host(given)[0] == url.host:
+            return given
+    except ValueError:
+        pass
+    return url.authority
 
 
-def request_head(method: str, target: str, host: str, fields: Iterable[tuple[str, str]], length: int | None) -> bytes:
-    """The head of a request whose body has `length` bytes; None: it will be chunked."""
-    lines = [f"{method} {target} HTTP/1.1", f"host: {host}"]
-    lines += [f"{name}: {value}" for name, value in end_to_end(fields) if name.lower() not in OURS]
+def request_head(
+    method: str, target: str, host: str, fields: Fields, length: int | None, upgrade: str | None = None
+) -> bytes:
+    """The head of a request whose body has `length` bytes; None: it will be chunked.
+
+    Expect doesn't go along: who reads a response while it sends needs no 100 (Continue).
+
+    Raises: ValueError for a method that is no token.
+    """
+    if not TOKEN.fullmatch(method):
+        raise ValueError(f"{method!r} is not a method")
+    passed = end_to_end(fields)
+    names = {name.lower() for name, _ in passed}
+    ours = {"host": host}
+    if length is not None and (length or method in SAYS_NO_BODY or "content-length" in names):
+        ours["content-length"] = str(length)
+    lines = [f"{method} {target} HTTP/1.1"]
+    if "host" not in names:
+        lines.append(f"host: {ours.pop('host')}")
+    for name, value in passed:
+        lower = name.lower()
+        if lower not in OF_THE_MESSAGE:
+            lines.append(f"{name}: {value}")
+        elif lower in ours:
+            lines.append(f"{name}: {ours.pop(lower)}")
+    lines += [f"{name}: {value}" for name, value in ours.items()]
     if length is None:
         lines.append("transfer-encoding: chunked")
-    elif length or method in SAYS_NO_BODY:
-        lines.append(f"content-length: {length}")
+    if upgrade is not None:
+        lines += ["connection: upgrade", f"upgrade: {upgrade}"]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
@@ -63,9 +82,9 @@ def hop_after(status: int, location: str | None, method: str, url: URL) -> Hop |
     return Hop(url.join(location), "GET" if becomes_get else method, becomes_get)
 
 
-def fields_after(fields: Iterable[tuple[str, str]], *, drops_body: bool, same_origin: bool) -> Fields:
+def fields_after(fields: Fields, *, drops_body: bool, same_origin: bool) -> list[tuple[str, str]]:
     """What of a request's fields goes along to the next hop."""
-    dropped: set[str] = set(OURS)
+    dropped = set(OF_THE_MESSAGE)
     if drops_body:
         dropped |= OF_THE_BODY
     if not same_origin:

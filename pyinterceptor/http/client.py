@@ -14,12 +14,15 @@ from typing import Literal
 import trio
 
 from pyinterceptor.errors import FetchError
-from pyinterceptor.http.asking import Hop, end_to_end, fields_after, hop_after, request_head
-from pyinterceptor.http.exchange import Connection, Exchange, FetchedBody, Unanswered, reason
+from pyinterceptor.http.asking import Hop, fields_after, hop_after, host_field, request_head
+from pyinterceptor.http.exchange import Connection, Exchange, Unanswered, reason
+from pyinterceptor.http.fields import end_to_end, upgrade_of
 from pyinterceptor.http.pool import IDLE_SECONDS, Origin, Pool
+from pyinterceptor.http.transfer import Pump
+from pyinterceptor.http.tunnel import Switched
 from pyinterceptor.web import Body, Headers, Request, Response
 
-Dial = Callable[[str, int, bool], Awaitable[trio.abc.Stream]]
+Dial = Callable[[str, int, bool, str | None], Awaitable[trio.abc.Stream]]  # Dialer
 Redirect = Literal["follow", "manual"]
 
 MAX_REDIRECTS = 20  # Fetch standard
@@ -41,10 +44,13 @@ def verified_tls() -> ssl.SSLContext:
 class Client:
     """Made by `open_client`. Each response holds its connection until its body has ended or is closed."""
 
-    def __init__(self, dial: Dial, nursery: trio.Nursery, ssl_context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, dial: Dial, nursery: trio.Nursery, ssl_context: ssl.SSLContext | None, pump: Pump | None
+    ) -> None:
         self._dial = dial
         self._nursery = nursery
         self._ssl_context = ssl_context
+        self._pump = pump
         self._pool: Pool[Connection] = Pool()
         self._open: set[Connection] = set()
         self._dialling = 0
@@ -59,14 +65,12 @@ class Client:
         Raises: DialRefused where the guard permits no address of the host; FetchError for what fails on the way;
         RuntimeError for a body that was read already; ValueError for a method that can't be fetched.
         """
-        if self._is_closed:
-            raise RuntimeError(f"fetch {request.url}: the interceptor is closed")
-        if request.method in NEVER:
-            raise ValueError(f"{request.method} can't be fetched")
-        if request.body.is_used:
-            raise RuntimeError(f"fetch {request.url}: the request's body was read already")
+        self._check(request)
         for _ in range(MAX_REDIRECTS + 1):
-            response = await self._ask(request, local)
+            url = request.url
+            origin = Origin(url.scheme, url.host, url.port, local)
+            host = host_field(url, request.headers.get("host"))
+            response = await self._ask(origin, request, url.target, host)
             hop = None if redirect == "manual" else _hop(request, response)
             if hop is None:
                 _mark_used(request.body)
@@ -76,31 +80,56 @@ class Client:
             local = local and _is_same_origin(before, request)
         raise FetchError(f"fetch {request.url}: more than {MAX_REDIRECTS} redirects")
 
-    async def _ask(self, request: Request, local: bool) -> Response:
-        """One request, once more on a fresh connection if a kept one turns out to be dead."""
+    async def pass_on(self, request: Request, *, at: str | None, port: int) -> Response:
+        """The response of where a container sent its request to, asked as it came; takes the request's body.
+
+        `at` is the address that the container dialled, whatever host the request names; None: the host's own.
+
+        Raises: as `fetch`.
+        """
+        self._check(request)
         url = request.url
-        origin = Origin(url.scheme, url.host, url.port, local)
-        connection = await self._kept(origin)
+        origin = Origin("http", url.host, port, False, at)
+        host = request.headers.get("host") or url.authority
+        response = await self._ask(origin, request, request.target or url.target, host)
+        _mark_used(request.body)
+        return response
+
+    def _check(self, request: Request) -> None:
+        if self._is_closed:
+            raise RuntimeError(f"fetch {request.url}: the interceptor is closed")
+        if request.method.upper() in NEVER:
+            raise ValueError(f"{request.method} can't be fetched")
+        if request.body.is_used:
+            raise RuntimeError(f"fetch {request.url}: the request's body was read already")
+
+    async def _ask(self, origin: Origin, request: Request, target: str, host: str) -> Response:
+        """One request, once more on a fresh connection if a kept one turns out to be dead."""
+        method, body = request.method, request.body
+        fields = list(Headers(request.headers).items())
+        upgrade = upgrade_of(fields) if request.target is not None and body.content == b"" else None
+        head = request_head(method, target, host, fields, body.length, upgrade)
+        connection = None if upgrade else await self._kept(origin)
         if connection is not None:
             try:
-                return await self._exchange(connection, request)
+                return await self._exchange(connection, method, head, body)
             except Unanswered:
-                if request.method not in IDEMPOTENT or request.body.is_used:
+                if method not in IDEMPOTENT or (body.is_used and body.content is None):
                     raise
-        return await self._exchange(await self._connect(origin), request)
+                if body.content is not None:
+                    body = Body(body.content)
+        return await self._exchange(await self._connect(origin), method, head, body, may_switch=upgrade is not None)
 
-    async def _exchange(self, connection: Connection, request: Request) -> Response:
-        url, body = request.url, request.body
-        try:
-            head = request_head(request.method, url.target, url.authority, request.headers.items(), body.length)
-        except BaseException:
-            await self._give_back(connection, False)
-            raise
-        exchange = Exchange(connection, request.method, self._give_back)
+    async def _exchange(
+        self, connection: Connection, method: str, head: bytes, body: Body, *, may_switch: bool = False
+    ) -> Response:
+        exchange = Exchange(connection, method, self._give_back, self._pump, may_switch=may_switch)
         reply = await exchange.start(head, body, self._nursery)
+        if exchange.has_switched:
+            return Switched(exchange, reply.fields)
+        answer = Body(exchange.parser.take()) if exchange.parser.is_done else Body(exchange, reply.length)
         try:
-            headers = Headers.parsed(end_to_end(reply.fields))
-            return Response(FetchedBody(exchange, reply.length), reply.status, headers)
+            return Response(answer, reply.status, Headers.parsed(end_to_end(reply.fields)))
         except ValueError as error:
             await exchange.aclose()
             raise FetchError(f"receive from {connection.name}: {error}") from error
@@ -121,11 +150,14 @@ class Client:
             await self._close(idle)
         self._dialling += 1
         try:
-            transport = await self._dial(origin.host, origin.port, origin.local)
+            transport = await self._dial(origin.host, origin.port, origin.local, origin.at)
             stream = await self._secure(transport, origin) if origin.scheme == "https" else transport
         finally:
             self._dialling -= 1
         connection = Connection(origin, stream, transport)
+        if self._is_closed:
+            await connection.aclose()
+            raise FetchError(f"connect to {connection.name}: the interceptor is closed")
         self._open.add(connection)
         return connection
 
@@ -173,10 +205,12 @@ class Client:
 
 
 @asynccontextmanager
-async def open_client(dial: Dial, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+async def open_client(
+    dial: Dial, *, ssl_context: ssl.SSLContext | None = None, pump: Pump | None = None
+) -> AsyncIterator[Client]:
     """A client for the time of the block. `ssl_context` is used as it is, instead of `verified_tls()`."""
     async with trio.open_nursery() as nursery:
-        client = Client(dial, nursery, ssl_context)
+        client = Client(dial, nursery, ssl_context, pump)
         nursery.start_soon(client.expire)
         try:
             yield client

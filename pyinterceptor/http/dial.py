@@ -10,6 +10,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import chain, zip_longest
 from typing import Protocol
 
@@ -58,11 +59,6 @@ async def connect_socket(ip: str, port: int) -> socket.socket:
     return connection
 
 
-def plain_stream(connection: socket.socket) -> trio.abc.Stream:
-    """Trio's own stream over a socket."""
-    return trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-
-
 class Dialer:
     """Dials by name. `may_dial(ip, port, local)` is asked for every address after resolution."""
 
@@ -71,7 +67,7 @@ class Dialer:
         *,
         resolve: Resolve,
         may_dial: MayDial,
-        make_stream: MakeStream = plain_stream,
+        make_stream: MakeStream,
         connect: Connect = connect_socket,
     ) -> None:
         self._resolve = resolve
@@ -79,19 +75,21 @@ class Dialer:
         self._make_stream = make_stream
         self._connect = connect
 
-    async def __call__(self, host: str, port: int, local: bool) -> trio.abc.Stream:
+    async def __call__(self, host: str, port: int, local: bool, at: str | None = None) -> trio.abc.Stream:
         """A connected stream to `host` (a name or an address); `local` permits what the guard calls local.
+
+        With `at`, that address is dialled first, and the host's others only if it is one of them.
 
         Raises: DialRefused where the guard permits none of the addresses; FetchError where none answers.
         """
-        ips = await self._permitted(host.strip("[]"), port, local)
+        ips = self._permitted(host, [at] if at is not None else await self._addresses(host), port, local)
+        race = _Race(ips, port, self._connect)
         with trio.move_on_after(CONNECT_DEADLINE):
-            race = _Race(ips, port, self._connect)
-            return self._make_stream(await race.run())
-        raise FetchError("; ".join(f"connect to {endpoint(ip, port)}: timed out" for ip in ips))
+            more = None if at is None else partial(self._others, host, at, port, local)
+            return self._make_stream(await race.run(more))
+        raise FetchError("; ".join(f"connect to {endpoint(ip, port)}: timed out" for ip in race.tried))
 
-    async def _permitted(self, host: str, port: int, local: bool) -> list[str]:
-        ips = [host] if _is_address(host) else await self._addresses(host)
+    def _permitted(self, host: str, ips: Sequence[str], port: int, local: bool) -> list[str]:
         permitted = [ip for ip in ips if self._may_dial(ip, port, local)]
         if not permitted:
             where = " and ".join(endpoint(ip, port) for ip in ips)
@@ -99,7 +97,17 @@ class Dialer:
             raise DialRefused(f"connect to {host}: {of}{where}, which no rule lets it reach")
         return permitted
 
+    async def _others(self, host: str, at: str, port: int, local: bool) -> list[str]:
+        """The addresses that stand in for `at`, because the host has it as well."""
+        try:
+            ips = await self._addresses(host)
+        except (DialRefused, FetchError):
+            return []
+        return [ip for ip in ips if ip != at and self._may_dial(ip, port, local)] if at in ips else []
+
     async def _addresses(self, host: str) -> list[str]:
+        if _is_address(host):
+            return [host]
         try:
             found = await self._resolve(host)
         except DialRefused:
@@ -116,6 +124,7 @@ class _Race:
     """Attempts on several addresses, staggered; the first that connects is kept, the others are closed."""
 
     def __init__(self, ips: Sequence[str], port: int, connect: Connect) -> None:
+        self.tried: list[str] = []
         self._ips = ips
         self._port = port
         self._connect = connect
@@ -123,16 +132,13 @@ class _Race:
         self._failures: list[str] = []
         self._cause: OSError | None = None
 
-    async def run(self) -> socket.socket:
+    async def run(self, more: Callable[[], Awaitable[Sequence[str]]] | None) -> socket.socket:
+        """`more` gives further addresses, when the first ones have had their time."""
         try:
             async with trio.open_nursery() as nursery:
-                failed: trio.Event | None = None
-                for ip in self._ips:
-                    if failed is not None:
-                        with trio.move_on_after(ATTEMPT_DELAY):
-                            await failed.wait()
-                    failed = trio.Event()
-                    nursery.start_soon(self._attempt, ip, failed, nursery.cancel_scope)
+                await self._start(self._ips, nursery)
+                if more is not None:
+                    await self._start(await more(), nursery)
         except BaseException:
             if self._winner is not None:
                 self._winner.close()
@@ -140,6 +146,15 @@ class _Race:
         if self._winner is None:
             raise FetchError("; ".join(self._failures)) from self._cause
         return self._winner
+
+    async def _start(self, ips: Sequence[str], nursery: trio.Nursery) -> None:
+        """Starts the attempts; each gets a head start before the next."""
+        for ip in ips:
+            failed = trio.Event()
+            self.tried.append(ip)
+            nursery.start_soon(self._attempt, ip, failed, nursery.cancel_scope)
+            with trio.move_on_after(ATTEMPT_DELAY):
+                await failed.wait()
 
     async def _attempt(self, ip: str, failed: trio.Event, race: trio.CancelScope) -> None:
         try:

@@ -7,21 +7,21 @@ it is asked for: who doesn't read holds the origin back.
 from __future__ import annotations
 
 import select
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import trio
 
 from pyinterceptor.errors import FetchError, PeerError
 from pyinterceptor.http.pool import Origin
 from pyinterceptor.http.reply import ReplyHead, ReplyParser
-from pyinterceptor.http.wire import LAST_CHUNK, chunk
+from pyinterceptor.http.transfer import Pump, SourceFailed, send_body
 from pyinterceptor.web import Body
 
 RECEIVE = 64 * 1024  # bytes asked of the socket at once
+SWITCHED = 101
 AT_ONCE = 16 * 1024  # bytes of a body that goes out with its head: they fit any socket buffer
+STALL = 60.0  # seconds in which a pumped request body must move at all
 
 
 class Unanswered(FetchError):
@@ -38,8 +38,12 @@ class Connection:
         self.name = f"{origin.host}:{origin.port}"
 
     @property
-    def is_plain(self) -> bool:
-        return self.stream is self.transport
+    def socket(self) -> Any:
+        """The socket, where bodies are on it as they are: not in TLS, not in memory."""
+        return getattr(self.transport, "socket", None) if self.stream is self.transport else None
+
+    async def write(self, data: bytes) -> None:
+        await self.stream.send_all(data)
 
     def is_stale(self) -> bool:
         """Something came while it was idle: its end, or bytes that nobody asked for."""
@@ -49,6 +53,12 @@ class Connection:
         poll = select.poll()
         poll.register(below.fileno(), select.POLLIN | select.POLLRDHUP)
         return bool(poll.poll(0))
+
+    def reset(self) -> None:
+        """Ends it so that the origin can't take what it got for the whole."""
+        reset = getattr(self.transport, "reset", None)
+        if reset is not None:
+            reset()
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self.stream)
@@ -63,10 +73,13 @@ class Exchange:
     An async iterator of the response body's chunks once `start` has returned; `aclose` ends it early.
     """
 
-    def __init__(self, connection: Connection, method: str, give_back: GiveBack) -> None:
+    def __init__(
+        self, connection: Connection, method: str, give_back: GiveBack, pump: Pump | None, *, may_switch: bool = False
+    ) -> None:
         self.connection = connection
-        self.parser = ReplyParser(method)
+        self.parser = ReplyParser(method, may_switch=may_switch)
         self._give_back = give_back
+        self._pump = pump
         self._is_heard = False
         self._is_ended = False
         self._is_closed = False
@@ -92,6 +105,11 @@ class Exchange:
             raise
         return self.parser.head
 
+    @property
+    def has_switched(self) -> bool:
+        """The connection speaks another protocol now; it is held until the exchange is closed."""
+        return self.parser.head is not None and self.parser.head.status == SWITCHED
+
     def __aiter__(self) -> Exchange:
         return self
 
@@ -108,22 +126,35 @@ class Exchange:
                 raise
         return self.parser.chunks.popleft()
 
-    def source(self) -> Source | None:
-        """What moves the rest of the body without us: where it is of known length, not begun, and not in TLS."""
-        head, connection = self.parser.head, self.connection
-        if head is None or head.length is None or self.parser.is_done or not connection.is_plain:
-            return None
-        return Source(self, connection.stream, head.length - self.parser.received)
+    # The response's body as a web.body.Source.
 
-    async def pumped(self, moved: int, remaining: int) -> None:
-        """Others have taken `moved` bytes of the body off the socket. Raises: FetchError where that isn't all."""
+    @property
+    def source(self) -> Exchange | None:
+        head = self.parser.head
+        if head is None or head.length is None or self.parser.is_done or self.connection.socket is None:
+            return None
+        return self
+
+    @property
+    def socket(self) -> Any:
+        return self.connection.socket
+
+    @property
+    def remaining(self) -> int:
         head = self.parser.head
         assert head is not None
+        assert head.length is not None
+        return head.length - self.parser.received
+
+    async def take(self) -> bytes:
+        return self.parser.take()
+
+    async def moved(self, count: int) -> None:
+        self.parser.pass_by(count)
         self._is_closed = True
-        await self._end(reusable=moved == remaining and head.keeps_alive)
-        if moved != remaining:
-            cut = remaining - moved
-            raise FetchError(f"receive from {self.connection.name}: response body cut off {cut} bytes before its end")
+        await self._end(reusable=self.parser.is_reusable)
+
+    # What goes on below.
 
     async def aclose(self) -> None:
         """Gives up what of the response wasn't read."""
@@ -144,7 +175,7 @@ class Exchange:
         except PeerError as error:
             kind = FetchError if self._is_heard else Unanswered
             raise kind(f"receive from {self.connection.name}: {error}") from error
-        if self.parser.is_done:
+        if self.parser.is_done and not self.has_switched:
             await self._end(reusable=self.parser.is_reusable)
 
     async def _receive(self) -> bytes:
@@ -162,29 +193,19 @@ class Exchange:
         try:
             with self._uploading:
                 await trio.lowlevel.checkpoint_if_cancelled()
-                await self.connection.stream.send_all(head)
+                await self.connection.write(head)
                 if body is not None:
-                    await self._send_body(body)
+                    is_chunked = body.length is None
+                    await send_body(body, self.connection, is_chunked=is_chunked, pump=self._pump, stall=STALL)
                 self._is_sent = True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
-        except _SourceFailed as failure:
-            self._source_failure = failure.__cause__
+        except (SourceFailed, trio.TooSlowError) as failure:
+            self._source_failure = failure.__cause__ or failure
+            self.connection.reset()
             await self.connection.aclose()  # wakes who waits for the response
         finally:
             self._upload_left.set()
-
-    async def _send_body(self, body: Body) -> None:
-        send_all, is_chunked = self.connection.stream.send_all, body.length is None
-        try:
-            async with aclosing(_parts(body)) as parts:
-                async for part in parts:
-                    await send_all(chunk(part) if is_chunked else part)
-            if is_chunked:
-                await send_all(LAST_CHUNK)
-        finally:
-            if body.is_used:
-                await body.aclose()
 
     async def _end(self, *, reusable: bool) -> None:
         """Stops the upload and gives the connection back, once."""
@@ -196,62 +217,9 @@ class Exchange:
                 await trio.lowlevel.checkpoint()  # it may have sent the last byte and not run since
                 self._uploading.cancel()
                 await self._upload_left.wait()
+            if not (self.parser.is_done and self._is_sent):
+                self.connection.reset()
             await self._give_back(self.connection, reusable and self._is_sent)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The socket side of a response body: `take` what is here, move `remaining` bytes off `stream`, say `moved`."""
-
-    exchange: Exchange
-    stream: trio.abc.Stream
-    remaining: int
-
-    def take(self) -> bytes:
-        """The bytes of the body that came with the head, which go first."""
-        chunks = self.exchange.parser.chunks
-        taken = b"".join(chunks)
-        chunks.clear()
-        return taken
-
-    async def moved(self, count: int) -> None:
-        """Gives the connection back. Raises: FetchError where `count` isn't `remaining`: the origin cut it off."""
-        await self.exchange.pumped(count, self.remaining)
-
-
-class FetchedBody(Body):
-    """A response body that comes from an origin."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange, length: int | None) -> None:
-        super().__init__(exchange, length)
-        self._exchange = exchange
-
-    @property
-    def source(self) -> Source | None:
-        """For whoever can move bytes between sockets in C; None where the body has to be read (or was begun)."""
-        return None if self.is_used else self._exchange.source()
-
-
-class _SourceFailed(Exception):
-    """The request body, not the connection, is at fault; the cause is its error."""
-
-
-async def _parts(body: Body) -> AsyncGenerator[bytes, None]:
-    """The body's chunks. Raises: _SourceFailed where it fails or isn't as long as it says."""
-    sent = 0
-    try:
-        async with aclosing(cast("AsyncGenerator[bytes, None]", aiter(body))) as parts:
-            async for part in parts:
-                sent += len(part)
-                if body.length is not None and sent > body.length:
-                    raise ValueError(f"it is longer than its {body.length} bytes")
-                yield part
-        if body.length is not None and sent < body.length:
-            raise ValueError(f"it ended after {sent} of {body.length} bytes")
-    except Exception as error:  # it runs the user's code
-        raise _SourceFailed from error
 
 
 def reason(error: BaseException) -> str:

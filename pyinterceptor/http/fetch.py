@@ -18,41 +18,43 @@ from pyinterceptor.web.headers import Source as Fields
 
 
 class FetchScope:
-    """Made by `fetch_scope`, around one call of a handler."""
+    """`with FetchScope(client) as scope:` around one call of a handler, `scope.keep(response)` what it returns; then
+    `await scope.let_go()`, if it `has_fetched`."""
 
     __slots__ = ("_fetched", "_kept", "_token", "client", "is_over")
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.is_over = False
-        self._fetched: list[Body] | None = None
+        self._fetched: list[Body] = []
         self._kept: Response | None = None
         self._token: Token[FetchScope | None]
 
-    async def __aenter__(self) -> FetchScope:
+    def __enter__(self) -> FetchScope:
         self._token = _current.set(self)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         _current.reset(self._token)
         self.is_over = True
-        if self._fetched is not None:
-            await self._let_go(self._fetched)
+
+    @property
+    def has_fetched(self) -> bool:
+        return bool(self._fetched)
 
     def track(self, response: Response) -> None:
         """The response was fetched in this scope."""
-        if self._fetched is None:
-            self._fetched = []
         self._fetched.append(response.body)
 
     def keep(self, response: Response) -> None:
         """The handler has returned this: what it needs outlives the scope, until it is read or closed."""
         self._kept = response
 
-    async def _let_go(self, fetched: list[Body]) -> None:
+    async def let_go(self) -> None:
+        """Closes what was fetched, neither returned nor read."""
         kept = None if self._kept is None else self._kept.body
-        others = [body for body in fetched if body is not kept]
-        if self._kept is not None and kept is not None and kept.content is None and len(others) == len(fetched):
+        others = [body for body in self._fetched if body is not kept]
+        if self._kept is not None and kept is not None and kept.content is None and len(others) == len(self._fetched):
             # A stream of the handler's own may read from what was fetched: both end together.
             self._kept.body = Body(_Derived(kept, others), kept.length)
             return
@@ -65,17 +67,21 @@ class _Derived:
     def __init__(self, body: Body, others: list[Body]) -> None:
         self._body = body
         self._others = others
+        self._chunks: AsyncIterator[bytes] | None = None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._body:
-                yield chunk
-        finally:
-            await _close(self._others)
+    def __aiter__(self) -> _Derived:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._chunks is None:
+            self._chunks = aiter(self._body)
+        return await anext(self._chunks)
 
     async def aclose(self) -> None:
-        await self._body.aclose()
-        await _close(self._others)
+        try:
+            await self._body.aclose()
+        finally:
+            await _close(self._others)
 
 
 async def _close(bodies: list[Body]) -> None:
@@ -85,11 +91,6 @@ async def _close(bodies: list[Body]) -> None:
 
 
 _current: ContextVar[FetchScope | None] = ContextVar("pyinterceptor.fetch_scope", default=None)
-
-
-def fetch_scope(client: Client) -> FetchScope:
-    """`async with fetch_scope(client) as scope:` around a handler's call; `scope.keep(response)` what it returns."""
-    return FetchScope(client)
 
 
 async def fetch(
@@ -115,7 +116,7 @@ async def fetch(
         raise RuntimeError("fetch() works in a handler, until it has returned, while the interceptor is open")
     request = _request(resource, method, headers, body)
     if redirect is None:
-        redirect = "manual" if isinstance(resource, Request) and resource.is_incoming else "follow"
+        redirect = "manual" if isinstance(resource, Request) and resource.target is not None else "follow"
     response = await scope.client.fetch(request, local=local, redirect=redirect)
     scope.track(response)
     return response

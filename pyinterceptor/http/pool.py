@@ -15,12 +15,14 @@ C = TypeVar("C")
 
 
 class Origin(NamedTuple):
-    """Connections to the same origin are interchangeable; `local` is part of it, as it decides what may be dialled."""
+    """Connections to the same origin are interchangeable. What decides what is dialled is part of it: `local`, and
+    `at`, the address to use whatever the name's own are."""
 
     scheme: str
     host: str
     port: int
     local: bool
+    at: str | None = None
 
 
 class Pool(Generic[C]):

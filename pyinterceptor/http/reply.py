@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import httptools
 
 from pyinterceptor.errors import PeerError
+from pyinterceptor.http.fields import connection_options, upgrade_of
 
 # Bytes of status line, headers and interim responses together; curl takes 300 KiB, browsers 256 KiB.
 MAX_HEAD = 256 * 1024
 BAD_GATEWAY = 502
-BODILESS = frozenset({204, 304})  # RFC 9112 section 6.3
+BODILESS = frozenset({101, 204, 304})  # RFC 9112 section 6.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,12 @@ class ReplyParser:
     """Reads the response to one request of `method`.
 
     `head` appears when it is complete, `chunks` fill up with the body's bytes, `is_done` turns True at its end.
+    `may_switch`: the request asked for another protocol, so the response may be a 101.
     """
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, *, may_switch: bool = False) -> None:
+        self.surplus = b""  # what came behind a 101 (Switching Protocols)
+        self._may_switch = may_switch
         self.head: ReplyHead | None = None
         self.chunks: deque[bytes] = deque()
         self.received = 0  # bytes of the body
@@ -70,7 +74,10 @@ class ReplyParser:
             return
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserUpgrade as error:
+            self.surplus = data[error.args[0] :]
+            self._has_surplus = True
+        except httptools.HttpParserError as error:
             if self.is_done:
                 self._has_surplus = True
                 return
@@ -96,6 +103,18 @@ class ReplyParser:
             raise PeerError(f"response body cut off after {self.received}{whole} bytes", BAD_GATEWAY)
         self.is_done = True
 
+    def take(self) -> bytes:
+        """The chunks that are here, as one."""
+        taken = b"".join(self.chunks)
+        self.chunks.clear()
+        return taken
+
+    def pass_by(self, count: int) -> None:
+        """`count` bytes of a body of known length were read by someone else."""
+        assert self.head is not None
+        self.received += count
+        self.is_done = self.received == self.head.length
+
     # Called by httptools.
 
     def on_message_begin(self) -> None:
@@ -104,15 +123,15 @@ class ReplyParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head is None:  # trailers are dropped (RFC 9110 section 6.5.1)
-            self._fields.append((name.decode("latin-1"), (value or b"").decode("latin-1")))
+            self._fields.append((name.decode("latin-1"), (value or b"").decode("latin-1").strip(" \t")))
 
     def on_headers_complete(self) -> None:
         if self.head is not None:
             return
         status = self._parser.get_status_code()
-        if status == 101:
+        if status == 101 and not (self._may_switch and upgrade_of(self._fields)):
             raise PeerError("the origin switched protocols unasked", BAD_GATEWAY)
-        if 100 <= status < 200:
+        if 100 <= status < 200 and status != 101:
             self._is_interim = True
             self._fields.clear()
             return
@@ -135,27 +154,25 @@ class ReplyParser:
 
 
 def _head(status: int, fields: list[tuple[str, str]], is_bodiless: bool, version: str) -> ReplyHead:
-    """llhttp has refused contradicting lengths by now (RFC 9112 section 6.3)."""
+    """llhttp has refused contradicting lengths by now (RFC 9112 section 6.3).
+
+    Raises: PeerError for a version or transfer coding that we don't know.
+    """
     lengths = [value for name, value in fields if name.lower() == "content-length"]
-    coded = [value for name, value in fields if name.lower() == "transfer-encoding"]
-    is_chunked = bool(coded) and coded[-1].lower().rstrip().endswith("chunked")
+    codings = [value.lower() for name, value in fields if name.lower() == "transfer-encoding"]
+    if version not in ("1.0", "1.1"):
+        raise PeerError(f"a response in HTTP/{version}", BAD_GATEWAY)
+    if codings and (codings != ["chunked"] or version == "1.0"):
+        raise PeerError(f"a response with the transfer coding {', '.join(codings)}", BAD_GATEWAY)
     if is_bodiless:
         length: int | None = 0
-    elif coded or not lengths:
-        length = None
     else:
-        length = int(lengths[0])
+        length = int(lengths[0]) if lengths else None
     connection = connection_options(fields)
     return ReplyHead(
         status,
         tuple(fields),
         length,
-        ends_with_connection=length is None and not is_chunked,
+        ends_with_connection=length is None and not codings,
         keeps_alive="close" not in connection and (version != "1.0" or "keep-alive" in connection),
     )
-
-
-def connection_options(fields: list[tuple[str, str]]) -> set[str]:
-    """The lower-cased options of all Connection fields (RFC 9110 section 7.6.1)."""
-    values = (value for name, value in fields if name.lower() == "connection")
-    return {option.strip().lower() for value in values for option in value.split(",")} - {""}

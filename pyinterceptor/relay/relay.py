@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -21,7 +21,6 @@ from pyinterceptor.errors import CaptureError
 from pyinterceptor.policy.addresses import Address, packed, unpacked
 
 BATCH = 64  # events taken at once
-TO_END = 2**64 - 1  # a pump's limit: until the source ends
 
 
 class Cause(IntEnum):
@@ -78,6 +77,7 @@ class Handoff:
     client: tuple[Address, int]
     destination: tuple[Address, int]
     host: str
+    is_synthetic: bool  # the destination is a name's, which keeps it until `returned`
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,40 @@ class Counters:
     flows: int
 
 
+class Pumping:
+    """Two sockets that are lent to C; made by `Relay.pump`."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._moved = 0
+        self._error = 0
+
+    @property
+    def moved(self) -> int:
+        """Bytes that have reached the sink."""
+        return self._moved if self._handle is None else int(lib.relay_pump_moved(self._handle))
+
+    async def wait(self) -> None:
+        """Returns when all has moved or the source has ended.
+
+        Raises: OSError with the errno of the side that failed.
+        """
+        if self._handle is not None:
+            await trio.lowlevel.wait_readable(lib.relay_pump_fd(self._handle))
+            self.finish()
+        if self._error:
+            raise OSError(self._error, os.strerror(self._error))
+
+    def finish(self) -> None:
+        """Takes the sockets back, wherever it is."""
+        if self._handle is None:
+            return
+        handle, self._handle = self._handle, None
+        error = ffi.new("int *")
+        self._moved = int(lib.relay_pump_finish(handle, error))
+        self._error = error[0]
+
+
 class Relay:
     """Owns the C relay; made by `open_relay`."""
 
@@ -154,7 +188,8 @@ class Relay:
         addresses: Sequence[Address],
         seconds: float,
     ) -> bool:
-        """Says which addresses `name` stands for, real ones for `seconds`; False if the table is full."""
+        """Says which addresses `name` stands for, real ones for `seconds`; False if they have no place,
+        or flows are open to the synthetic ones while they are another name's."""
         pair = ffi.NULL if synthetic is None else packed(synthetic[0]) + packed(synthetic[1])
         some = addresses[: lib.NAME_ADDRESSES_MAX]
         real = b"".join(map(packed, some))
@@ -174,9 +209,10 @@ class Relay:
         endpoint.port = port
         return bool(lib.relay_may_dial(self._handle, container, endpoint, int(local)))
 
-    def returned(self, container: int, sent: int, received: int) -> None:
-        """A handed-off flow was closed: its place in the budget is free again."""
-        lib.relay_returned(self._handle, container, sent, received)
+    def returned(self, event: Handoff, sent: int, received: int) -> None:
+        """A handed-off flow was closed: its place in the budget and its synthetic address are free again."""
+        held = packed(event.destination[0]) if event.is_synthetic else ffi.NULL
+        lib.relay_returned(self._handle, event.container, held, sent, received)
 
     def count(self, container: int = 0) -> Counters:
         """The counters of one container; 0: of all together."""
@@ -194,22 +230,20 @@ class Relay:
             while count := lib.relay_take(self._handle, self._batch, BATCH):
                 yield [_event(self._batch[i]) for i in range(count)]
 
-    async def pump(self, source: socket.socket, sink: socket.socket, limit: int = TO_END) -> int:
-        """Lends two sockets to C, which moves up to `limit` bytes; returns the count.
+    @contextmanager
+    def pump(self, container: int, source: socket.socket, sink: socket.socket, limit: int) -> Iterator[Pumping]:
+        """Lends two sockets to C while the block lasts; up to `limit` bytes move from one to the other.
 
-        Raises: OSError with the errno of the side that failed.
+        Raises: OSError where that can't begin.
         """
-        pump = lib.relay_pump_start(self._handle, source.fileno(), sink.fileno(), limit)
-        if pump == ffi.NULL:
+        handle = lib.relay_pump_start(self._handle, container, source.fileno(), sink.fileno(), limit)
+        if handle == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
-        error = ffi.new("int *")
+        pumping = Pumping(handle)
         try:
-            await trio.lowlevel.wait_readable(lib.relay_pump_fd(pump))
+            yield pumping
         finally:
-            moved = int(lib.relay_pump_finish(pump, error))
-        if error[0]:
-            raise OSError(abs(error[0]), os.strerror(abs(error[0])))
-        return moved
+            pumping.finish()
 
     def close(self) -> None:
         lib.relay_close(self._handle)
@@ -256,6 +290,7 @@ def _event(raw: Any) -> Event:
             _endpoint(raw.client),
             _endpoint(raw.destination),
             host,
+            bool(raw.is_synthetic),
         )
     return Ended(
         raw.flow,

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 Content = bytes | bytearray | memoryview | str | AsyncIterable[bytes | str] | None
+
+
+class Source(Protocol):
+    """The socket that a body's bytes arrive at, for whoever moves them on without reading them."""
+
+    @property
+    def socket(self) -> Any: ...
+
+    @property
+    def remaining(self) -> int:
+        """Bytes that are still to come off the socket."""
+
+    async def take(self) -> bytes:
+        """The bytes that came early; they go first."""
+
+    async def moved(self, count: int) -> None:
+        """`count` of the remaining bytes were taken off the socket; fewer than all: nothing more can be read."""
 
 
 class Body:
@@ -18,8 +35,10 @@ class Body:
 
     __slots__ = ("_chunks", "content", "is_used", "length")
 
+    content: bytes | None
+    length: int | None
+
     def __init__(self, content: Content = None, length: int | None = None) -> None:
-        self.content: bytes | None = None
         self._chunks: AsyncIterable[bytes | str] | None = None
         self.is_used = False
         if content is None:
@@ -29,26 +48,25 @@ class Body:
         elif isinstance(content, bytes | bytearray | memoryview):
             self.content = bytes(content)
         elif isinstance(content, AsyncIterable):
+            self.content = None
             self._chunks = content
         else:
             raise TypeError(f"a body is bytes, str or an async iterable of them, not {type(content).__name__}")
         self.length = length if self.content is None else len(self.content)
 
-    async def _iterate(self) -> AsyncIterator[bytes]:
-        if self.content is not None:
-            if self.content:
-                yield self.content
-            return
-        assert self._chunks is not None
-        async for chunk in self._chunks:
-            if chunk:
-                yield chunk.encode() if isinstance(chunk, str) else chunk
+    @property
+    def source(self) -> Source | None:
+        """The socket's side of it; None where it has to be read, or was begun."""
+        return None if self.is_used else getattr(self._chunks, "source", None)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         if self.is_used:
             raise RuntimeError("the body was read already")
         self.is_used = True
-        return self._iterate()
+        if self._chunks is None:
+            return _Whole(self.content)
+        self._chunks = aiter(self._chunks)
+        return _Coming(self._chunks)
 
     async def bytes(self) -> bytes:
         """All of it."""
@@ -70,3 +88,44 @@ class Body:
         close = getattr(self._chunks, "aclose", None)
         if close is not None:
             await close()
+
+
+# Not generators: who leaves a loop over a body early need not close one.
+
+
+class _Whole:
+    """One chunk, none where there is nothing."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, content: bytes | None) -> None:
+        self._content = content
+
+    def __aiter__(self) -> _Whole:
+        return self
+
+    async def __anext__(self) -> bytes:
+        content, self._content = self._content, None
+        if not content:
+            raise StopAsyncIteration
+        return content
+
+
+class _Coming:
+    """The chunks of someone else, as bytes, without the empty ones."""
+
+    __slots__ = ("_chunks",)
+
+    def __init__(self, chunks: AsyncIterator[bytes | str]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> _Coming:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            chunk = await anext(self._chunks)
+            if not isinstance(chunk, str | bytes | bytearray | memoryview):
+                raise TypeError(f"a body's chunks are bytes or str, not {type(chunk).__name__}")
+            if chunk:
+                return chunk.encode() if isinstance(chunk, str) else bytes(chunk)

@@ -6,7 +6,7 @@ Pure. RFC 9110 section 5.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from multidict import CIMultiDict
 
@@ -33,7 +33,7 @@ class Headers:
                 self.append(name, value)
 
     @classmethod
-    def parsed(cls, fields: list[tuple[str, str]]) -> Headers:
+    def parsed(cls, fields: Sequence[tuple[str, str]]) -> Headers:
         """Fields that a strict parser has read: not checked again."""
         headers = cls.__new__(cls)
         headers._fields = CIMultiDict(fields)

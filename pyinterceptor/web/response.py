@@ -8,6 +8,8 @@ from typing import Any
 from pyinterceptor.web.body import Body, Content
 from pyinterceptor.web.headers import Headers, Source
 
+TEXT = (("content-type", "text/plain; charset=utf-8"),)
+
 
 class Response:
     """`status`, `headers`, `body`. A str becomes UTF-8 text unless a content-type says otherwise.
@@ -15,18 +17,19 @@ class Response:
     Raises: ValueError for a status outside 200..599.
     """
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("_body", "_headers", "_status")
 
     def __init__(
         self, body: Content | Body = None, status: int = 200, headers: Source | Headers | None = None
     ) -> None:
-        if not 200 <= status <= 599:
-            raise ValueError(f"a response's status is 200 to 599, not {status}")
-        self.status = status
-        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
-        self.body = body if isinstance(body, Body) else Body(body)
-        if isinstance(body, str) and "content-type" not in self.headers:
-            self.headers.set("content-type", "text/plain; charset=utf-8")
+        self._status = _checked(status)
+        self._body = body if isinstance(body, Body) else Body(body)
+        if headers is None:
+            self._headers = Headers.parsed(TEXT if isinstance(body, str) else ())
+        else:
+            self._headers = Headers(headers)
+            if isinstance(body, str) and "content-type" not in self._headers:
+                self._headers.set(*TEXT[0])
 
     @classmethod
     def from_json(cls, value: Any, status: int = 200, headers: Source | Headers | None = None) -> Response:
@@ -36,8 +39,35 @@ class Response:
             response.headers.set("content-type", "application/json")
         return response
 
+    # What is assigned is checked as what is given at first: a response can always be sent.
+
+    @property
+    def status(self) -> int:
+        return self._status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        self._status = _checked(status)
+
+    @property
+    def headers(self) -> Headers:
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: Source | Headers) -> None:
+        self._headers = Headers(headers)
+
+    @property
+    def body(self) -> Body:
+        return self._body
+
+    @body.setter
+    def body(self, body: Content | Body) -> None:
+        self._body = body if isinstance(body, Body) else Body(body)
+
     @property
     def ok(self) -> bool:
+        """The status is one of success."""
         return self.status < 300
 
     async def bytes(self) -> bytes:
@@ -55,3 +85,9 @@ class Response:
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
+
+
+def _checked(status: int) -> int:
+    if not (isinstance(status, int) and 200 <= status <= 599):
+        raise ValueError(f"a response's status is 200 to 599, not {status!r}")
+    return int(status)

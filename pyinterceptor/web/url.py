@@ -2,54 +2,76 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, urljoin, urlsplit
+from urllib.parse import parse_qs, quote, urljoin
+
+import idna
 
 PORTS = {"http": 80, "https": 443}
+ABSOLUTE = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
+AUTHORITY = re.compile(r"(\[[^]]*]|[^:]*)(?::([0-9]{0,5}))?")
+HOST = re.compile(r"[a-z0-9._~!$&'()*+,;=%-]+")  # reg-name, RFC 3986 section 3.2.2
+ASCII = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # what stays as it is beside letters and digits
 
 
 class URL:
-    """Immutable; `str(url)` is the whole. `path` and `query` stay percent-encoded, as they came.
+    """Immutable; `str(url)` is the whole, less the fragment. `path` and `query` stay percent-encoded, as they came.
 
-    Raises: ValueError for what is no absolute http or https URL.
+    Raises: ValueError for what is no absolute http or https URL, or has a user's name in it.
     """
 
-    __slots__ = ("_split", "host", "port", "scheme")
+    __slots__ = ("host", "port", "scheme", "target")
 
     scheme: str
     host: str  # lower case, without brackets
     port: int
+    target: str  # as a request line has it (RFC 9112 section 3.2): path and query, or "*"
 
     def __init__(self, url: str | URL) -> None:
-        split = url._split if isinstance(url, URL) else urlsplit(_checked(url))
-        if split.scheme not in PORTS or not split.hostname:
-            raise ValueError(f"{url!s} is not an absolute http or https URL")
-        for name, value in (
-            ("_split", split),
-            ("scheme", split.scheme),
-            ("host", split.hostname),
-            ("port", PORTS[split.scheme] if split.port is None else split.port),
-        ):
-            object.__setattr__(self, name, value)
+        if isinstance(url, URL):
+            self._set(url.scheme, url.host, url.port, url.target)
+            return
+        match = ABSOLUTE.match(_checked(url))
+        if match is None:
+            raise ValueError(f"{url} is not an absolute http or https URL")
+        scheme, target = match[1].lower(), match[3]
+        host, port = _authority(match[2], url)
+        if not target.startswith("/"):
+            target = f"/{target}"
+        self._set(scheme, host, PORTS[scheme] if port is None else port, quote(target, ASCII))
 
-    _split: SplitResult
+    @classmethod
+    def parsed(cls, scheme: str, host: str, port: int, target: str) -> URL:
+        """Made of parts that a strict parser has read: not checked again."""
+        url = cls.__new__(cls)
+        url._set(scheme, host, port, target)
+        return url
+
+    def _set(self, scheme: str, host: str, port: int, target: str) -> None:
+        put = object.__setattr__
+        put(self, "scheme", scheme)
+        put(self, "host", host)
+        put(self, "port", port)
+        put(self, "target", target)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("a URL can't be changed; make another")
 
     @property
     def path(self) -> str:
-        return self._split.path or "/"
+        return "/" if self.target == "*" else self.target.partition("?")[0]
 
     @property
     def query(self) -> str:
         """What stands after the question mark."""
-        return self._split.query
+        return self.target.partition("?")[2]
 
     @property
     def search_params(self) -> dict[str, list[str]]:
         """The query, decoded: every value of every name."""
-        return parse_qs(self._split.query, keep_blank_values=True)
+        return parse_qs(self.query, keep_blank_values=True)
 
     @property
     def authority(self) -> str:
@@ -57,17 +79,13 @@ class URL:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
-    @property
-    def target(self) -> str:
-        """Path and query, as a request line has them (RFC 9112 section 3.2.1)."""
-        return f"{self.path}?{self.query}" if self.query else self.path
-
     def join(self, reference: str) -> URL:
         """The URL that a reference found at this one means (RFC 3986 section 5)."""
         return URL(urljoin(str(self), reference))
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}{self.target}"
+        target = "" if self.target == "*" else self.target
+        return f"{self.scheme}://{self.authority}{target}"
 
     def __repr__(self) -> str:
         return f"URL({str(self)!r})"
@@ -79,8 +97,35 @@ class URL:
         return hash(str(self))
 
 
+def split_host(authority: str) -> tuple[str, int | None]:
+    """A Host field's host, lower case and without brackets, and its port, None where it says none.
+
+    Raises: ValueError for what is neither.
+    """
+    match = AUTHORITY.fullmatch(authority)
+    if match is None or int(match[2] or 0) > 65535:
+        raise ValueError(f"{authority!r} is not a host with a port")
+    host = match[1].lower()
+    if host.startswith("["):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    elif not host.isascii():
+        host = idna.encode(host, uts46=True).decode("ascii")
+    elif not HOST.fullmatch(host):
+        raise ValueError(f"{authority!r} is not a host")
+    return host, int(match[2]) if match[2] else None
+
+
+def _authority(text: str, url: str) -> tuple[str, int | None]:
+    if "@" in text:
+        raise ValueError(f"{url} has a user's name in it; send it in an Authorization field")
+    try:
+        return split_host(text)
+    except ValueError as error:  # an IDNAError is one
+        raise ValueError(f"{url} is not an absolute http or https URL: {error}") from error
+
+
 def _checked(url: str) -> str:
-    """urlsplit() silently drops tabs and line ends; a URL that has them, or a space, is refused instead."""
+    """A URL with a space or control character is refused rather than mended."""
     if any(character <= " " or character == "\x7f" for character in url):
         raise ValueError(f"{url!r} has a space or control character")
     return url

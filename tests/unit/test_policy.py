@@ -52,17 +52,21 @@ def test_an_address_rule_decides_whatever_the_host_says():
 
 
 @pytest.mark.parametrize(
-    ("protocol", "internet", "verdict"),
+    ("protocol", "port", "internet", "verdict"),
     [
-        (lib.PROTOCOL_HTTP, False, lib.VERDICT_HANDLE),
-        (lib.PROTOCOL_TLS, True, lib.VERDICT_REFUSE),
-        (lib.PROTOCOL_HTTP2, True, lib.VERDICT_REFUSE),
-        (lib.PROTOCOL_OPAQUE, True, lib.VERDICT_SPLICE),
-        (lib.PROTOCOL_OPAQUE, False, lib.VERDICT_REFUSE),
+        (lib.PROTOCOL_HTTP, 80, False, lib.VERDICT_HANDLE),
+        (lib.PROTOCOL_TLS, 443, True, lib.VERDICT_REFUSE),
+        (lib.PROTOCOL_HTTP2, 80, True, lib.VERDICT_REFUSE),
+        (lib.PROTOCOL_OPAQUE, 80, True, lib.VERDICT_REFUSE),
+        (lib.PROTOCOL_OPAQUE, 443, True, lib.VERDICT_REFUSE),
+        (lib.PROTOCOL_OPAQUE, 22, True, lib.VERDICT_SPLICE),
+        (lib.PROTOCOL_OPAQUE, 22, False, lib.VERDICT_REFUSE),
     ],
 )
-def test_no_protocol_walks_round_a_handler(protocol, internet, verdict):
-    assert decide(table(["my.kv"], internet=internet), protocol, "my.kv", ELSEWHERE).verdict == verdict
+def test_no_protocol_walks_round_a_handler(protocol, port, internet, verdict):
+    destination = (ELSEWHERE[0], port)
+    assert decide(table(["my.kv"], internet=internet), protocol, "my.kv", destination).verdict == verdict
+    assert decide(table(catch_all=0, internet=internet), protocol, "my.kv", destination).verdict == verdict
 
 
 @pytest.mark.parametrize(("internet", "verdict"), [(True, lib.VERDICT_SPLICE), (False, lib.VERDICT_REFUSE)])

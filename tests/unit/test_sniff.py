@@ -64,10 +64,31 @@ def test_the_http2_preface_is_recognised_whole_only():
 
 
 @pytest.mark.parametrize(
-    "data", [b"SSH-2.0-OpenSSH_9\r\n", b"\x00\x01", b"*1\r\n$4\r\nPING\r\n", b"EHLO me\r\n", b"get / HTTP/1.1\r\n"]
+    "data",
+    [b"SSH-2.0-OpenSSH_9\r\n", b"\x00\x01", b"*1\r\n$4\r\nPING\r\n", b"EHLO me\r\n", b"get key\r\n", b"USER me\r\n"]
+    + [b"OPTIONS sip:me SIP/2.0\r\n", b"\x16\x03\x01\x00\x05\x02", b"\x80\x2e\x01\x04", b"\xff\xfd\x01"],
 )
 def test_other_protocols_are_opaque_at_once(data):
     assert sniff(data).protocol == lib.PROTOCOL_OPAQUE
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\r\nGET / HTTP/1.1", b" GET / HTTP/1.1", b"get / http/1.1", b"GET\t/\tHTTP/1.1", b"GET / HTTP/3.7"]
+    + [b"GeT / HTTP/1.1", b"GET  /  HTTP/1.1", b"GET / x HTTP/1.1", b"GET HTTP/1.1", b"x! ? HTTP/1.1"]
+    + [b"GET /", b"get /x y", b"POST http://my.kv/"],
+)
+def test_what_a_lenient_server_takes_for_http_is_http(line):
+    head = line + b"\r\nHost: my.kv\r\n\r\n"
+    assert sniff(head).protocol == lib.PROTOCOL_HTTP
+    for end in range(len(line) + 1):
+        assert sniff(head[:end]).protocol == lib.PROTOCOL_NONE
+
+
+@pytest.mark.parametrize("damage", [b"\x16\x03\x01\x40\x00\x01\x00\x7f\xff", b"\x80\x2e\x01\x03\x01\x00"])
+def test_tls_that_cannot_be_read_is_tls_of_no_known_host(damage):
+    opening = sniff(damage + b"\x00" * 16384)
+    assert (opening.protocol, opening.host_length) == (lib.PROTOCOL_TLS, 0)
 
 
 def test_what_is_final_is_always_judged():
@@ -75,4 +96,5 @@ def test_what_is_final_is_always_judged():
     assert sniff(b"GE", True).protocol == lib.PROTOCOL_OPAQUE
     assert sniff(b"GET / HTTP/1.1\r\nHost: a\r\n", True).protocol == lib.PROTOCOL_HTTP
     assert sniff(b"GET /" + b"a" * 20000).protocol == lib.PROTOCOL_HTTP
-    assert sniff(client_hello("my.kv", [])[:50], True).protocol == lib.PROTOCOL_OPAQUE
+    assert sniff(client_hello("my.kv", [])[:50], True).protocol == lib.PROTOCOL_TLS
+    assert sniff(client_hello("my.kv", [])[:5], True).protocol == lib.PROTOCOL_OPAQUE

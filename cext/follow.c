@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Follows plain HTTP/1.1 message by message, so that each request is decided by the policy of its moment. RFC 9112.
+ *
+ * Heads and chunk sizes are peeked at, never consumed: `allowed` says how many bytes may pass before the next look. So a
+ * request that is Python's is handed over unread, at exactly its boundary, after the response before it. Called by the
+ * flow's thread.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "flow.h"
+
+void follow_begin(struct flow *flow)
+{
+	flow->is_followed = 1;
+	flow->sent.allowed = flow->received.allowed = 0;
+}
+
+/* From here on bytes pass unseen, both ways. */
+static int let_pass(struct flow *flow)
+{
+	flow->is_followed = 0;
+	flow->sent.allowed = flow->received.allowed = ALLOW_ALL;
+	return 1;
+}
+
+/* The rest of the response can't be told from what follows it: it lasts until the server closes, and nothing more is asked. */
+static int until_close(struct flow *flow)
+{
+	flow->follow.is_last = 1;
+	flow->received.allowed = ALLOW_ALL;
+	return 1;
+}
+
+/* Looks at a chunked body's framing as far as it is there. The count that may pass, 0: it is malformed, -1: wait or ended. */
+static int64_t look_at_chunks(struct thread *thread, int from, struct chunks *chunks, struct direction *direction)
+{
+	ssize_t got = recv(from, thread->buffer, BUFFER_SIZE, MSG_PEEK);
+	if (got <= 0) {
+		direction->has_ended = got == 0;
+		return -1;
+	}
+	uint64_t eaten = chunks_eat(chunks, thread->buffer, (uint32_t)got), ahead = chunks_ahead(chunks);
+	if (chunks->bad)
+		return 0;
+	chunks_skip(chunks, ahead);
+	return (int64_t)(eaten + ahead);
+}
+
+static enum place place_of(const struct frame *frame)
+{
+	return frame->body == BODY_CHUNKED ? IN_CHUNKS : IN_LENGTH;
+}
+
+/* ---- responses ---- */
+
+static int response_head(struct thread *thread, struct flow *flow)
+{
+	struct follow *follow = &flow->follow;
+	struct frame frame;
+	ssize_t got = recv(flow->upstream, thread->buffer, HEAD_MAX, MSG_PEEK);
+	if (got < 0)
+		return 0; /* nothing yet; a broken socket says so when bytes are moved */
+	if (got == 0) {
+		flow->received.has_ended = 1;
+		return 1;
+	}
+	if (!follow->is_awaited)
+		return until_close(flow); /* a server's last words, "408 Request Timeout" */
+	frame_response(thread->buffer, (uint32_t)got, follow->to_head, &frame);
+	if (frame.status == FRAME_MORE)
+		return peer_has_closed(flow->upstream) ? until_close(flow) : 0;
+	if (frame.status == FRAME_BAD)
+		return until_close(flow);
+	if (frame.status_code == 101)
+		return let_pass(flow);
+	flow->received.allowed = frame.head_length;
+	if (frame.status_code < 200)
+		return 1;
+	follow->is_last |= !frame.keep_alive;
+	if (frame.body == BODY_UNTIL_CLOSE)
+		return until_close(flow);
+	memset(&follow->response_chunks, 0, sizeof follow->response_chunks);
+	flow->received.allowed += frame.body_length;
+	follow->response = place_of(&frame);
+	return 1;
+}
+
+static int follow_response(struct thread *thread, struct flow *flow)
+{
+	struct follow *follow = &flow->follow;
+	if (follow->response == IN_CHUNKS && !follow->response_chunks.done) {
+		int64_t count = look_at_chunks(thread, flow->upstream, &follow->response_chunks, &flow->received);
+		if (count < 0)
+			return flow->received.has_ended;
+		if (count == 0)
+			return until_close(flow);
+		flow->received.allowed = (uint64_t)count;
+		return 1;
+	}
+	if (follow->response != AT_HEAD) {
+		follow->response = AT_HEAD;
+		follow->is_awaited = 0;
+	}
+	return response_head(thread, flow);
+}
+
+/* ---- requests ---- */
+
+/* A plain request that passes: it may go, with its body. */
+static int allow_request(struct flow *flow, const struct frame *frame)
+{
+	struct follow *follow = &flow->follow;
+	memset(&follow->request_chunks, 0, sizeof follow->request_chunks);
+	flow->sent.allowed = frame->head_length + frame->body_length;
+	follow->request = place_of(frame);
+	follow->is_awaited = 1;
+	follow->to_head = frame->is_head;
+	follow->is_last = !frame->keep_alive;
+	return 1;
+}
+
+static int decided_request(struct thread *thread, struct flow *flow, const struct table *table, const struct frame *frame)
+{
+	if (frame->status != FRAME_PLAIN && !policy_differs(table->blob))
+		return let_pass(flow);
+	if (frame->status != FRAME_BAD) {
+		free(flow->host);
+		flow->host = frame->host_length ? strdup(frame->host) : NULL;
+		decide(flow, table, PROTOCOL_HTTP, flow->host);
+	}
+	if (frame->status == FRAME_PLAIN && flow->decision.verdict == VERDICT_SPLICE)
+		return allow_request(flow, frame);
+	hand_off(thread, flow);
+	return 0;
+}
+
+static int request_head(struct thread *thread, struct flow *flow)
+{
+	struct frame frame;
+	ssize_t got = recv(flow->client, thread->buffer, HEAD_MAX, MSG_PEEK);
+	if (got < 0)
+		return 0;
+	if (got == 0) {
+		flow->sent.has_ended = 1;
+		return 1;
+	}
+	frame_request(thread->buffer, (uint32_t)got, &frame);
+	if (frame.status == FRAME_MORE && !peer_has_closed(flow->client))
+		return 0;
+	struct table *table = table_of(flow->container);
+	if (!table) {
+		flow_end(thread, flow, END_REFUSED);
+		return 0;
+	}
+	int may_move = decided_request(thread, flow, table, &frame);
+	table_release(table);
+	return may_move;
+}
+
+static int follow_request(struct thread *thread, struct flow *flow)
+{
+	struct follow *follow = &flow->follow;
+	if (follow->request == IN_CHUNKS && !follow->request_chunks.done) {
+		int64_t count = look_at_chunks(thread, flow->client, &follow->request_chunks, &flow->sent);
+		if (count == 0)
+			flow_end(thread, flow, END_RESET); /* where this body ends is anybody's guess */
+		if (count <= 0)
+			return flow->sent.has_ended;
+		flow->sent.allowed = (uint64_t)count;
+		return 1;
+	}
+	if (follow->request != AT_HEAD)
+		follow->request = AT_END;
+	if (follow->is_awaited || follow->is_last) {
+		uint8_t byte;
+		flow->sent.has_ended = peer_has_closed(flow->client) && recv(flow->client, &byte, 1, MSG_PEEK) == 0;
+		return flow->sent.has_ended;
+	}
+	follow->request = AT_HEAD;
+	return request_head(thread, flow);
+}
+
+int follow(struct thread *thread, struct flow *flow)
+{
+	int may_move = 0;
+	if (flow->received.allowed == 0 && !flow->received.has_ended && direction_is_empty(&flow->received))
+		may_move = follow_response(thread, flow);
+	if (flow->is_followed && flow->sent.allowed == 0 && !flow->sent.has_ended && direction_is_empty(&flow->sent) &&
+	    (follow_request(thread, flow)))
+		may_move = 1;
+	return may_move && flow->stage == STAGE_MOVING;
+}

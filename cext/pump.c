@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Moves a body between two sockets that Python lends: a thread of the relay serves it, its owner waits for an eventfd.
+ *
+ * A pump owns duplicates of the sockets. Its lock is held while bytes move; its memory is freed by its thread, between two
+ * turns, so that an event that was already taken never names freed memory.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "flow.h"
+
+struct relay_pump {
+	struct relay_pump *next;       /* of its thread */
+	struct relay_pump *next_ready; /* of those that have more to move */
+	struct thread *thread;
+	struct container *container;
+	pthread_mutex_t lock;
+	int from, to, done;
+	struct direction direction;
+	int error;
+	uint8_t is_begun, has_ended, is_ready;
+	atomic_int is_finished; /* its owner is done with it */
+};
+
+/* Explicitly out of the epoll: it knows sockets, not descriptors, and the owner's keep these alive. */
+static void close_sockets(struct relay_pump *pump)
+{
+	int *sockets[] = {&pump->from, &pump->to};
+	for (int i = 0; i < 2; i++) {
+		if (*sockets[i] < 0)
+			continue;
+		if (pump->is_begun)
+			epoll_ctl(pump->thread->epoll, EPOLL_CTL_DEL, *sockets[i], NULL);
+		close(*sockets[i]);
+		*sockets[i] = -1;
+	}
+}
+
+static void pump_free(struct relay_pump *pump)
+{
+	close_sockets(pump);
+	if (pump->done >= 0)
+		close(pump->done);
+	if (pump->container)
+		container_release(pump->container);
+	pthread_mutex_destroy(&pump->lock);
+	free(pump);
+}
+
+/* ---- by the owner ---- */
+
+struct relay_pump *relay_pump_start(struct relay *relay, uint32_t container, int from, int to, uint64_t limit)
+{
+	struct relay_pump *pump = calloc(1, sizeof *pump);
+	if (!pump)
+		return NULL;
+	pthread_mutex_init(&pump->lock, NULL);
+	pump->thread = &relay->threads[atomic_fetch_add(&relay->numbers, 1) % relay->thread_count];
+	pump->from = fcntl(from, F_DUPFD_CLOEXEC, 0);
+	pump->to = fcntl(to, F_DUPFD_CLOEXEC, 0);
+	pump->done = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	pump->direction.pipe[0] = pump->direction.pipe[1] = -1;
+	pump->direction.allowed = limit;
+	pump->direction.is_shut = 1; /* the sink's end is its owner's to say */
+	int error = pump->from < 0 || pump->to < 0 || pump->done < 0 ? errno : 0;
+	if (!error && !(pump->container = container_find(relay, container)))
+		error = ENOENT;
+	if (error) {
+		pump_free(pump);
+		errno = error;
+		return NULL;
+	}
+	pthread_mutex_lock(&relay->lock);
+	pump->next = pump->thread->pumps;
+	pump->thread->pumps = pump;
+	pthread_mutex_unlock(&relay->lock);
+	signal_fd(pump->thread->wake);
+	return pump;
+}
+
+int relay_pump_fd(struct relay_pump *pump)
+{
+	return pump->done;
+}
+
+uint64_t relay_pump_moved(struct relay_pump *pump)
+{
+	pthread_mutex_lock(&pump->lock);
+	uint64_t moved = pump->direction.moved;
+	pthread_mutex_unlock(&pump->lock);
+	return moved;
+}
+
+uint64_t relay_pump_finish(struct relay_pump *pump, int *error)
+{
+	pthread_mutex_lock(&pump->lock);
+	uint64_t moved = pump->direction.moved;
+	*error = pump->error;
+	pump->has_ended = 1;
+	close_sockets(pump);
+	pthread_mutex_unlock(&pump->lock);
+	atomic_fetch_add(&pump->thread->finished_pumps, 1);
+	atomic_store(&pump->is_finished, 1); /* it may be freed from here on */
+	return moved;
+}
+
+/* ---- by the thread ---- */
+
+static void end(struct relay_pump *pump, int error)
+{
+	pump->error = error;
+	pump->has_ended = 1;
+	close_sockets(pump);
+	signal_fd(pump->done);
+}
+
+static void move_some(struct thread *thread, struct relay_pump *pump)
+{
+	struct direction *direction = &pump->direction;
+	enum moved moved = move(thread, pump->container, pump->from, pump->to, direction);
+	if (moved == MOVED_BROKEN) {
+		end(pump, errno ? errno : EIO);
+	} else if ((direction->allowed == 0 || direction->has_ended) && direction_is_empty(direction)) {
+		end(pump, 0);
+	} else if (moved == MOVED_MORE && !pump->is_ready) {
+		pump->is_ready = 1;
+		pump->next_ready = thread->ready_pumps;
+		thread->ready_pumps = pump;
+	}
+}
+
+void pump_service(struct thread *thread, struct relay_pump *pump)
+{
+	pthread_mutex_lock(&pump->lock);
+	if (!pump->has_ended)
+		move_some(thread, pump);
+	pthread_mutex_unlock(&pump->lock);
+}
+
+void pumps_serve_ready(struct thread *thread)
+{
+	struct relay_pump *pump = thread->ready_pumps;
+	thread->ready_pumps = NULL;
+	while (pump) {
+		struct relay_pump *next = pump->next_ready;
+		pump->is_ready = 0;
+		pump_service(thread, pump);
+		pump = next;
+	}
+}
+
+static void begin(struct thread *thread, struct relay_pump *pump)
+{
+	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+	                            .data.u64 = (uint64_t)(uintptr_t)pump | COOKIE_PUMP};
+	pthread_mutex_lock(&pump->lock);
+	if (!pump->is_begun && !pump->has_ended) {
+		pump->is_begun = 1;
+		if (epoll_ctl(thread->epoll, EPOLL_CTL_ADD, pump->from, &event) < 0 ||
+		    epoll_ctl(thread->epoll, EPOLL_CTL_ADD, pump->to, &event) < 0)
+			end(pump, errno);
+		else
+			move_some(thread, pump);
+	}
+	pthread_mutex_unlock(&pump->lock);
+}
+
+void pumps_begin(struct thread *thread)
+{
+	pthread_mutex_lock(&thread->relay->lock);
+	struct relay_pump *pump = thread->pumps; /* what stands behind it never changes but by us */
+	pthread_mutex_unlock(&thread->relay->lock);
+	for (; pump; pump = pump->next)
+		begin(thread, pump);
+}
+
+void pumps_bury(struct thread *thread)
+{
+	if (thread->ready_pumps || atomic_exchange(&thread->finished_pumps, 0) == 0)
+		return;
+	pthread_mutex_lock(&thread->relay->lock);
+	for (struct relay_pump **link = &thread->pumps; *link;) {
+		struct relay_pump *pump = *link;
+		if (!atomic_load(&pump->is_finished)) {
+			link = &pump->next;
+			continue;
+		}
+		*link = pump->next;
+		direction_free(thread, pump->container, &pump->direction);
+		pump_free(pump);
+	}
+	pthread_mutex_unlock(&thread->relay->lock);
+}

@@ -1,0 +1,300 @@
+"""One connection of a container: requests in, responses out, one after the other. HTTP/1.1, RFC 9112.
+
+A peer that breaks the protocol is answered once and closed; a handler that raises is answered for with 500 and the
+connection lives; a client that leaves cancels its handler.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any, Protocol
+
+import trio
+
+from pyinterceptor._relay import ffi, lib
+from pyinterceptor.errors import FetchError, PeerError
+from pyinterceptor.http.answering import Framing, asks_to_close, framing, response_head
+from pyinterceptor.http.deadlines import NEVER, Deadline, Deadlines
+from pyinterceptor.http.incoming import Incoming
+from pyinterceptor.http.transfer import Pump, Pumping, SourceFailed, send_body
+from pyinterceptor.http.tunnel import Switched, copy_both_ways
+from pyinterceptor.http.wire import Wire
+from pyinterceptor.web import URL, Body, Headers, Request, Response
+from pyinterceptor.web.url import split_host
+
+log = logging.getLogger("pyinterceptor")
+
+Respond = Callable[[Request], Awaitable[Response]]
+
+WRITTEN = 65536  # bytes that have one deadline
+NOT_FOR_HANDLERS = frozenset({"CONNECT", "TRACE"})
+ALLOW = {"allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
+
+
+class ClientStream(Protocol):
+    """What is asked of a container's connection; `HubStream` is one."""
+
+    has_left: bool
+    on_leave: Callable[[bool], None] | None
+
+    @property
+    def socket(self) -> Any: ...
+    def has_unread(self) -> bool: ...
+    def reset(self) -> None: ...
+    async def receive_some(self) -> bytes: ...
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def send_eof(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds and bytes."""
+
+    idle: float = 75.0  # between two requests
+    head: float = 10.0  # from a head's first byte to its last
+    stall: float = 60.0  # of a body, either way
+    farewell: float = 2.0  # for a handler whose client has closed its side: maybe only half of the connection
+    linger: float = 2.0  # for the client to read the last response, before what it still sends resets the connection
+    tunnel: float = 3600.0  # of a connection that has switched protocols, both ways
+    drain: int = 65536  # of a body that the handler left unread, before the connection is closed instead
+
+
+class Connection:
+    """Borrows the stream."""
+
+    def __init__(
+        self,
+        stream: ClientStream,
+        respond: Respond,
+        limits: Limits,
+        deadlines: Deadlines,
+        deadline: Deadline,
+        *,
+        scheme: str,
+        destination: tuple[str, int],
+        pump: Pump | None,
+    ) -> None:
+        self.is_answering = False  # a response was begun and isn't whole
+        self._stream = stream
+        self._wire = Wire(stream)
+        self._respond = respond
+        self._limits = limits
+        self._deadlines = deadlines
+        self._deadline = deadline
+        self._is_waiting = False  # for what isn't the client's to give
+        self._scheme = scheme
+        self._host, self._port = destination
+        self._pump = pump
+
+    @property
+    def socket(self) -> Any:
+        return self._stream.socket
+
+    async def serve(self) -> None:
+        """All requests, until either side is done."""
+        while (frame := await self._next_head()) is not None:
+            if not await self._serve_one(frame):
+                await self._linger()
+                return
+
+    def client_leaves(self, is_reset: bool) -> None:
+        """The client has closed or reset its side."""
+        if is_reset:
+            self._deadline.scope.cancel()
+        elif self._is_waiting and not self._stream.has_unread():
+            self._deadline.expires = self._deadlines.now + self._limits.farewell
+
+    async def _next_head(self) -> Any:
+        """The next head's frame; None where the client is done."""
+        wire = self._wire
+        self._is_waiting = False
+        self._deadline.expires = self._deadlines.now + self._limits.idle
+        while not wire.buffer:
+            if not await wire.more():
+                return None
+        self._deadline.expires = NEVER
+        frame = wire.frame()
+        if frame.status != lib.FRAME_MORE:
+            return frame
+        with trio.move_on_after(self._limits.head):
+            while (frame := wire.frame()).status == lib.FRAME_MORE:
+                if not await wire.more():
+                    return None
+            return frame
+        await self._refuse(408, "the head came too slowly")
+        return None
+
+    async def _serve_one(self, frame: Any) -> bool:
+        """One request; True if another may follow."""
+        if frame.status == lib.FRAME_BAD:
+            return await self._refuse(frame.answer, ffi.string(frame.reason).decode())
+        host = ffi.string(frame.host).decode()
+        first, fields = self._wire.take_head(frame.head_length)
+        method, target, version = first.split(" ")
+        if method.upper() in NOT_FOR_HANDLERS:
+            return await self._refuse(405, f"{method} is not for handlers", ALLOW)
+        try:
+            url = self._url(host, target)
+        except ValueError as error:
+            return await self._refuse(400, str(error))
+        incoming = self._incoming(frame)
+        length = frame.body_length if frame.body == lib.BODY_LENGTH else None
+        request = Request.incoming(url, method, target, Headers.parsed(fields), Body(incoming, length))
+        response = await self._answer(request)
+        try:
+            if isinstance(response, Switched):
+                return await self._switch(response)
+            return await self._send(response, incoming, frame, is_old=version == "HTTP/1.0")
+        finally:
+            if incoming is not None:
+                await incoming.end()
+            if response.body.content is None:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                    await response.aclose()
+
+    def _url(self, host: str, target: str) -> URL:
+        """Raises: ValueError for one that could be read in two ways."""
+        if "#" in target:
+            raise ValueError("the target has a fragment")
+        if target[0] == "/" or target == "*":
+            name = split_host(host)[0] if ":" in host else host.lower() or self._host
+            return URL.parsed(self._scheme, name, self._port, target)
+        url = URL(target)
+        if url.scheme != self._scheme:
+            raise ValueError(f"a target of the scheme {url.scheme} on a connection of {self._scheme}")
+        return url
+
+    def _incoming(self, frame: Any) -> Incoming | None:
+        if frame.body == lib.BODY_NONE:
+            return None
+        expects, stall = bool(frame.expect_continue), self._limits.stall
+        return Incoming(self._wire, self._stream, frame.body, frame.body_length, expects=expects, stall=stall)
+
+    async def _answer(self, request: Request) -> Response:
+        """The response of whoever decides; 500 with a logged traceback if that raises."""
+        self._wait()
+        try:
+            return await self._respond(request)
+        except PeerError as error:
+            return Response(f"pyinterceptor: {error}\n", error.status)
+        except Exception:
+            log.exception("%s %s: the handler failed", request.method, request.url)
+            return Response("pyinterceptor: the handler failed\n", 500)
+
+    async def _switch(self, response: Switched) -> bool:
+        """Passes the bytes of whatever the client and the origin speak from now on."""
+        origin = response.exchange.connection.stream
+        self.is_answering = True
+        await self.write(response.head() + response.exchange.parser.surplus)
+        if early := self._wire.take(len(self._wire.buffer)):
+            await origin.send_all(early)
+        self._is_waiting = False
+        self._renew()
+        await copy_both_ways(self._stream, origin, self._renew)
+        self.is_answering = False
+        return False
+
+    def _renew(self) -> None:
+        self._deadline.expires = self._deadlines.now + self._limits.tunnel
+
+    async def _send(self, response: Response, incoming: Incoming | None, frame: Any, *, is_old: bool) -> bool:
+        """Writes the response, then deals with what is left of the request; True if the connection persists."""
+        content = response.body.content
+        framed = framing(response, to_head=bool(frame.is_head), is_old=is_old)
+        persists = bool(frame.keep_alive) and framed is not Framing.UNTIL_CLOSE and not asks_to_close(response)
+        if incoming is not None:
+            is_streamed = content is None and framed is not Framing.BARE
+            persists = await incoming.precede(self._limits.drain, is_streamed=is_streamed) and persists
+        connection = "close" if not persists else "keep-alive" if is_old else None
+        head = response_head(response, framed, _date(), connection)
+        self.is_answering = True
+        if framed is Framing.BARE:
+            await self.write(head)
+        elif content is not None:
+            await self.write(head + content)
+        else:
+            await self.write(head)
+            await self._send_body(response.body, framed)
+        self.is_answering = False
+        if incoming is None or not persists:
+            return persists
+        self._is_waiting = False
+        with trio.move_on_after(self._limits.head):
+            return await incoming.drain(self._limits.drain)
+        return False
+
+    async def _send_body(self, body: Body, framed: Framing) -> None:
+        """Sends a body as it comes. One that breaks off ends the connection with a reset, not as if it were whole."""
+        pump = None if self._pump is None else self._lend
+        is_chunked = framed is Framing.CHUNKED
+        try:
+            await send_body(body, self, is_chunked=is_chunked, pump=pump, stall=self._limits.stall)
+        except SourceFailed as failure:
+            cause = failure.__cause__
+            if isinstance(cause, PeerError | FetchError):
+                log.info("a response's body broke off: %s", cause)
+            else:
+                log.error("a response's body failed", exc_info=cause)
+            raise trio.BrokenResourceError("a response's body failed") from cause
+
+    @contextmanager
+    def _lend(self, source: Any, sink: Any, limit: int) -> Iterator[Pumping]:
+        """The pump has a deadline of its own."""
+        assert self._pump is not None
+        self._is_waiting = False
+        with self._pump(source, sink, limit) as pumping:
+            yield pumping
+        self._wait()
+
+    async def write(self, data: bytes) -> None:
+        self._is_waiting = False
+        self._deadline.expires = self._deadlines.now + self._limits.stall
+        if len(data) <= WRITTEN:
+            await self._stream.send_all(data)
+        else:
+            for start in range(0, len(data), WRITTEN):
+                await self._stream.send_all(memoryview(data)[start : start + WRITTEN])
+                self._deadline.expires = self._deadlines.now + self._limits.stall
+        self._wait()
+
+    def _wait(self) -> None:
+        """Nothing is due from the client: it may take as long as it takes, while the client is there."""
+        self._deadline.expires = NEVER
+        self._is_waiting = True
+        if self._stream.has_left:
+            self.client_leaves(False)
+
+    async def _refuse(self, status: int, why: str, headers: dict[str, str] | None = None) -> bool:
+        """Answers what can't be taken; the connection ends."""
+        response = Response(f"pyinterceptor: {why}\n", status, headers)
+        head = response_head(response, Framing.LENGTH, _date(), "close")
+        self.is_answering = True
+        await self.write(head + (response.body.content or b""))
+        self.is_answering = False
+        return False
+
+    async def _linger(self) -> None:
+        """Waits for the client to close: unread bytes would turn our close into a reset, and undo the response."""
+        self._is_waiting = False
+        self._deadline.expires = NEVER
+        with trio.move_on_after(self._limits.linger), suppress(trio.BusyResourceError):  # a handler's task still reads
+            await self._stream.send_eof()
+            while await self._stream.receive_some():
+                pass
+
+
+_stamp: tuple[int, str] = (0, "")
+
+
+def _date() -> str:
+    """The Date field, made once a second (RFC 9110 section 6.6.1)."""
+    global _stamp
+    now = int(time.time())
+    if now != _stamp[0]:
+        _stamp = (now, formatdate(now, usegmt=True))
+    return _stamp[1]

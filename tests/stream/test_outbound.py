@@ -1,0 +1,428 @@
+"""A container's request from its connection to a handler, an origin, or a readable no: all but the sockets."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from pyinterceptor import Container, DialRefused, FetchError, Response, fetch
+from pyinterceptor.container import Context
+from pyinterceptor.http.client import open_client
+from pyinterceptor.outbound import Attached, Outbound
+from pyinterceptor.policies import policy_of
+from pyinterceptor.relay.relay import Cause
+from tests.stream.dialogue import GET, Client, http, in_trio, ok, serving
+from tests.stream.origins import Internet, internet
+
+REAL, SYNTHETIC, SYNTHETIC_V6 = "198.51.100.7", "198.18.1.0", "fd70:7969:6e74:1::100"
+OK = http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok")
+TEXT = "content-type: text/plain; charset=utf-8"
+
+
+def refusal(status: str, why: str) -> bytes:
+    body = f"pyinterceptor: {why}\n".encode()
+    return http(f"HTTP/1.1 {status}", TEXT, f"content-length: {len(body)}", body=body)
+
+
+@asynccontextmanager
+async def container(
+    cls: type[Container], net: Internet, destination: str = REAL, *, port: int = 80, cause: Cause = Cause.DONE
+) -> AsyncIterator[Client]:
+    """A client inside a container of this class, connected to `destination`."""
+    attached = Attached(7, Context("id", cls.__name__, "box"), policy_of(cls, 1), net.client)
+    outbound = Outbound(attached, {"an": "env"}, (ipaddress.ip_address(destination), port), cause)
+    async with serving(outbound.respond, destination=(destination, port)) as client:
+        yield client
+    assert attached.running == 0
+
+
+def passing() -> type[Container]:
+    class Passing(Container):
+        """No rule at all."""
+
+    return Passing
+
+
+def handled_by(handler: Any) -> type[Container]:
+    class Handled(Container):
+        """One name, handled."""
+
+    Handled.outbound_by_host = {"my.kv": handler}
+    return Handled
+
+
+# --- handlers -------------------------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_a_handler_is_given_the_request_the_env_and_whose_it_is() -> None:
+    async def look(request: Any, env: Any, ctx: Any) -> Response:
+        return Response(f"{request.url} {env['an']} {ctx.container_class} {ctx.container_name} {ctx.container_id}")
+
+    async with internet() as net, container(handled_by(look), net) as client:
+        await client.sends(GET)
+        await client.gets(ok("http://my.kv/ env Handled box id"))
+
+
+@in_trio
+async def test_a_handler_may_be_a_plain_function() -> None:
+    async with internet() as net, container(handled_by(lambda request, env, ctx: Response("ok")), net) as client:
+        await client.sends(GET)
+        await client.gets(ok())
+
+
+@pytest.mark.parametrize("answer", ["ok", None, 5])
+@pytest.mark.usefixtures("expected_errors")
+@in_trio
+async def test_a_handler_that_returns_no_response_is_a_logged_500(
+    answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with internet() as net, container(handled_by(lambda request, env, ctx: answer), net) as client:
+        await client.sends(GET)
+        await client.gets(refusal("500 Internal Server Error", "the handler failed"))
+        assert "not a Response" in str(caplog.records[-1].exc_info)
+
+
+@in_trio
+async def test_a_policy_that_is_replaced_decides_the_next_request_of_an_open_connection() -> None:
+    async with internet() as net:
+        first, second = (policy_of(handled_by(lambda *_, text=text: Response(text)), 1) for text in ("one", "two"))
+        attached = Attached(7, Context("id", "Handled", "box"), first, net.client)
+        outbound = Outbound(attached, None, (ipaddress.ip_address(REAL), 80), Cause.DONE)
+        async with serving(outbound.respond) as client:
+            await client.sends(GET)
+            await client.gets(ok("one"))
+            attached.policy = second
+            await client.sends(GET)
+            await client.gets(ok("two"))
+            await client.sends(GET.replace(b"my.kv", b"MY.kv."))
+            await client.gets(ok("two"))
+
+
+# --- fetch in a handler ---------------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_fetch_passes_a_request_on_and_its_response_back_as_they_came() -> None:
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request)
+
+    async with internet() as net, container(handled_by(pass_on), net) as client:
+        head = ("POST /a?b HTTP/1.1", "B: 1", "Host: my.kv", "a: 2", "Accept-Encoding: gzip, br", "Content-Length: 5")
+        await client.sends(http(*head, body=b"hel"))
+        origin = await net.dialled()
+        await origin.gets(http(*head, body=b"hel"))
+        await client.sends(b"lo")
+        await origin.gets(b"lo")
+        fields = ("Content-Encoding: gzip", "Set-Cookie: a", "X: y", "Set-Cookie: b", "Date: Mon, 24 Nov 2025")
+        await origin.sends(http("HTTP/1.1 404 Nothing Here", *fields, "Content-Length: 4", body=b"\x1f\x8b\0\0"))
+        await client.gets(http("HTTP/1.1 404 Not Found", *fields, "content-length: 4", body=b"\x1f\x8b\0\0"))
+
+
+@pytest.mark.parametrize("framing", ["content-length: 3", "transfer-encoding: chunked"])
+@in_trio
+async def test_a_response_to_head_is_passed_on_with_the_length_it_says(framing: str) -> None:
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request)
+
+    async with internet() as net, container(handled_by(pass_on), net) as client:
+        await client.sends(http("HEAD / HTTP/1.1", "Host: my.kv"))
+        origin = await net.dialled()
+        await origin.sends(http("HTTP/1.1 200 OK", framing))
+        await client.gets(http("HTTP/1.1 200 OK", *([framing] if "length" in framing else [])))
+        await client.sends(http("HEAD / HTTP/1.1", "Host: my.kv"))
+        await origin.sends(http("HTTP/1.1 304 Not Modified", "content-length: 3"))
+        await client.gets(http("HTTP/1.1 304 Not Modified", "content-length: 3"))
+        assert net.dials == 1
+
+
+@in_trio
+async def test_a_redirect_of_a_passed_on_request_is_the_containers_to_follow() -> None:
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request)
+
+    async with internet() as net, container(handled_by(pass_on), net) as client:
+        await client.sends(GET)
+        origin = await net.dialled()
+        await origin.sends(http("HTTP/1.1 302 Found", "location: http://127.0.0.1/", "content-length: 0"))
+        await client.gets(http("HTTP/1.1 302 Found", "location: http://127.0.0.1/", "content-length: 0"))
+
+
+@in_trio
+async def test_fetch_outside_a_handler_is_an_error() -> None:
+    later = trio.Event()
+
+    async def run_on(nursery: trio.Nursery) -> None:
+        async def fetch_later() -> None:
+            await later.wait()
+            with pytest.raises(RuntimeError, match="handler"):
+                await fetch("http://my.kv/")
+
+        async def leave_a_task(request: Any, env: Any, ctx: Any) -> Response:
+            nursery.start_soon(fetch_later)
+            return Response("ok")
+
+        async with internet() as net, container(handled_by(leave_a_task), net) as client:
+            await client.sends(GET)
+            await client.gets(ok())
+            later.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert net.dials == 0
+
+    with pytest.raises(RuntimeError, match="handler"):
+        await fetch("http://my.kv/")
+    async with trio.open_nursery() as nursery:
+        await run_on(nursery)
+
+
+@pytest.mark.parametrize("how", ["returns", "raises", "is cancelled"])
+@pytest.mark.usefixtures("expected_errors")
+@in_trio
+async def test_what_was_fetched_and_neither_returned_nor_read_is_closed_with_the_handler(how: str) -> None:
+    async def forget(request: Any, env: Any, ctx: Any) -> Response:
+        await fetch("http://a.example/")
+        if how == "raises":
+            raise KeyError
+        if how == "is cancelled":
+            client.connection.leave(is_reset=True)
+            await trio.sleep_forever()
+        return Response("ok")
+
+    async with internet() as net, container(handled_by(forget), net) as client:
+        await client.sends(GET)
+        origin = await net.dialled("a.example")
+        await origin.gets(http("GET / HTTP/1.1", "host: a.example"))
+        await origin.sends(http("HTTP/1.1 200 OK", "content-length: 5", body=b"h"))
+        await origin.hears_the_end()
+
+
+@in_trio
+async def test_a_response_made_of_a_fetched_one_keeps_it_until_it_has_ended() -> None:
+    async def shout(request: Any, env: Any, ctx: Any) -> Response:
+        fetched = await fetch("http://a.example/")
+
+        async def parts() -> AsyncIterator[bytes]:
+            async for part in fetched.body:
+                yield part.upper()
+
+        return Response(parts())
+
+    async with internet() as net, container(handled_by(shout), net) as client:
+        await client.sends(GET)
+        origin = await net.dialled("a.example")
+        await origin.sends(http("HTTP/1.1 200 OK", "content-length: 4", body=b"on"))
+        await client.gets(http("HTTP/1.1 200 OK", "transfer-encoding: chunked", body=b"2\r\nON\r\n"))
+        await origin.sends(b"e!")
+        await client.gets(b"2\r\nE!\r\n0\r\n\r\n")
+        await client.sends(GET)
+        await origin.gets(http("GET / HTTP/1.1", "host: a.example") * 2)
+        await origin.sends(http("HTTP/1.1 200 OK", "content-length: 4"))
+        await client.gets(http("HTTP/1.1 200 OK", "transfer-encoding: chunked"))
+        client.connection.leave(is_reset=True)
+        await origin.hears_the_end()
+
+
+@in_trio
+async def test_the_upstream_of_a_returned_response_is_closed_when_the_client_leaves() -> None:
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request)
+
+    async with internet() as net, container(handled_by(pass_on), net) as client:
+        await client.sends(GET)
+        origin = await net.dialled()
+        await origin.gets(http("GET / HTTP/1.1", "Host: my.kv"))
+        await origin.sends(http("HTTP/1.1 200 OK", "content-length: 5", body=b"h"))
+        await client.gets(http("HTTP/1.1 200 OK", "content-length: 5", body=b"h"))
+        client.connection.leave(is_reset=False)
+        await origin.hears_the_end()
+        await client.gets_nothing_more()
+        assert client.connection.was_reset
+
+
+@pytest.mark.parametrize("length", ["content-length: 5", "transfer-encoding: chunked"])
+@in_trio
+async def test_a_response_that_the_origin_cuts_off_ends_in_a_reset(
+    length: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request)
+
+    async with internet() as net, container(handled_by(pass_on), net) as client:
+        await client.sends(GET)
+        origin = await net.dialled()
+        await origin.sends(http("HTTP/1.1 200 OK", length, body=b"1\r\nh\r\n" if "chunked" in length else b"h"))
+        await client.gets(http("HTTP/1.1 200 OK", length, body=b"1\r\nh\r\n" if "chunked" in length else b"h"))
+        await origin.closes()
+        await client.gets_nothing_more()
+        assert client.connection.was_reset
+        assert "broke off" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (FetchError("connect to x: timed out"), refusal("502 Bad Gateway", "my.kv: connect to x: timed out")),
+        (DialRefused("10.0.0.1"), refusal("520 ", "my.kv: its address is local to the host and no rule names it")),
+    ],
+)
+@in_trio
+async def test_a_fetch_that_fails_is_told_to_the_container_without_a_traceback(
+    error: Exception, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: Any) -> trio.abc.Stream:
+        raise error
+
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request)
+
+    async with internet() as net, open_client(fail) as net.client, container(handled_by(pass_on), net) as client:
+        await client.sends(GET * 2)
+        await client.gets(answer * 2)
+    assert {record.levelno for record in caplog.get_records("call")} == {logging.WARNING}
+    async with internet() as net, open_client(fail) as net.client, container(passing(), net) as client:
+        await client.sends(GET * 2)
+        await client.gets(answer * 2)
+
+
+# --- passed on and refused ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["my.kv", "127.0.0.1", "other.example:9999", "203.0.113.1"])
+@in_trio
+async def test_a_request_to_an_address_goes_there_whatever_host_it_names(host: str) -> None:
+    async with internet() as net, container(passing(), net, REAL, port=8080) as client:
+        await client.sends(http("GET /a HTTP/1.1", f"Host: {host}", "X: y"))
+        origin = await net.dialled(host.partition(":")[0], 8080, at=REAL)
+        await origin.gets(http("GET /a HTTP/1.1", f"Host: {host}", "X: y"))
+        await origin.sends(OK)
+        await client.gets(http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok"))
+
+
+@pytest.mark.parametrize("destination", [SYNTHETIC, SYNTHETIC_V6])
+@in_trio
+async def test_a_request_to_a_synthetic_address_goes_by_its_name(destination: str) -> None:
+    async with internet() as net, container(passing(), net, destination, port=8080) as client:
+        await client.sends(http("GET /a HTTP/1.1", "Host: other.example"))
+        origin = await net.dialled("other.example", 8080, at=None)
+        await origin.gets(http("GET /a HTTP/1.1", "Host: other.example"))
+        await origin.sends(OK)
+        await client.gets(http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok"))
+
+
+@in_trio
+async def test_a_request_in_absolute_form_is_passed_on_in_it() -> None:
+    async with internet() as net, container(passing(), net, REAL, port=3128) as client:
+        head = http("GET http://my.kv/a HTTP/1.1", "Host: my.kv", "Proxy-Authorization: x")
+        await client.sends(head)
+        origin = await net.dialled("my.kv", 3128, at=REAL)
+        await origin.gets(head)
+        await origin.sends(OK)
+        await client.gets(OK)
+
+
+@in_trio
+async def test_what_nothing_allows_is_a_readable_520() -> None:
+    cls = passing()
+    cls.enable_internet = False
+    async with internet() as net, container(cls, net) as client:
+        await client.sends(GET * 2)
+        await client.gets(refusal("520 ", "my.kv: no rule allows it") * 2)
+        assert net.dials == 0
+
+
+@pytest.mark.parametrize(
+    ("cause", "answer"),
+    [
+        (Cause.DIAL_FAILED, refusal("502 Bad Gateway", "my.kv: the host could not be reached")),
+        (Cause.DIAL_GUARD, refusal("520 ", "my.kv: its address is local to the host and no rule names it")),
+        (Cause.NAME_UNKNOWN, refusal("502 Bad Gateway", "my.kv: the name does not resolve")),
+    ],
+)
+@in_trio
+async def test_what_the_relay_failed_at_is_said_once(cause: Cause, answer: bytes) -> None:
+    async with internet() as net, container(passing(), net, cause=cause) as client:
+        await client.sends(GET)
+        await client.gets(answer)
+        await client.sends(GET)
+        origin = await net.dialled(at=REAL)
+        await origin.sends(OK)
+        await client.gets(OK)
+
+
+# --- other protocols ------------------------------------------------------------------------------------------------
+
+UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x")
+
+
+@pytest.mark.parametrize("is_handled", [False, True])
+@in_trio
+async def test_an_upgrade_that_the_origin_takes_is_a_tunnel(is_handled: bool) -> None:
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request)
+
+    cls = handled_by(pass_on) if is_handled else passing()
+    async with internet() as net, container(cls, net) as client:
+        await client.sends(http("GET /chat HTTP/1.1", "Host: my.kv", *UPGRADE) + b"early")
+        origin = await net.dialled(at=None if is_handled else REAL)
+        asked = ("Host: my.kv", "Sec-WebSocket-Key: x", "connection: upgrade", "upgrade: websocket")
+        await origin.gets(http("GET /chat HTTP/1.1", *asked))
+        await origin.sends(http("HTTP/1.1 101 Switching Protocols", *UPGRADE) + b"hello")
+        told = ("Sec-WebSocket-Key: x", "connection: upgrade", "upgrade: websocket")
+        await client.gets(http("HTTP/1.1 101 Switching Protocols", *told, body=b"hello"))
+        await origin.gets(b"early")
+        await client.sends(b"GET / HTTP/1.1\r\n\r\n")
+        await origin.gets(b"GET / HTTP/1.1\r\n\r\n")
+        await client.stream.send_eof()
+        await origin.sends(b"bye")
+        await client.gets(b"bye")
+        await origin.closes()
+        await client.gets_nothing_more()
+        assert not client.connection.was_reset
+
+
+@in_trio
+async def test_an_upgrade_that_the_origin_declines_is_a_response_like_any_other() -> None:
+    async with internet() as net, container(passing(), net) as client:
+        await client.sends(http("GET / HTTP/1.1", "Host: my.kv", *UPGRADE) + GET)
+        origin = await net.dialled(at=REAL)
+        await origin.sends(http("HTTP/1.1 400 Bad Request", "content-length: 0"))
+        await client.gets(http("HTTP/1.1 400 Bad Request", "content-length: 0"))
+        await origin.sends(OK)
+        await client.gets(OK)
+
+
+@in_trio
+async def test_an_upgrade_to_http_2_is_not_asked_for() -> None:
+    async with internet() as net, container(passing(), net) as client:
+        await client.sends(http("GET / HTTP/1.1", "Host: my.kv", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"))
+        origin = await net.dialled(at=REAL)
+        await origin.gets(http("GET / HTTP/1.1", "Host: my.kv"))
+        await origin.sends(OK)
+        await client.gets(OK)
+
+
+@pytest.mark.parametrize("who", ["client", "origin"])
+@in_trio
+async def test_a_tunnel_that_breaks_on_one_side_is_reset_on_the_other(who: str) -> None:
+    async with internet() as net, container(passing(), net) as client:
+        await client.sends(http("GET / HTTP/1.1", "Host: my.kv", *UPGRADE))
+        origin = await net.dialled(at=REAL)
+        await origin.sends(http("HTTP/1.1 101 Switching Protocols", *UPGRADE))
+        await client.gets(http("HTTP/1.1 101 Switching Protocols")[:-2])
+        if who == "client":
+            client.connection.leave(is_reset=True)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BrokenResourceError):
+                await origin.stream.send_all(b"x")
+        else:
+            await origin.closes()
+            await client.sends(b"x")
+            await trio.testing.wait_all_tasks_blocked()
+        assert client.connection.was_reset
