@@ -19,6 +19,7 @@ import trio
 from pyinterceptor._relay import lib
 from pyinterceptor.app import App
 from pyinterceptor.capture.gateway import Gateway, open_gateway
+from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
 from pyinterceptor.container import Container, Context, container_id
 from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.dns.resolver import Resolver
@@ -184,6 +185,11 @@ class Interceptor:
             return None
         return attached.policy.decide(lib.PROTOCOL_HTTP, host, UNSPECIFIED).verdict
 
+    def set_ipv6(self, v6: bool) -> None:
+        """The host has gained or lost its way to IPv6 addresses."""
+        self._gateway.set_ipv6(v6)
+        self.resolver.set_ipv6(v6)
+
     async def follow_events(self) -> None:
         """Serves what the relay hands over, for ever."""
         async for batch in self._relay.events():
@@ -303,7 +309,7 @@ async def open_interceptor(
     """
     for cls in app.containers:
         policy_of(cls, 0)  # bad rules are told before anything is opened
-    v6 = bool(lib.relay_has_route(socket.AF_INET6))
+    v6 = has_ipv6()
     upstream = Upstream(nameservers)
     hub = Hub()
     async with (
@@ -315,6 +321,7 @@ async def open_interceptor(
         interceptor = Interceptor(app, nursery, gateway, relay, hub, server, upstream, v6, synthetic)
         nursery.start_soon(hub.run)
         nursery.start_soon(interceptor.follow_events)
+        nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
         nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver)
         yield interceptor
         nursery.cancel_scope.cancel()

@@ -39,7 +39,7 @@ CAPABILITIES = {
 }
 KERNEL = "use a kernel of 5.9 or later with"
 # Programs by Debian package: the embedded runtime's, then what containers with an image need.
-EMBEDDED = {"bwrap": "bubblewrap", "setpriv": "util-linux"}
+EMBEDDED = {"bwrap": "bubblewrap"}
 IN_IMAGES = {"podman": "podman", "runc": "runc"}
 
 

@@ -8,9 +8,9 @@ import struct
 from pyinterceptor.capture.files import abi
 
 BACKLOG = 4096
-DNS_QUEUE = 4 * 1024 * 1024  # bytes: room for the bursts of several containers
-# socket(7), linux/in.h and linux/in6.h; Python's socket module has only some of them
-SO_RCVBUFFORCE = 33
+DNS_QUEUE = 4 << 20  # bytes, which the kernel doubles and of which a datagram of 1 500 takes 2 304
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h; past net.core.rmem_max, which is the host's
+# linux/in.h and linux/in6.h; Python's socket module has only some of them
 IP_PKTINFO = 8
 IP_FREEBIND = 15
 IP_RECVORIGDSTADDR = 20
@@ -33,9 +33,9 @@ def open_dns() -> socket.socket:
     dns = _open(socket.SOCK_DGRAM)
     # Else an IPv6 answer from an address that isn't ours is EINVAL. (The IPv4 option serves both.)
     dns.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
-    dns.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, DNS_QUEUE)
     dns.setsockopt(socket.IPPROTO_IP, IP_RECVORIGDSTADDR, 1)
     dns.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
+    dns.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, DNS_QUEUE)
     dns.bind(("::", abi()["DNS_PORT"]))
     return dns
 

@@ -151,6 +151,10 @@ class Resolver:
         if not self._publish(container, name, found.both(), max(found.ttl, 1)):
             self._relay.name_failed(container, name)
 
+    def set_ipv6(self, v6: bool) -> None:
+        """Whether the host has a way to IPv6 addresses: without one there are no AAAA answers."""
+        self._v6 = v6
+
     @contextmanager
     def stream(self, container: int) -> Iterator[bool]:
         """A TCP connection's place in the container's budget: False where there is none."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import trio
 
-PERIOD = 0.5  # seconds by which a deadline may be late
+PERIOD = 0.5  # seconds by which a deadline may be early or late
 NEVER = math.inf
 
 

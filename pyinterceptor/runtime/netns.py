@@ -18,13 +18,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SYS_ADMIN, hand_down
 from pyinterceptor.runtime.filesystem import STATE, mount_arguments
 from pyinterceptor.runtime.process import (
     CommandNotRun,
@@ -33,7 +33,6 @@ from pyinterceptor.runtime.process import (
     Started,
     Stream,
     in_fresh_thread,
-    look_up,
     split,
     start_process,
 )
@@ -49,12 +48,6 @@ START_TIMEOUT = 20.0  # seconds
 HOSTNAME_LENGTH = 63  # bytes, a DNS label
 # What a command gets of our environment: the rest may hold what is the handlers' alone, such as their keys.
 ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|LANGUAGE|LC_[A-Z]+")
-# bwrap mounts with capabilities that it inherits: the bounding set is empty from the first process on.
-INIT = (
-    *("setpriv", "--inh-caps=+sys_admin,+dac_override", "--"),
-    *("setpriv", "--bounding-set=-all", "--no-new-privs", "--"),
-)
-DROP = ("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs")
 
 Attach = Callable[[int], Awaitable[object]]
 
@@ -160,17 +153,20 @@ class NetnsContainer:
         if self._init.has_ended:
             raise RuntimeFailure(ended)
         environment = {**_environment(), **self._user.environment(), **(env or {})}
-        enter = partial(self._enter, words[0], environment)
-        command = [*prefix, *_as_user(self._user), *words]
+        user, command = self._user, [*prefix, *words]
+        options |= {"user": user.uid, "group": user.gid, "extra_groups": user.groups, "env": environment}
         try:
-            return self._started.add(await start_process(command, enter=enter, env=environment, **options))
+            return self._started.add(await start_process(command, enter=self._enter, **options))
         except RuntimeFailure as error:
             if self._init.has_ended:
                 raise RuntimeFailure(ended) from error
             raise
 
-    def _enter(self, command: str, env: Mapping[str, str]) -> None:
-        """Puts the calling thread inside, its children with it."""
+    def _enter(self) -> None:
+        """Puts the calling thread inside, its children with it.
+
+        Nothing with more rights than the command is ever executed inside, since a command may have planted it.
+        """
         try:
             for name in NAMESPACES:
                 if name == "mnt":
@@ -179,7 +175,7 @@ class NetnsContainer:
             os.chdir(self._workdir)
         except OSError as error:
             raise RuntimeFailure(f"enter the container: {error.strerror}") from error
-        look_up(command, env)
+        hand_down()
         install_filter()
 
 
@@ -217,9 +213,8 @@ def _prepared(workdir: Path | None) -> Path:
     """The working directory, once all that a container needs is there: the place to hide our state, too."""
     if os.geteuid() != 0:
         raise RuntimeFailure("start a container: needs root; run it with sudo")
-    for program, package in (("bwrap", "bubblewrap"), ("setpriv", "util-linux")):
-        if shutil.which(program) is None:
-            raise RuntimeFailure(f"start a container: {program} is missing; run: apt install {package}")
+    if shutil.which("bwrap") is None:
+        raise RuntimeFailure("start a container: bwrap is missing; run: apt install bubblewrap")
     Path(STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
     return (workdir or Path.cwd()).resolve()
 
@@ -244,12 +239,13 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
         closing = ExitStack()
         stack.enter_context(closing)
         closing.callback(os.close, info_write)
-        argv = [*INIT, "bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
+        argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
         argv += ["--cap-drop", "ALL", "--new-session", "--info-fd", str(info_write)]
         argv += [*mount_arguments(workdir, text_fd), "--", "cat"]
 
         def enter() -> None:
             _call("setns", netns_fd, CLONE_NEWNET)
+            hand_down(SYS_ADMIN, DAC_OVERRIDE)  # for bwrap's mounts; it keeps none of them
             install_filter()
 
         pipe = subprocess.PIPE
@@ -311,12 +307,6 @@ def _namespaces(pid: int, netns_fd: int) -> Iterator[dict[str, int]]:
 
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name)}
-
-
-def _as_user(user: User) -> list[str]:
-    groups = ",".join(map(str, user.groups))
-    as_groups = f"--groups={groups}" if groups else "--clear-groups"
-    return ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", as_groups, *DROP, "--"]
 
 
 def hostname(name: str) -> str:

@@ -13,7 +13,7 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
@@ -170,15 +170,19 @@ async def start_process(
 ) -> Running:
     """Starts it from a thread of its own, after `enter` has put that thread where it belongs.
 
-    `options` are subprocess.Popen's. Raises: RuntimeFailure, and what `enter` raises.
+    `options` are subprocess.Popen's. Raises: CommandNotRun, RuntimeFailure, and what `enter` raises.
     """
 
     def work() -> subprocess.Popen[bytes]:
         enter()
         try:
             return subprocess.Popen(argv, **options)
+        except FileNotFoundError as error:
+            raise CommandNotRun(f"run {argv[0]}: command not found", NOT_FOUND) from error
         except OSError as error:
-            raise RuntimeFailure(f"start {argv[0]}: {error.strerror}") from error
+            if error.filename is not None:  # it is execve(2) that failed
+                raise CommandNotRun(f"run {argv[0]}: {error.strerror}", NOT_EXECUTABLE) from error
+            raise RuntimeFailure(f"run {argv[0]}: {error.strerror}") from error
 
     return Running(await trio.to_thread.run_sync(in_fresh_thread, work))
 
@@ -200,19 +204,6 @@ def in_fresh_thread(work: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return results[0]
-
-
-def look_up(command: str, env: Mapping[str, str]) -> None:
-    """Whether this can be run, as seen by the calling thread. Raises: CommandNotRun."""
-    if "/" in command:
-        places = [command]
-    else:
-        places = [os.path.join(place or ".", command) for place in env.get("PATH", os.defpath).split(":")]
-    there = [place for place in places if os.path.exists(place)]
-    if not there:
-        raise CommandNotRun(f"run {command}: command not found", NOT_FOUND)
-    if not any(os.path.isfile(place) and os.access(place, os.X_OK) for place in there):
-        raise CommandNotRun(f"run {command}: not an executable file", NOT_EXECUTABLE)
 
 
 def exit_code(returncode: int | None) -> int | None:

@@ -21,7 +21,7 @@ FOR_THE_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH)
 FOR_THE_COMMAND = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 ASKING = (signal.SIGTTIN, signal.SIGTTOU)  # what stops a process that uses a terminal from the background
 # Asks for the foreground before the command begins: some programs look once, at their start.
-ASK = ("sh", "-c", 'kill -TTIN $$; exec "$@"', "sh")
+ASK = ("/bin/sh", "-c", 'kill -TTIN $$; exec "$@"', "sh")
 
 Start = Callable[[Sequence[str]], Awaitable[Running]]
 

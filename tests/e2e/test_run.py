@@ -108,7 +108,7 @@ def test_a_command_that_cannot_be_run_is_127_or_126(app: str) -> None:
     ran = run(app, "--", "nonesuch")
     assert (ran.returncode, said(ran)) == (127, "pyinterceptor: run nonesuch: command not found")
     ran = run(app, "--", "/etc/passwd")
-    assert (ran.returncode, said(ran)) == (126, "pyinterceptor: run /etc/passwd: not an executable file")
+    assert (ran.returncode, said(ran)) == (126, "pyinterceptor: run /etc/passwd: Permission denied")
 
 
 def test_standard_streams_pass_through_byte_for_byte_and_apart(app: str) -> None:

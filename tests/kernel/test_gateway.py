@@ -66,6 +66,22 @@ async def test_dns_to_any_unicast_address_arrives_and_is_answered_from_there(ins
 
 
 @in_trio
+async def test_the_very_first_answer_arrives(instance: str) -> None:
+    """However soon after attaching: an address or link that the kernel has yet to take up would lose some."""
+    async with open_gateway(instance, v6=True) as gateway:
+        for address in (V4, V6) * 30:
+            with open_box() as box:
+                seat = gateway.reserve()
+                await gateway.attach(seat, box.fd)
+                with box.udp(address) as client:
+                    client.connect((address, 53))
+                    client.send(b"question")
+                    answer(gateway.dns, await query(gateway.dns), b"answer")
+                    assert client.recv(64) == b"answer"
+                await gateway.detach(seat)
+
+
+@in_trio
 async def test_dns_over_tcp_to_the_resolver_address_is_ours(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:

@@ -674,3 +674,29 @@ async def test_a_flood_of_connection_attempts_keeps_nobody_else_out(instance: st
                 assert interface(accepted) == at.other.seat.ifindex
                 client.sendall(b"still here")
                 assert accepted.recv(64) == b"still here"
+
+
+@in_trio
+async def test_a_flood_of_questions_leaves_room_for_anothers(instance: str) -> None:
+    async with scene(instance) as at:
+        own, theirs = str(at.hostile.seat.v4), at.other.own(V4)
+        flood = [at.hostile.frame(packet(own, V4, frames.UDP, udp(own, V4, 53, bytes(1400)))) for _ in range(5_000)]
+
+        def questions_beside_a_flood() -> set[bytes]:
+            """What the other container's reach the DNS socket, which nobody reads meanwhile."""
+            at.hostile.send(*flood)
+            for number in range(100):
+                at.other.box.send(str(number).encode(), V4, 53)
+            found = set()
+            while True:
+                try:
+                    payload, (client, *_) = at.gateway.dns.recvfrom(2048)
+                except BlockingIOError:
+                    return found
+                if plain(client) == theirs:
+                    found.add(payload)
+
+        assert len(questions_beside_a_flood()) == 100
+        assert at.gateway.counters()["flooded"] > 0
+        at.lift_rules()
+        assert len(questions_beside_a_flood()) < 100

@@ -297,3 +297,44 @@ def test_signalling_its_process_group_reaches_neither_us_nor_who_called_us(where
     lines = ran.stdout.decode().splitlines()
     assert lines[:2] == [str(128 + signal.SIGKILL), "went on"]
     assert lines[2].rpartition(")")[2].split()[16] == "0"  # nice, proc(5)
+
+
+PLANTED = """#!/bin/sh
+grep CapEff /proc/self/status
+id -u
+"""
+
+
+def test_programs_and_libraries_that_it_plants_are_run_as_itself_at_most(workdir: Path) -> None:
+    """A later command, whose caller names the working directory in PATH and for the dynamic linker."""
+    library = workdir / "planted.c"
+    library.write_text(
+        "#include <fcntl.h>\n#include <unistd.h>\n"
+        "__attribute__((constructor)) static void loaded(void) {\n"
+        '  int fd = open("/proc/self/status", O_RDONLY); char text[4096]; long size = read(fd, text, sizeof text);\n'
+        '  fd = open("loaded", O_WRONLY | O_CREAT | O_APPEND, 0666); if (write(fd, text, size) < 0) _exit(9);\n}\n'
+    )
+    planted = workdir / "planted.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(planted), str(library)], check=True)
+    names = ("setpriv", "env", "sh", "bwrap", "id-of-mine")
+    for name in names:
+        (workdir / name).write_text(PLANTED)
+        (workdir / name).chmod(0o755)
+    environment = {"PATH": f"{workdir}:/usr/bin:/bin", "LD_PRELOAD": str(planted)}
+
+    async def attach(netns_fd: int) -> None:
+        """Attaches nothing."""
+
+    async def main() -> None:
+        async with open_netns_container(name="planted", attach=attach, user="nobody", workdir=workdir) as box:
+            assert (await box.exec("id-of-mine", env=environment)).text == "CapEff:\t0000000000000000\n65534\n"
+
+    trio.run(main)
+    loaded = (workdir / "loaded").read_text()
+    assert loaded.count("CapEff:\t0000000000000000") == loaded.count("CapEff") >= 3  # the script, grep and id
+    assert loaded.count("Uid:\t65534\t65534\t65534\t65534") == loaded.count("Uid:")
+    direct = subprocess.run(
+        ["setpriv", "--reuid=0", "id-of-mine"], env=environment, capture_output=True, text=True, cwd=workdir, check=True
+    )
+    assert direct.stdout.splitlines()[-1] == "0"
+    assert "CapEff:\t0000000000000000" not in direct.stdout

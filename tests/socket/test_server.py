@@ -1,0 +1,396 @@
+"""Clients and handlers over real sockets: half-close, reset, full buffers, bodies that are lent to a pump."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from pyinterceptor.errors import FetchError
+from pyinterceptor.http.client import Client, open_client
+from pyinterceptor.http.dial import connect_socket
+from pyinterceptor.http.fetch import FetchScope, fetch
+from pyinterceptor.http.server import Limits, open_server
+from pyinterceptor.http.transfer import PUMPED
+from pyinterceptor.relay.hub import Hub
+from pyinterceptor.web import Request, Response
+from tests.socket.loopback import PythonPump, in_trio, open_hub, pair, plain, read_all, reset
+from tests.stream.dialogue import DATE, GET, http, ok
+
+BODY = bytes(range(256)) * 12_000
+SIZE = len(BODY)
+QUICK = Limits(farewell=0.1, linger=0.1, stall=0.5)
+
+
+async def pass_on(request: Request) -> Response:
+    return await fetch(request)
+
+
+class Loopback:
+    """A server for clients of `connect`, whose handlers fetch from whoever listens at `origin`."""
+
+    def __init__(self, hub: Hub, nursery: trio.Nursery, respond: Any, limits: Limits, pump: PythonPump | None) -> None:
+        self.hub = hub
+        self.client: Client
+        self.server: Any
+        self.pump = pump
+        self.limits = limits
+        self.ended = 0
+        self._nursery = nursery
+        self._respond = respond
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+
+    async def dial(self, host: str, port: int, local: bool, at: str | None) -> trio.abc.Stream:
+        return self.hub.stream(await connect_socket(*self._listener.getsockname()[:2]))
+
+    async def origin(self) -> trio.SocketStream:
+        """The next connection that was dialled, at its other end."""
+        await trio.lowlevel.wait_readable(self._listener)
+        return plain(self._listener.accept()[0])
+
+    async def connect(self, *, small: bool = False) -> trio.SocketStream:
+        theirs, ours = pair(small=small)
+        self._nursery.start_soon(self._serve, ours)
+        return plain(theirs)
+
+    async def _serve(self, ours: socket.socket) -> None:
+        stream = self.hub.stream(ours)
+
+        async def respond(request: Request) -> Response:
+            scope = FetchScope(self.client)
+            try:
+                with scope:
+                    response: Response = await self._respond(request)
+                    scope.keep(response)
+                    return response
+            finally:
+                await scope.let_go()
+
+        try:
+            where = ("127.0.0.1", 80)
+            await self.server.serve(stream, respond, scheme="http", destination=where, pump=self.pump)
+        finally:
+            self.ended += 1
+            stream.close_nowait()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@asynccontextmanager
+async def loopback(
+    respond: Callable[[Request], Any], limits: Limits = QUICK, pump: PythonPump | None = None
+) -> AsyncIterator[Loopback]:
+    async with open_hub() as hub, trio.open_nursery() as nursery:
+        made = Loopback(hub, nursery, respond, limits, pump)
+        async with open_client(made.dial, pump=pump) as made.client, open_server(limits) as made.server:
+            yield made
+            made.close()
+            while nursery.child_tasks:  # every connection ends by itself
+                await trio.testing.wait_all_tasks_blocked(0.05)
+
+
+async def gets(stream: trio.SocketStream, expected: bytes) -> None:
+    """Exactly these bytes come next, Date fields apart."""
+    got = b""
+    while len(got) < len(expected):
+        data = await stream.receive_some(65536)
+        assert data, got[-200:]
+        got = DATE.sub(b"", got + data) if len(got) < 1000 else got + data
+    assert hashlib.sha256(got).hexdigest() == hashlib.sha256(expected).hexdigest(), got[:200]
+
+
+# --- leaving --------------------------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_a_client_that_closes_half_after_its_request_is_answered() -> None:
+    async def answer(request: Request) -> Response:
+        return Response(str(len(await request.bytes())))
+
+    async with loopback(answer) as net:
+        client = await net.connect()
+        await client.send_all(http("POST / HTTP/1.1", "Host: my.kv", f"Content-Length: {SIZE}", body=BODY))
+        await client.send_eof()
+        await gets(client, ok(str(SIZE)))
+        await client.aclose()
+
+
+@pytest.mark.parametrize("end", [lambda client: client.socket.close(), lambda client: reset(client.socket._sock)])
+@in_trio
+async def test_a_client_that_closes_or_resets_cancels_its_handler(end: Any) -> None:
+    started, ended = trio.Event(), trio.Event()
+
+    async def wait(request: Request) -> Response:
+        started.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with loopback(wait) as net:
+        client = await net.connect()
+        await client.send_all(GET)
+        await started.wait()
+        end(client)
+        await ended.wait()
+        client.socket.close()
+
+
+@in_trio
+async def test_a_client_that_leaves_closes_the_silent_upstream_of_its_response() -> None:
+    async with loopback(pass_on) as net:
+        client = await net.connect()
+        await client.send_all(GET)
+        origin = await net.origin()
+        await gets(origin, GET)
+        await origin.send_all(http("HTTP/1.1 200 OK", "transfer-encoding: chunked", body=b"1\r\nx\r\n"))
+        await gets(client, http("HTTP/1.1 200 OK", "transfer-encoding: chunked", body=b"1\r\nx\r\n"))
+        await client.aclose()
+        assert (await read_all(origin))[0] == b""
+        await origin.aclose()
+
+
+@in_trio
+async def test_a_refusal_is_read_though_the_client_still_sends() -> None:
+    async def refuse(request: Request) -> Response:
+        return Response("no", 405)
+
+    async with loopback(refuse, Limits(linger=5)) as net:
+        client = await net.connect(small=True)
+        await client.send_all(http("POST / HTTP/1.1", "Host: my.kv", "Content-Length: 3000000"))
+        await client.send_all(b"x" * 500_000)
+        got, was_reset = await read_all(client)
+        assert got.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
+        assert got.endswith(b"\r\n\r\nno")
+        assert not was_reset
+        await client.aclose()
+
+
+# --- full buffers ---------------------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_a_client_that_does_not_read_holds_the_handler_back_and_is_reset_in_the_end() -> None:
+    made, closed = 0, trio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal made
+        try:
+            while True:
+                made += 1
+                yield b"x" * 10_000
+        finally:
+            closed.set()
+
+    async def answer(request: Request) -> Response:
+        return Response(endless())
+
+    async with loopback(answer) as net:
+        client = await net.connect(small=True)
+        await client.send_all(GET)
+        await closed.wait()
+        assert made < 300  # 3 MB: what the kernel takes
+        assert (await read_all(client))[1]
+        await client.aclose()
+
+
+@in_trio
+async def test_an_origin_is_read_no_faster_than_the_client_reads() -> None:
+    async with loopback(pass_on, Limits()) as net:
+        client = await net.connect(small=True)
+        await client.send_all(GET)
+        origin = await net.origin()
+        await origin.send_all(http("HTTP/1.1 200 OK", "transfer-encoding: chunked"))
+        sent = 0
+        with trio.move_on_after(1):
+            while True:
+                await origin.send_all(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+                sent += 10_000
+        assert sent < 20_000_000  # kernel buffers, and nothing of ours
+        await client.aclose()
+        await origin.aclose()
+
+
+# --- lent to a pump -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("early", [0, 1000, SIZE])
+@in_trio
+async def test_a_large_response_moves_by_the_pump_and_both_connections_serve_on(early: int) -> None:
+    pump = PythonPump()
+    async with loopback(pass_on, pump=pump) as net:
+        client = await net.connect()
+        origin = None
+        head = http("HTTP/1.1 200 OK", f"content-length: {SIZE}")
+        for _ in range(2):
+            await client.send_all(GET)
+            origin = origin or await net.origin()
+            await gets(origin, GET)
+            async with trio.open_nursery() as nursery:
+                await origin.send_all(head + BODY[:early])
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                nursery.start_soon(origin.send_all, BODY[early:])
+                await gets(client, head + BODY)
+        assert sum(pump.pumped) > SIZE or early == SIZE
+        await client.send_all(GET)
+        await gets(origin, GET)
+        await origin.send_all(http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok"))
+        await gets(client, http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok"))
+        await client.aclose()
+        await origin.aclose()
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        (f"content-length: {PUMPED - 1}", BODY[: PUMPED - 1]),
+        ("transfer-encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (PUMPED, BODY[:PUMPED])),
+    ],
+)
+@in_trio
+async def test_small_and_chunked_bodies_are_not_lent(field: str, body: bytes) -> None:
+    pump = PythonPump()
+    async with loopback(pass_on, pump=pump) as net:
+        client = await net.connect()
+        await client.send_all(http("GET / HTTP/1.1", "Host: my.kv", "Connection: close"))
+        origin = await net.origin()
+        await origin.send_all(http("HTTP/1.1 200 OK", field, body=body))
+        got, was_reset = await read_all(client)
+        assert got.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert len(got) > PUMPED
+        assert not was_reset
+        await client.aclose()
+        await origin.aclose()
+    assert pump.pumped == []
+
+
+@pytest.mark.parametrize("expects", [False, True])
+@in_trio
+async def test_a_large_request_body_moves_by_the_pump_and_both_connections_serve_on(expects: bool) -> None:
+    pump = PythonPump()
+    expect = ["Expect: 100-continue"] if expects else []
+    async with loopback(pass_on, pump=pump) as net:
+        client = await net.connect()
+        origin = None
+        for _ in range(2):
+            await client.send_all(http("PUT / HTTP/1.1", "Host: my.kv", f"Content-Length: {SIZE}", *expect))
+            if expects:
+                await gets(client, http("HTTP/1.1 100 Continue"))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send_all, BODY)
+                origin = origin or await net.origin()
+                await gets(origin, http("PUT / HTTP/1.1", "Host: my.kv", f"Content-Length: {SIZE}", body=BODY))
+            await origin.send_all(http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok"))
+            await gets(client, http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok"))
+        assert len(pump.pumped) == 2
+        await client.aclose()
+        await origin.aclose()
+
+
+@pytest.mark.parametrize("who", ["the origin ends", "the origin resets", "the client resets", "nobody moves"])
+@in_trio
+async def test_a_pumped_response_that_cannot_be_whole_ends_in_a_reset_on_both_sides(who: str) -> None:
+    pump = PythonPump()
+    async with loopback(pass_on, pump=pump) as net:
+        client = await net.connect()
+        await client.send_all(GET)
+        origin = await net.origin()
+        await gets(origin, GET)
+        head = http("HTTP/1.1 200 OK", f"content-length: {SIZE}")
+        await origin.send_all(head + BODY[:400_000])
+        await gets(client, head + BODY[:400_000])
+        if who == "the origin ends":
+            await origin.aclose()
+        elif who == "the origin resets":
+            reset(origin.socket._sock)
+        elif who == "the client resets":
+            reset(client.socket._sock)
+        if who != "the client resets":
+            assert (await read_all(client)) == (b"", True)
+            await client.aclose()
+        if who not in ("the origin ends", "the origin resets"):
+            assert (await read_all(origin)) == (b"", True)
+        origin.socket.close()
+        client.socket.close()
+    assert len(pump.pumped) == 1
+
+
+@pytest.mark.parametrize("who", ["the client ends", "the client resets", "the origin resets", "the handler gives up"])
+@in_trio
+async def test_a_pumped_request_that_cannot_be_whole_ends_in_a_reset_on_both_sides(who: str) -> None:
+    pump, failed = PythonPump(), list[FetchError]()
+
+    async def try_to_pass_on(request: Request) -> Response:
+        try:
+            with trio.move_on_after(0.3 if who == "the handler gives up" else 10):
+                return await fetch(request)
+        except FetchError as error:
+            failed.append(error)
+        return Response("gave up", 502)
+
+    async with loopback(try_to_pass_on, pump=pump) as net:
+        client = await net.connect()
+        head = http("PUT / HTTP/1.1", "Host: my.kv", f"Content-Length: {SIZE}")
+        await client.send_all(head + BODY[:400_000])
+        origin = await net.origin()
+        await gets(origin, head + BODY[:400_000])
+        if who == "the client ends":
+            await client.send_eof()
+        elif who == "the client resets":
+            reset(client.socket._sock)
+        elif who == "the origin resets":
+            reset(origin.socket._sock)
+        if who != "the origin resets":
+            assert (await read_all(origin)) == (b"", True)
+        if who != "the client resets":
+            got, _ = await read_all(client)
+            assert got.startswith(b"HTTP/1.1 502 ")
+            assert b"\r\nconnection: close\r\n" in got
+        client.socket.close()
+        origin.socket.close()
+    assert len(pump.pumped) == 1
+
+
+@in_trio
+async def test_an_early_answer_stops_the_pump_and_is_heard() -> None:
+    pump = PythonPump()
+    async with loopback(pass_on, pump=pump) as net:
+        client = await net.connect()
+        await client.send_all(http("PUT / HTTP/1.1", "Host: my.kv", f"Content-Length: {SIZE}") + b"x" * 400_000)
+        origin = await net.origin()
+        await origin.send_all(http("HTTP/1.1 413 Content Too Large", "content-length: 2", body=b"no"))
+        got, _ = await read_all(client)
+        assert got.startswith(b"HTTP/1.1 413 ")
+        assert got.endswith(b"\r\n\r\nno")
+        await client.aclose()
+        await origin.aclose()
+
+
+@in_trio
+async def test_cancelled_while_pumping_both_sides_see_a_reset() -> None:
+    pump = PythonPump()
+    async with loopback(pass_on, pump=pump) as net:
+        with trio.CancelScope() as scope:
+            theirs, ours = pair()
+            client = plain(theirs)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(net._serve, ours)
+                await client.send_all(GET)
+                origin = await net.origin()
+                await gets(origin, GET)
+                head = http("HTTP/1.1 200 OK", f"content-length: {SIZE}")
+                await origin.send_all(head + BODY[:400_000])
+                await gets(client, head + BODY[:400_000])
+                scope.cancel()
+        assert (await read_all(client)) == (b"", True)
+        assert (await read_all(origin)) == (b"", True)
+        await client.aclose()
+        await origin.aclose()

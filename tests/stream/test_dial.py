@@ -1,0 +1,210 @@
+"""Which of a name's addresses is dialled when, and which never."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor.errors import DialRefused, FetchError
+from pyinterceptor.http.dial import MAX_ADDRESSES, Dialer, interleaved
+from tests.stream.dialogue import in_trio
+
+NAMES: dict[str, tuple[list[str], list[str]]] = {
+    "both.example": (["198.51.100.1", "198.51.100.2"], ["2001:db8::1"]),
+    "v4.example": (["198.51.100.1"], []),
+    "inside.example": (["10.0.0.1"], ["::1"]),
+    "half.example": (["198.51.100.1", "10.0.0.1"], []),
+    "none.example": ([], []),
+}
+
+
+class Net:
+    """What happens to each address: after how long it connects, or fails with which errno; by default at once."""
+
+    def __init__(self) -> None:
+        self.after: dict[str, float] = {}
+        self.errors: dict[str, int] = {}
+        self.dials: list[tuple[str, float]] = []
+        self.resolved: list[str] = []
+        self.resolving = 0.0
+        self.closed: list[str] = []
+        self._peers: list[socket.socket] = []
+
+    async def resolve(self, host: str) -> Any:
+        self.resolved.append(host)
+        await trio.sleep(self.resolving)
+        v4, v6 = NAMES[host]
+        return SimpleNamespace(v4=v4, v6=v6)
+
+    async def connect(self, ip: str, port: int) -> socket.socket:
+        self.dials.append((ip, trio.current_time() - self.began))
+        await trio.sleep(self.after.get(ip, 0))
+        if ip in self.errors:
+            raise OSError(self.errors[ip], os.strerror(self.errors[ip]))
+        ours, theirs = socket.socketpair()
+        self._peers.append(theirs)
+        self.connected = ip
+        return ours
+
+    async def dial(
+        self, host: str, port: int = 80, local: bool = False, at: str | None = None
+    ) -> list[tuple[str, float]]:
+        """Dials, lets go of everything, and says when each address was tried."""
+        dialer = Dialer(
+            resolve=self.resolve,
+            may_dial=lambda ip, port, local: local or not ip.startswith(("10.", "::1", "127.")),
+            make_stream=lambda made: made,  # type: ignore[arg-type,return-value]
+            connect=self.connect,
+        )
+        self.began = trio.current_time()
+        try:
+            (await dialer(host, port, local, at)).close()  # type: ignore[attr-defined]
+        finally:
+            for peer in self._peers:
+                peer.settimeout(0)
+                assert peer.recv(1) == b""  # every other connection was closed as well
+                peer.close()
+        return self.dials
+
+
+@in_trio
+async def test_v6_has_a_head_start_of_250_ms() -> None:
+    net = Net()
+    net.after = {"2001:db8::1": 10, "198.51.100.1": 10}
+    assert await net.dial("both.example") == [("2001:db8::1", 0), ("198.51.100.1", 0.25), ("198.51.100.2", 0.5)]
+    assert net.connected == "198.51.100.2"
+
+
+@in_trio
+async def test_an_address_that_refuses_makes_way_at_once() -> None:
+    net = Net()
+    net.errors = {"2001:db8::1": errno.ECONNREFUSED}
+    assert await net.dial("both.example") == [("2001:db8::1", 0), ("198.51.100.1", 0)]
+
+
+@in_trio
+async def test_the_first_that_connects_is_kept_and_the_rest_closed() -> None:
+    net = Net()
+    net.after = {"2001:db8::1": 0.26, "198.51.100.1": 0.005, "198.51.100.2": 1}
+    await net.dial("both.example")
+    assert net.connected == "198.51.100.1"
+
+
+@in_trio
+async def test_every_failure_is_told() -> None:
+    net = Net()
+    net.errors = {"2001:db8::1": errno.ENETUNREACH, "198.51.100.1": errno.ECONNREFUSED}
+    net.errors["198.51.100.2"] = errno.EHOSTUNREACH
+    with pytest.raises(FetchError) as caught:
+        await net.dial("both.example", 8080)
+    assert "connect to [2001:db8::1]:8080: network is unreachable" in str(caught.value)
+    assert "connect to 198.51.100.1:8080: connection refused" in str(caught.value)
+    assert "connect to 198.51.100.2:8080: no route to host" in str(caught.value)
+
+
+@in_trio
+async def test_nobody_answering_is_a_time_out_of_15_seconds() -> None:
+    net = Net()
+    net.after = {"198.51.100.1": 1000}
+    with pytest.raises(FetchError, match=r"connect to 198\.51\.100\.1:80: timed out"):
+        await net.dial("v4.example")
+    assert trio.current_time() - net.began == 15
+
+
+@in_trio
+async def test_a_name_without_an_address_is_told() -> None:
+    with pytest.raises(FetchError, match=r"resolve none\.example: the name has no address"):
+        await Net().dial("none.example")
+
+
+@pytest.mark.parametrize("host", ["inside.example", "10.0.0.1", "::1", "127.0.0.1"])
+@in_trio
+async def test_guarded_addresses_are_not_dialled_unless_it_is_permitted(host: str) -> None:
+    net = Net()
+    with pytest.raises(DialRefused, match="no rule"):
+        await net.dial(host)
+    assert net.dials == []
+    assert await net.dial(host, local=True)
+
+
+@in_trio
+async def test_of_a_names_addresses_only_the_permitted_are_dialled() -> None:
+    net = Net()
+    net.errors = {"198.51.100.1": errno.ECONNREFUSED}
+    with pytest.raises(FetchError):
+        await net.dial("half.example")
+    assert net.dials == [("198.51.100.1", 0)]
+
+
+# --- at an address --------------------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_at_an_address_nothing_is_resolved_while_it_answers() -> None:
+    net = Net()
+    assert await net.dial("both.example", at="198.51.100.2") == [("198.51.100.2", 0)]
+    assert net.resolved == []
+
+
+@in_trio
+async def test_the_hosts_other_addresses_stand_in_for_one_of_its_own() -> None:
+    net = Net()
+    net.errors = {"198.51.100.2": errno.ECONNREFUSED}
+    assert await net.dial("both.example", at="198.51.100.2") == [("198.51.100.2", 0), ("2001:db8::1", 0)]
+    net = Net()
+    net.after = {"198.51.100.2": 10}
+    assert await net.dial("both.example", at="198.51.100.2") == [("198.51.100.2", 0), ("2001:db8::1", 0.25)]
+
+
+@in_trio
+async def test_an_address_that_is_not_the_hosts_has_no_stand_in() -> None:
+    net = Net()
+    net.errors = {"203.0.113.1": errno.ECONNREFUSED}
+    with pytest.raises(FetchError, match=r"connect to 203\.0\.113\.1:80: connection refused"):
+        await net.dial("both.example", at="203.0.113.1")
+    assert net.dials == [("203.0.113.1", 0)]
+    assert net.resolved == ["both.example"]
+
+
+@in_trio
+async def test_a_slow_resolver_holds_no_address_up() -> None:
+    net = Net()
+    net.after, net.resolving = {"198.51.100.2": 1}, 1000
+    assert await net.dial("both.example", at="198.51.100.2") == [("198.51.100.2", 0)]
+    assert trio.current_time() - net.began == 1
+
+
+@in_trio
+async def test_a_guarded_address_is_refused_whatever_the_hosts_are() -> None:
+    net = Net()
+    with pytest.raises(DialRefused):
+        await net.dial("half.example", at="10.0.0.1")
+    assert net.dials == []
+    net.errors = {"198.51.100.1": errno.ECONNREFUSED}
+    with pytest.raises(FetchError):
+        await net.dial("half.example", at="198.51.100.1")
+    assert net.dials == [("198.51.100.1", 0)]
+
+
+@in_trio
+async def test_cancelled_at_any_time_a_dial_leaves_nothing_open() -> None:
+    for tenths in range(12):
+        net = Net()
+        net.after = {"2001:db8::1": 0.3, "198.51.100.1": 0.4, "198.51.100.2": 0.4}
+        net.errors = {"2001:db8::1": errno.ECONNREFUSED}
+        with trio.move_on_after(tenths / 10):
+            await net.dial("both.example")
+
+
+def test_families_take_turns_and_nobody_makes_us_try_hundreds() -> None:
+    assert interleaved(["a", "b"], ["1"]) == ["a", "1", "b"]
+    assert interleaved([], ["1", "1", "2"]) == ["1", "2"]
+    assert len(interleaved([str(n) for n in range(99)], [])) == MAX_ADDRESSES
+
+
