@@ -48,6 +48,23 @@ async def exchange(scene: Scene, client: Any, origin: Any, request: bytes = GET,
     await client.hears(response)
 
 
+async def asking(scene: Scene) -> tuple[End, End]:
+    """A client whose request has reached an origin."""
+    client = await scene.client()
+    await client.says(GET)
+    origin = await scene.origin()
+    await origin.hears(GET)
+    return client, origin
+
+
+async def spliced(scene: Scene) -> tuple[End, End]:
+    """A connection after a first request and its response, that may have another."""
+    client, origin = await asking(scene)
+    await origin.says(OK)
+    await client.hears(OK)
+    return client, origin
+
+
 async def asked(scene: Scene) -> End:
     """The origin's connection that GET arrives on. One that was dialled before the client spoke, and then turned out to
     speak to a handler, may come first and ends."""
@@ -174,12 +191,7 @@ def test_an_expected_continue_and_early_hints_pass_before_the_response(
 
 def test_a_handler_is_asked_with_expect_continue_after_a_splice(world: World, instance: str) -> None:
     async def dialogue(scene: Scene) -> None:
-        client = await scene.client()
-        await client.says(GET)
-        origin = await scene.origin()
-        await origin.hears(GET)
-        await origin.says(OK)
-        await client.hears(OK)
+        client, origin = await spliced(scene)
         await client.says(b"PUT /x HTTP/1.1\r\nHost: my.kv\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
         await client.hears(b"HTTP/1.1 100 Continue\r\n\r\n")
         await client.says(b"hello")
@@ -232,10 +244,7 @@ def test_after_a_response_that_ends_with_its_connection_nothing_more_is_asked(
     response: bytes, world: World, instance: str
 ) -> None:
     async def dialogue(scene: Scene) -> None:
-        client = await scene.client()
-        await client.says(GET)
-        origin = await scene.origin()
-        await origin.hears(GET)
+        client, origin = await asking(scene)
         await origin.says(response)
         await client.hears(response)
         await client.says(ASK)
@@ -381,12 +390,7 @@ def test_a_half_closed_request_is_answered(world: World, instance: str) -> None:
 def test_a_server_that_closes_between_two_requests_is_heard(world: World, instance: str) -> None:
     async def dialogue(scene: Scene) -> None:
         for last_words in (b"", b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"):
-            client = await scene.client()
-            await client.says(GET)
-            origin = await scene.origin()
-            await origin.hears(GET)
-            await origin.says(OK)
-            await client.hears(OK)
+            client, origin = await spliced(scene)
             await origin.says(last_words)
             await origin.says_no_more()
             await client.hears(last_words)
@@ -397,16 +401,10 @@ def test_a_server_that_closes_between_two_requests_is_heard(world: World, instan
 
 def test_a_reset_on_one_side_becomes_a_reset_on_the_other(world: World, instance: str) -> None:
     async def dialogue(scene: Scene) -> None:
-        client = await scene.client()
-        await client.says(GET)
-        origin = await scene.origin()
-        await origin.hears(GET)
+        client, origin = await asking(scene)
         await origin.resets()
         await client.hears_a_reset()
-        client = await scene.client()
-        await client.says(GET)
-        origin = await scene.origin()
-        await origin.hears(GET)
+        client, origin = await asking(scene)
         await client.resets()
         await origin.hears_a_reset()
 
