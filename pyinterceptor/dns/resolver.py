@@ -27,7 +27,7 @@ from pyinterceptor.dns.upstream import NoAnswer, Upstream
 from pyinterceptor.errors import PeerError
 from pyinterceptor.policy.addresses import Address
 
-QUERIES = 128  # of one container, waiting for upstream
+QUERIES = 64  # of one container, waiting for upstream
 STREAMS = 64  # TCP connections of one container
 KEPT = 300.0  # seconds at least that the relay remembers whose an address was: clients keep answers longer than told
 LOOPBACK: dict[int, Address] = {A: ipaddress.IPv4Address("127.0.0.1"), AAAA: ipaddress.IPv6Address("::1")}
