@@ -44,6 +44,7 @@ class Incoming:
         self._expects = expects  # 100 (Continue) is sent when the body is first asked for
         self._inviting: trio.Event | None = None
         self._is_chunked = kind == lib.BODY_CHUNKED
+        self.length = None if self._is_chunked else length
         self._left = 0 if self._is_chunked else length  # bytes, of the body or of the chunk that was begun
         self._is_in_chunk = False  # its last CRLF is still to come
         self._is_in_trailers = False

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from pyinterceptor._relay import ffi, lib
 
+HEAD_MAX = int(lib.HEAD_MAX)
+
 
 class Receiver(Protocol):
     async def receive_some(self) -> bytes | bytearray: ...
@@ -30,20 +32,16 @@ class Wire:
 
     def frame(self) -> Any:
         """The frame of the request head in the buffer (status lib.FRAME_MORE: not complete)."""
-        lib.frame_request(self.buffer, min(len(self.buffer), lib.HEAD_MAX), self._frame)
+        lib.frame_request(self.buffer, min(len(self.buffer), HEAD_MAX), self._frame)
         return self._frame
 
     def take(self, most: int) -> bytes:
         """What the buffer has, up to `most` bytes of it."""
-        taken = self.buffer[:most]
-        self.buffer = self.buffer[most:]
-        return taken
+        held = self.buffer
+        self.buffer = held[most:]
+        return held[:most]
 
-    def take_head(self, length: int) -> tuple[str, list[tuple[str, str]]]:
-        """The first line and the fields of a head that was framed."""
-        first, *lines = self.take(length)[:-4].decode("latin-1").split("\r\n")
-        fields = []
-        for line in lines:
-            name, _, value = line.partition(":")
-            fields.append((name, value.strip(" \t")))
-        return first, fields
+    def take_head(self, length: int) -> tuple[str, str]:
+        """The first line and the other lines of a head that was framed."""
+        first, _, lines = self.take(length).decode("latin-1").partition("\r\n")
+        return first, lines

@@ -64,14 +64,14 @@ class Loopback:
         stream = self.hub.stream(ours)
 
         async def respond(request: Request) -> Response:
-            scope = FetchScope(self.client)
+            scope, response = FetchScope(self.client), None
             try:
                 with scope:
-                    response: Response = await self._respond(request)
-                    scope.keep(response)
-                    return response
+                    response = await self._respond(request)
+                return response
             finally:
-                await scope.let_go()
+                if scope.has_fetched:
+                    await scope.let_go(response)
 
         try:
             where = ("127.0.0.1", 80)
