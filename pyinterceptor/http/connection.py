@@ -115,10 +115,8 @@ class Connection:
         wire = self._wire
         self._is_waiting = False
         self._deadline.expires = self._deadlines.now + self._limits.idle
-        if not wire.buffer:
-            wire.buffer = await self._stream.receive_some()
-            if not wire.buffer:
-                return None
+        if not wire and not await wire.more():
+            return None
         self._deadline.expires = NEVER
         frame = wire.frame()
         if frame.status != FRAME_MORE:
@@ -181,7 +179,10 @@ class Connection:
         """The response of whoever decides; 500 with a logged traceback if that raises."""
         self._wait()
         try:
-            return await self._respond(request)
+            response = await self._respond(request)
+            if response.body.content is None and response.body.is_used:
+                raise RuntimeError("the response's body was read already")
+            return response
         except PeerError as error:
             return Response(f"pyinterceptor: {error}\n", error.status)
         except Exception:
@@ -194,7 +195,7 @@ class Connection:
         self.is_answering = True
         await self._write(response.head() + response.exchange.parser.surplus)
         self._renew()
-        if early := self._wire.take(len(self._wire.buffer)):
+        if early := self._wire.take(len(self._wire)):
             await origin.send_all(early)
         await copy_both_ways(self._stream, origin, self._renew)
         self.is_answering = False
