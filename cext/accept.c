@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -94,14 +95,15 @@ static struct flow *flow_new(struct thread *thread, struct container *container,
 	return flow;
 }
 
-/* The name the container's DNS gave for the destination. */
+/* The name the container's DNS gave for the destination. A synthetic one is held until the flow ends. */
 static void set_name(struct flow *flow)
 {
 	pthread_mutex_lock(&flow->container->lock);
 	struct name *name = names_by_address(flow->container->names, flow->to.address);
 	if (name) {
 		flow->name = strdup(name->text);
-		flow->is_synthetic = flow->name && name->is_synthetic;
+		flow->is_synthetic = flow->name && name_owns(name, flow->to.address);
+		name->flows += flow->is_synthetic;
 	}
 	pthread_mutex_unlock(&flow->container->lock);
 }
@@ -167,16 +169,16 @@ static void admit(struct thread *thread, int fd, const struct sockaddr_in6 *peer
 		container_release(container);
 }
 
-/* No descriptor is free: the spare one's place lets the connection be accepted and reset, else the loop would spin on it. */
+/* No descriptor is free: the spare one's place lets the connection be accepted and reset, else the loop would spin on it.
+ * Somebody else may take that place first; then the next one that is free becomes the spare. */
 static void refuse_one(struct thread *thread)
 {
-	if (thread->spare < 0)
-		return;
-	close(thread->spare);
+	if (thread->spare >= 0)
+		close(thread->spare);
 	int fd = accept4(thread->relay->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd >= 0)
 		reset(fd);
-	thread->spare = dup(thread->epoll);
+	thread->spare = fcntl(thread->epoll, F_DUPFD_CLOEXEC, 0);
 }
 
 void flow_accept(struct thread *thread)

@@ -67,16 +67,18 @@ static void ask_for(struct thread *thread, const struct flow *flow, struct name 
 static int candidates(struct thread *thread, struct flow *flow, struct endpoint *to)
 {
 	struct container *container = flow->container;
+	char host[HOST_MAX + 1];
+	int has_host = flow->host && policy_canonical_host(flow->host, (uint32_t)strlen(flow->host), host);
 	uint32_t count = 0;
 	int result = 0;
 	pthread_mutex_lock(&container->lock);
-	struct name *name = names_by_address(container->names, flow->to.address);
-	if (!name || !name->is_synthetic)
+	struct name *name = names_dialled(container->names, flow->to.address, has_host ? host : NULL);
+	if (!flow->is_synthetic)
 		add_candidate(to, &count, flow->to.address, flow->to.port);
 	int is_fresh = name && name->count && name->expires > thread->now;
 	for (uint32_t i = 0; is_fresh && i < name->count && count <= NAME_ADDRESSES_MAX; i++)
 		add_candidate(to, &count, name->addresses[i], flow->to.port);
-	if (count == 0 && name->has_failed && flow->stage == STAGE_RESOLVING)
+	if (count == 0 && (!name || (name->has_failed && flow->stage == STAGE_RESOLVING)))
 		result = -1;
 	else if (count == 0 && !name->is_asked)
 		ask_for(thread, flow, name);

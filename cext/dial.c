@@ -150,15 +150,23 @@ int dial_take(struct dial *dial)
 	return fd;
 }
 
+/* A server whose connection came second, or isn't needed after all, sees it end in order. */
+static void close_in_order(int fd)
+{
+	struct linger none = {0, 0};
+	if (fd < 0)
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+	close(fd);
+}
+
 void dial_cancel(struct dial *dial)
 {
 	if (!dial)
 		return;
-	if (dial->connected >= 0)
-		close(dial->connected);
+	close_in_order(dial->connected);
 	for (uint32_t i = 0; i < dial->started; i++)
-		if (dial->fds[i] >= 0)
-			close(dial->fds[i]);
+		close_in_order(dial->fds[i]);
 	free(dial);
 }
 

@@ -35,7 +35,7 @@ struct relay_event event_of(const struct flow *flow, enum event_kind kind)
 	struct relay_event event = {.kind = kind, .fd = -1, .flow = flow->number, .container = flow->container->id,
 	                            .protocol = flow->protocol, .decision = flow->decision, .cause = flow->cause,
 	                            .client = flow->from, .destination = flow->to, .sent = flow->sent.moved,
-	                            .received = flow->received.moved};
+	                            .received = flow->received.moved, .is_synthetic = flow->is_synthetic};
 	const char *host = flow->host ? flow->host : flow->name;
 	if (host)
 		strncpy(event.host, host, HOST_MAX);
@@ -53,6 +53,8 @@ void flow_decided(struct flow *flow)
 static void retire(struct thread *thread, struct flow *flow)
 {
 	flow_decided(flow);
+	if (flow->is_synthetic)
+		container_release_name(flow->container, flow->to.address);
 	direction_free(thread, flow->container, &flow->sent);
 	direction_free(thread, flow->container, &flow->received);
 	dial_cancel(flow->dial);
@@ -111,7 +113,6 @@ void hand_off(struct thread *thread, struct flow *flow)
 	struct relay_event event = event_of(flow, EVENT_HANDOFF);
 	event.fd = flow->client;
 	epoll_ctl(thread->epoll, EPOLL_CTL_DEL, flow->client, NULL);
-	set_linger(flow->client, 0);
 	set_linger(flow->upstream, 0);
 	if (relay_post(thread->relay, &event) < 0) {
 		atomic_fetch_sub(&container->handoffs, 1);
@@ -120,6 +121,7 @@ void hand_off(struct thread *thread, struct flow *flow)
 	}
 	COUNT(flow, handled, 1);
 	flow->client = -1;
+	flow->is_synthetic = 0; /* Python holds the name now */
 	flow->sent.moved = flow->received.moved = 0; /* Python counts by the socket, which has counted them too */
 	retire(thread, flow);
 }
@@ -171,7 +173,7 @@ void flow_service(struct thread *thread, struct flow *flow, int is_broken)
 		return;
 	}
 	if (!flow->is_judged && flow->stage != STAGE_DEAD)
-		judge(thread, flow, 0);
+		judge(thread, flow);
 	if (flow->stage == STAGE_DIALLING)
 		step_dial(thread, flow);
 	if (flow->stage == STAGE_MOVING)
@@ -185,8 +187,8 @@ static void tick_opening(struct thread *thread, struct flow *flow)
 	const struct relay_options *options = &thread->relay->options;
 	double waited = thread->now - flow->began;
 	if (flow->first_byte) {
-		if (thread->now - flow->first_byte > options->opening_deadline)
-			judge(thread, flow, 1);
+		if (thread->now - flow->first_byte > options->sniff_wait)
+			judge(thread, flow); /* it may have waited long enough */
 	} else if (flow->stage == STAGE_OPENING && flow->has_failed && waited > options->sniff_wait) {
 		flow_end(thread, flow, flow->cause);
 	} else if (flow->stage == STAGE_OPENING && flow->decision.verdict == VERDICT_SPLICE && waited > options->sniff_wait) {
@@ -207,13 +209,13 @@ static void tick_moving(struct thread *thread, struct flow *flow)
 
 void flow_tick(struct thread *thread, struct flow *flow)
 {
-	double waited = thread->now - flow->stage_began;
 	if (atomic_load(&flow->container->is_gone)) {
 		flow_end(thread, flow, END_DETACHED);
 		return;
 	}
 	if (!flow->is_judged)
 		tick_opening(thread, flow);
+	double waited = thread->now - flow->stage_began;
 	if (flow->stage == STAGE_RESOLVING && waited > thread->relay->options.dial_deadline)
 		dial_failed(thread, flow, END_NAME_UNKNOWN);
 	else if (flow->stage == STAGE_RESOLVING)

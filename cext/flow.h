@@ -122,6 +122,7 @@ struct relay {
 /* relay.c */
 struct container *container_find(struct relay *relay, uint32_t id); /* takes a reference, or NULL */
 void container_release(struct container *container);
+void container_release_name(struct container *container, const uint8_t synthetic[16]); /* a flow to it has ended */
 struct table *table_of(struct container *container); /* takes a reference, or NULL */
 void table_release(struct table *table);
 void signal_fd(int fd);
@@ -131,7 +132,7 @@ int relay_post(struct relay *relay, const struct relay_event *event); /* 0, or -
 void flow_accept(struct thread *thread);
 
 /* judge.c */
-void judge(struct thread *thread, struct flow *flow, int is_late);
+void judge(struct thread *thread, struct flow *flow);
 void decide(struct flow *flow, const struct table *table, uint32_t protocol, const char *host);
 
 /* follow.c */

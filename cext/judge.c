@@ -62,30 +62,41 @@ static void judged(struct thread *thread, struct flow *flow, const struct table 
 		begin_dial(thread, flow);
 }
 
-/* Peeks at the client's first bytes; nothing is consumed. `is_late`: the deadline has come. */
-void judge(struct thread *thread, struct flow *flow, int is_late)
+/* The last word on what isn't complete: HTTP and TLS say what they are, the rest is opaque, unless its next bytes could
+ * still make it HTTP and matter. */
+static void judge_incomplete(struct thread *thread, struct flow *flow, const struct table *table, ssize_t got)
+{
+	int differs = policy_differs(table->blob), has_closed = got == 0 || peer_has_closed(flow->client);
+	const struct relay_options *options = &thread->relay->options;
+	double patience = differs ? options->opening_deadline : options->sniff_wait;
+	struct opening opening;
+	if (!has_closed && thread->now - flow->first_byte <= patience)
+		return;
+	sniff(thread->buffer, (uint32_t)got, 1, &opening);
+	if (opening.protocol == PROTOCOL_OPAQUE && differs && !has_closed)
+		flow_end(thread, flow, END_OPENING_DEADLINE);
+	else
+		judged(thread, flow, table, &opening);
+}
+
+/* Peeks at the client's first bytes; nothing is consumed. */
+void judge(struct thread *thread, struct flow *flow)
 {
 	struct opening opening;
 	ssize_t got = recv(flow->client, thread->buffer, OPENING_MAX, MSG_PEEK);
 	if (got < 0 && errno == EAGAIN)
 		return;
-	if (got < 0) {
-		flow_end(thread, flow, END_RESET);
+	struct table *table = table_of(flow->container);
+	if (got < 0 || !table) {
+		flow_end(thread, flow, got < 0 ? END_RESET : END_REFUSED);
+		table_release(table);
 		return;
 	}
 	if (!flow->first_byte)
 		flow->first_byte = thread->now;
 	sniff(thread->buffer, (uint32_t)got, 0, &opening);
-	int is_complete = got == 0 || (opening.protocol == PROTOCOL_NONE && peer_has_closed(flow->client));
-	if (opening.protocol == PROTOCOL_NONE && (is_complete || is_late))
-		sniff(thread->buffer, (uint32_t)got, 1, &opening);
 	if (opening.protocol == PROTOCOL_NONE)
-		return;
-	struct table *table = table_of(flow->container);
-	if (!table)
-		flow_end(thread, flow, END_REFUSED);
-	else if (opening.protocol == PROTOCOL_OPAQUE && is_late && !is_complete && policy_differs(table->blob))
-		flow_end(thread, flow, END_OPENING_DEADLINE); /* its next bytes could still make it HTTP */
+		judge_incomplete(thread, flow, table, got);
 	else
 		judged(thread, flow, table, &opening);
 	table_release(table);

@@ -15,6 +15,7 @@
 struct place {
 	struct place *next;
 	struct name *name;
+	int is_shared; /* others have had it */
 	uint8_t address[16];
 };
 
@@ -82,6 +83,28 @@ struct name *names_by_address(struct names *names, const uint8_t address[16])
 	return place ? place->name : NULL;
 }
 
+int name_owns(const struct name *name, const uint8_t address[16])
+{
+	return name->is_synthetic && (memcmp(name->synthetic[0], address, 16) == 0 || memcmp(name->synthetic[1], address, 16) == 0);
+}
+
+static int has_address(const struct name *name, const uint8_t address[16])
+{
+	for (uint32_t i = 0; i < name->count; i++)
+		if (memcmp(name->addresses[i], address, 16) == 0)
+			return 1;
+	return 0;
+}
+
+struct name *names_dialled(struct names *names, const uint8_t address[16], const char *host)
+{
+	struct place *place = find_place(names, address);
+	if (!place || name_owns(place->name, address))
+		return place ? place->name : NULL;
+	struct name *asked = host ? names_by_text(names, host) : place->is_shared ? NULL : place->name;
+	return asked && (asked == place->name || has_address(asked, address)) ? asked : NULL;
+}
+
 /* A synthetic address is its name's alone; a real one belongs to whoever was published last. */
 static int claim(struct names *names, const uint8_t address[16], struct name *name)
 {
@@ -94,6 +117,10 @@ static int claim(struct names *names, const uint8_t address[16], struct name *na
 		memcpy(place->address, address, 16);
 		place->next = names->by_address[at];
 		names->by_address[at] = place;
+	} else if (place->name != name && name_owns(place->name, address)) {
+		return 0;
+	} else if (place->name != name) {
+		place->is_shared = 1;
 	}
 	place->name = name;
 	return 0;
@@ -147,6 +174,20 @@ static struct name *add(struct names *names, const char *text)
 	return name;
 }
 
+/* Takes a pair of synthetic addresses from whichever names had them. */
+static int free_pair(struct names *names, const struct name *name, const uint8_t *pair)
+{
+	for (int i = 0; i < 2; i++) {
+		struct name *last = names_by_address(names, pair + i * 16);
+		if (!last || last == name)
+			continue;
+		if (last->flows)
+			return -EBUSY;
+		drop(names, last);
+	}
+	return 0;
+}
+
 static int set_synthetic(struct names *names, struct name *name, const uint8_t *pair)
 {
 	if (!name->is_synthetic) {
@@ -166,6 +207,9 @@ int names_publish(struct names *names, const char *text, const uint8_t *syntheti
 	if (length == 0 || length > HOST_MAX || count > NAME_ADDRESSES_MAX)
 		return -EINVAL;
 	struct name *name = names_by_text(names, text);
+	int result = synthetic ? free_pair(names, name, synthetic) : 0;
+	if (result)
+		return result;
 	if (synthetic && (!name || !name->is_synthetic) && names->synthetic >= NAMES_MAX)
 		return -ENOSPC;
 	if (!name && !synthetic && names->real >= NAMES_MAX)

@@ -18,6 +18,7 @@ struct name {
 	int is_synthetic;
 	int is_asked;             /* an EVENT_RESOLVE is out */
 	int has_failed;           /* the last resolving found nothing */
+	uint32_t flows;           /* open to its synthetic addresses: nobody else gets these */
 	double expires;           /* seconds, CLOCK_MONOTONIC */
 };
 
@@ -26,14 +27,23 @@ struct names;
 struct names *names_new(void);
 void names_free(struct names *names);
 
-/* 0, or -ENOSPC where a synthetic one finds no place (a real one takes the place of some other), -ENOMEM, -EINVAL. */
+/* 0; -EBUSY where flows are open to the synthetic addresses' last name, which else is forgotten; -ENOSPC where a synthetic
+ * one finds no place (a real one takes the place of some other); -ENOMEM, -EINVAL. */
 int names_publish(struct names *names, const char *text, const uint8_t *synthetic, const uint8_t *addresses, uint32_t count,
                   double expires);
 
 /* NULL where nobody published it. */
 struct name *names_by_text(struct names *names, const char *text);
 
-/* The synthetic name of this address, else a real name that has it, else NULL. */
+/* 1 if the address is one of the name's synthetic ones. */
+int name_owns(const struct name *name, const uint8_t address[16]);
+
+/* The synthetic name of this address, else the real name that was last published with it, else NULL. */
 struct name *names_by_address(struct names *names, const uint8_t address[16]);
+
+/* The name whose other addresses may be dialled in this one's stead: the synthetic name of it; else the host that the flow asks
+ * for (as policy_canonical_host gives it), if it has or had the address; where the flow asks for none (NULL), the only name that has
+ * it. Else NULL: whoever publishes somebody's address as his own does not get his connections. */
+struct name *names_dialled(struct names *names, const uint8_t address[16], const char *host);
 
 #endif

@@ -161,7 +161,16 @@ int relay_remove_container(struct relay *relay, uint32_t id)
 	return 0;
 }
 
-void relay_returned(struct relay *relay, uint32_t id, uint64_t sent, uint64_t received)
+void container_release_name(struct container *container, const uint8_t synthetic[16])
+{
+	pthread_mutex_lock(&container->lock);
+	struct name *name = names_by_address(container->names, synthetic);
+	if (name && name->flows)
+		name->flows--;
+	pthread_mutex_unlock(&container->lock);
+}
+
+void relay_returned(struct relay *relay, uint32_t id, const uint8_t *synthetic, uint64_t sent, uint64_t received)
 {
 	struct container *container = container_find(relay, id);
 	atomic_fetch_add(&relay->counters.sent, sent);
@@ -171,6 +180,8 @@ void relay_returned(struct relay *relay, uint32_t id, uint64_t sent, uint64_t re
 	atomic_fetch_sub(&container->handoffs, 1);
 	atomic_fetch_add(&container->counters.sent, sent);
 	atomic_fetch_add(&container->counters.received, received);
+	if (synthetic)
+		container_release_name(container, synthetic);
 	container_release(container);
 }
 

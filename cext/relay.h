@@ -51,6 +51,7 @@ struct relay_event {
 	uint64_t sent;                /* bytes from the container */
 	uint64_t received;            /* bytes to the container */
 	double seconds;               /* ENDED: how long it lived */
+	uint32_t is_synthetic;        /* HANDOFF: the destination is held, until relay_returned */
 	char host[HOST_MAX + 1];      /* what is known; RESOLVE: the name to resolve, then call relay_publish_name or relay_name_failed */
 };
 
@@ -80,12 +81,14 @@ int relay_publish_policy(struct relay *relay, uint32_t container, const void *ta
 /* Resets every flow of the container and forgets it. */
 int relay_remove_container(struct relay *relay, uint32_t container);
 
-/* The handed-off flow was closed by Python: frees its budget; `sent`/`received` are added to the counters. */
-void relay_returned(struct relay *relay, uint32_t container, uint64_t sent, uint64_t received);
+/* The handed-off flow was closed by Python: frees its budget and its synthetic destination (NULL: it has none); `sent`/`received`
+ * are added to the counters. */
+void relay_returned(struct relay *relay, uint32_t container, const uint8_t *synthetic, uint64_t sent, uint64_t received);
 
 /* Which name do these addresses stand for? `synthetic` (2 x 16 bytes: v4-mapped and v6) may be NULL; `addresses` are the real
  * ones (count 0 with synthetic: not resolved yet -> EVENT_RESOLVE when a flow needs to dial it). seconds: until they expire.
- * Wakes flows waiting for this name. At most 4 096 names a container, then -ENOSPC for synthetic ones, oldest real one replaced. */
+ * Wakes flows waiting for this name. At most 4 096 names a container, then -ENOSPC for synthetic ones, oldest real one replaced.
+ * Synthetic addresses pass from their last name to this one, or -EBUSY while flows are open to them. */
 int relay_publish_name(struct relay *relay, uint32_t container, const char *name, const uint8_t *synthetic,
                        const uint8_t *addresses, uint32_t count, double seconds);
 

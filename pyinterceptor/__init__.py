@@ -13,11 +13,13 @@ from pyinterceptor.errors import (
 )
 from pyinterceptor.http.fetch import fetch
 from pyinterceptor.interceptor import open_interceptor
+from pyinterceptor.relay.relay import Budget
 from pyinterceptor.web import URL, Headers, Request, Response
 
 __all__ = [
     "URL",
     "App",
+    "Budget",
     "CaptureError",
     "Container",
     "Context",

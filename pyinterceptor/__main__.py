@@ -9,8 +9,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -21,55 +25,60 @@ from pyinterceptor.container import Container
 from pyinterceptor.errors import InterceptorError, PolicyError
 from pyinterceptor.interceptor import open_interceptor
 from pyinterceptor.relay.relay import Options
+from pyinterceptor.runtime.terminal import until_signalled
 
 OURS = 125  # exit code of a failure of ours
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = words.index("--") if "--" in words else len(words)
+    options = parser().parse_args(words[:end])
+    options.command = words[end + 1 :]
     logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if options.verbose else logging.WARNING,
-        format="%(message)s" if options.verbose else "pyinterceptor: %(message)s",
+        stream=sys.stderr, format="%(message)s" if options.verbose else "pyinterceptor: %(message)s"
     )
-    if options.verb == "doctor":
-        return doctor()
+    logging.getLogger("pyinterceptor").setLevel(logging.INFO if options.verbose else logging.WARNING)
     try:
-        return run(options)
-    except PolicyError as error:
-        return complain(error, 2)
-    except InterceptorError as error:
-        return complain(error, OURS)
-    except BaseExceptionGroup as group:
-        cause = first(group)
-        if isinstance(cause, InterceptorError):
-            return complain(cause, OURS)
-        raise
+        return int(options.verb(options))
+    except Exception as error:
+        return complain(error, options.verbose)
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="pyinterceptor", description="Outbound traffic of containers, in Python.")
     top.set_defaults(verbose=False)
-    verbs = top.add_subparsers(dest="verb", required=True)
-    verb = verbs.add_parser("run", help="run a command in a fresh container under an app's rules")
-    verb.add_argument("app", help="a Python file that defines `app`")
-    verb.add_argument("command", nargs="+", metavar="-- COMMAND", help="what to run")
+    verbs = top.add_subparsers(required=True, metavar="run | doctor")
+    verb = verbs.add_parser(
+        "run",
+        help="run a command in a fresh container under an app's rules",
+        usage="%(prog)s [-v] [--container CLASS] [--user USER] [--nameserver ADDRESS] APP -- COMMAND…",
+    )
+    verb.set_defaults(verb=run)
+    verb.add_argument("app", metavar="APP", help="a Python file that defines `app`")
     verb.add_argument("--container", metavar="CLASS", help="the app's class to run it in (default: its first)")
     verb.add_argument("--user", help="the user to run it as (default: who invoked us)")
-    verb.add_argument("--nameserver", action="append", help="ask this one instead of /etc/resolv.conf's")
+    verb.add_argument(
+        "--nameserver", metavar="ADDRESS", action="append", help="ask this one instead of /etc/resolv.conf's"
+    )
     verb.add_argument("-v", "--verbose", action="store_true", help="a line on standard error for each flow")
-    verbs.add_parser("doctor", help="what this machine has and lacks")
+    verbs.add_parser("doctor", help="what this machine has and lacks").set_defaults(verb=doctor)
     return top
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; its exit code is ours."""
+    if not options.command:
+        print("pyinterceptor: run: give the command after --, as in: run app.py -- curl http://my.kv/", file=sys.stderr)
+        return 2
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet: Ctrl-C ends us without a word
     app = load_app(options.app)
     cls = chosen(app, options.container)
     if os.geteuid() != 0:
         raise InterceptorError("attach a container: needs root; run it with sudo")
-    return trio.run(run_in_container, app, cls, options)
+    return trio.run(until_signalled, partial(run_in_container, app, cls, options))
 
 
 def chosen(app: App, name: str | None) -> type[Container]:
@@ -93,25 +102,27 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
         return await box.run_inherited(options.command)
 
 
-def doctor() -> int:
-    """Prints a line a check; 0 if nothing is missing."""
+def doctor(options: argparse.Namespace) -> int:
+    """Prints a line a check; 0 if nothing that is needed is missing."""
     checks = probe()
     for check in checks:
-        print(f"{'ok     ' if check.ok else 'MISSING'} {check.name}" + ("" if check.ok else f": {check.remedy}"))
-    return 0 if all(check.ok for check in checks) else 1
+        print(check)
+    return 0 if all(check.ok or check.optional for check in checks) else 1
 
 
-def complain(error: BaseException, code: int) -> int:
-    print(f"pyinterceptor: {error}", file=sys.stderr)
-    return code
-
-
-def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first leaf of a group."""
-    leaf: BaseException = group
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    return leaf
+def complain(error: BaseException, verbose: bool) -> int:
+    """Says what went wrong in one line, and where with `verbose`; returns the exit code."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if verbose:
+        traceback.print_exception(error)
+    said = " ".join(str(error).split())
+    if not isinstance(error, InterceptorError):
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"internal error: {type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno})"
+        said += "" if verbose else "; run it with -v for the traceback"
+    print(f"pyinterceptor: {said}", file=sys.stderr)
+    return 2 if isinstance(error, PolicyError) else OURS
 
 
 if __name__ == "__main__":

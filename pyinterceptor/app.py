@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyinterceptor.container import Container
 from pyinterceptor.errors import PolicyError
+from pyinterceptor.policies import policy_of
 
 
 class Env:
@@ -43,37 +47,54 @@ class App:
 
 
 def load_app(path: str) -> App:
-    """Imports the file and returns its `app`.
+    """Runs the file as a module, its directory on sys.path as for a script, and returns its `app`.
 
-    Raises: PolicyError, with the cause chained, where the file can't be read, fails or holds no App.
+    Raises: PolicyError, with the cause chained, where the file can't be read, fails, holds no App or rules that
+    can't be; the message begins with the place.
     """
-    file = Path(path)
-    if not file.is_file():
+    file = os.path.abspath(path)
+    if not os.path.isfile(file):
         raise PolicyError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = Path(file).stem
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise PolicyError(f"{path}: not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(file.stem, module)
-    sys.path.insert(0, str(file.parent.resolve()))
+    sys.modules.setdefault(name, module)
+    sys.path.insert(0, os.path.dirname(file))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        line = _line_in(error, str(file))
-        raise PolicyError(f"{path}{line}: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
+    except (Exception, SystemExit) as error:
+        raise PolicyError(f"{path}{_line_in(error, file)}: {_said(error, file)}") from error
     app = getattr(module, "app", None)
     if not isinstance(app, App):
         raise PolicyError(f"{path}: defines no App called `app`; write app = App(containers=[…])")
+    for cls in app.containers:
+        try:
+            policy_of(cls, 0)
+        except PolicyError as error:
+            raise PolicyError(f"{path}{_line_of(cls, file)}: {cls.__name__}: {error}") from error
     return app
 
 
-def _line_in(error: BaseException, path: str) -> str:
-    """`:12` for the deepest line of the user's file in the traceback, else nothing."""
-    number, trace = "", error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == path:
-            number = f":{trace.tb_lineno}"
-        trace = trace.tb_next
-    return number
+def _line_in(error: BaseException, file: str) -> str:
+    """`:12` for the deepest line of the user's file that the error came from, else nothing."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return f":{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f":{lines[-1]}" if lines else ""
+
+
+def _said(error: BaseException, file: str) -> str:
+    if isinstance(error, PolicyError):
+        return str(error)
+    said = error.msg if isinstance(error, SyntaxError) and error.filename == file else str(error)
+    return f"{type(error).__name__}: {said}"
+
+
+def _line_of(cls: type, file: str) -> str:
+    """`:12` for where a class of the user's file begins."""
+    try:
+        return f":{inspect.getsourcelines(cls)[1]}" if inspect.getsourcefile(cls) == file else ""
+    except (OSError, TypeError):
+        return ""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pyinterceptor.errors import PolicyError
+from pyinterceptor.relay.relay import Budget
 from pyinterceptor.web import Request, Response
 
 Handler = Callable[[Request, Any, "Context"], Awaitable[Response] | Response]
@@ -140,12 +141,14 @@ class Container(metaclass=ContainerType):
     `enable_internet`: what no rule names is passed through (True) or refused (False).
     `local_networks`: addresses that the dial guard lets this class reach although they are local, as networks
     ("10.1.0.0/16") or single services ("127.0.0.1:5432").
+    `budget`: how much of us one container may use at once; what is above is refused, and costs no other container.
     `image`: a podman image to run in; None is the embedded runtime, which shows the host's files read-only.
     """
 
     enable_internet: bool = True
     local_networks: Sequence[str] = ()
     image: str | None = None
+    budget: Budget = Budget()
 
 
 def _callable(handler: Any, where: str) -> Any:

@@ -10,7 +10,7 @@ import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, assert_never
 
@@ -19,7 +19,9 @@ import trio
 from pyinterceptor._relay import lib
 from pyinterceptor.app import App
 from pyinterceptor.capture.gateway import Gateway, open_gateway
+from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
 from pyinterceptor.container import Container, Context, container_id
+from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_tcp, serve_udp
 from pyinterceptor.dns.upstream import Upstream
@@ -30,7 +32,7 @@ from pyinterceptor.http.server import Server, open_server
 from pyinterceptor.outbound import Attached, Outbound
 from pyinterceptor.policies import policy_of
 from pyinterceptor.relay.hub import Hub
-from pyinterceptor.relay.relay import Budget, Ended, Event, Handoff, Options, Relay, Resolve, open_relay
+from pyinterceptor.relay.relay import Counters, Ended, Event, Handoff, Options, Relay, Resolve, open_relay
 from pyinterceptor.runtime import (
     Finished,
     NetnsContainer,
@@ -60,6 +62,7 @@ class Interceptor:
         server: Server,
         upstream: Upstream,
         v6: bool,
+        synthetic: Networks,
     ) -> None:
         self._app = app
         self._nursery = nursery
@@ -72,7 +75,10 @@ class Interceptor:
         self._boxes: dict[tuple[str, str], Box] = {}
         self._starting = trio.Lock()
         self._generations = 0
-        self.resolver = Resolver(decide=self._decide_name, upstream=upstream, relay=relay, v6=v6)
+        self._synthetic = synthetic
+        self.resolver = Resolver(
+            decide=self._decide_name, upstream=upstream, relay=relay, v6=v6, networks=synthetic
+        )
 
     async def get_container(self, cls: type[Container], name: str = "default", *, user: str | None = None) -> Box:
         """The container of this class and name; it is started if it does not run (as `user`, or who invoked us).
@@ -84,9 +90,13 @@ class Interceptor:
             known = ", ".join(known.__name__ for known in self._app.containers)
             raise PolicyError(f"{cls.__name__} is not a container of this app; it has: {known}")
         async with self._starting:
-            if (cls.__name__, name) not in self._boxes:
-                self._boxes[cls.__name__, name] = await self._nursery.start(self._run, cls, name, user)
-            return self._boxes[cls.__name__, name]
+            box = self._boxes.get((cls.__name__, name))
+            if box is not None and box.has_ended:
+                await box.stop()
+                box = None
+            if box is None:
+                box = await self._nursery.start(self._run, cls, name, user)
+            return box
 
     def replace_policy(self, cls: type[Container]) -> None:
         """Reads the class's rules anew for all its running containers, with flows open.
@@ -100,6 +110,15 @@ class Interceptor:
                 attached.policy = policy
                 self._relay.publish_policy(attached.container, policy.blob)
 
+    def count(self, cls: type[Container] | None = None, name: str = "default") -> Counters:
+        """What became of the flows of one container, or of all that ever were. Raises: KeyError if it does not run."""
+        if cls is None:
+            return self._relay.count()
+        for attached in self._attached.values():
+            if (attached.context.container_class, attached.context.container_name) == (cls.__name__, name):
+                return self._relay.count(attached.container)
+        raise KeyError(f"{cls.__name__} {name!r} does not run")
+
     async def _run(
         self,
         cls: type[Container],
@@ -109,21 +128,25 @@ class Interceptor:
         task_status: trio.TaskStatus[Box] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """One container from its start to its stop."""
-        async with AsyncExitStack() as stack:
-            attach = await stack.enter_async_context(self._attachment(cls, name))
-            workload: NetnsContainer | PodmanContainer
-            if cls.image is None:
-                workload = await stack.enter_async_context(
-                    open_netns_container(name=name, user=user, attach=attach)
-                )
-            else:
-                workload = await stack.enter_async_context(
-                    open_podman_container(name=name, image=cls.image, attach=attach)
-                )
-            box = Box(workload, trio.Event())
-            stack.callback(self._boxes.pop, (cls.__name__, name), None)
-            task_status.started(box)
-            await box.stopping.wait()
+        key = cls.__name__, name
+        try:
+            async with self._attachment(cls, name) as attach:
+                opening: AbstractAsyncContextManager[NetnsContainer | PodmanContainer]
+                if cls.image is None:
+                    opening = open_netns_container(name=name, user=user, attach=attach)
+                else:
+                    opening = open_podman_container(name=name, image=cls.image, attach=attach)
+                async with opening as workload:
+                    box = self._boxes[key] = Box(workload)
+                    task_status.started(box)
+                    await box.stopping.wait()
+        except ExceptionGroup as group:  # the client's nursery wraps what passes through it
+            if len(group.exceptions) > 1:
+                raise
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        finally:
+            if key in self._boxes:
+                self._boxes.pop(key).gone.set()
 
     @asynccontextmanager
     async def _attachment(self, cls: type[Container], name: str) -> AsyncIterator[Any]:
@@ -138,10 +161,12 @@ class Interceptor:
             make_stream=self._hub.stream,
         )
         async with open_client(dialer, pump=partial(self._relay.pump, seat.ifindex)) as client:
-            self._relay.add_container(seat.ifindex, seat.v4, seat.v6, Budget())
+            self._relay.add_container(seat.ifindex, seat.v4, seat.v6, cls.budget)
             try:
                 self._relay.publish_policy(seat.ifindex, policy.blob)
-                self._attached[seat.ifindex] = Attached(seat.ifindex, context, policy, client)
+                self._attached[seat.ifindex] = Attached(
+                    seat.ifindex, context, policy, client, self._synthetic
+                )
                 yield partial(self._gateway.attach, seat)
             finally:
                 self._relay.remove_container(seat.ifindex)
@@ -159,6 +184,11 @@ class Interceptor:
         if attached is None:
             return None
         return attached.policy.decide(lib.PROTOCOL_HTTP, host, UNSPECIFIED).verdict
+
+    def set_ipv6(self, v6: bool) -> None:
+        """The host has gained or lost its way to IPv6 addresses."""
+        self._gateway.set_ipv6(v6)
+        self.resolver.set_ipv6(v6)
 
     async def follow_events(self) -> None:
         """Serves what the relay hands over, for ever."""
@@ -187,7 +217,7 @@ class Interceptor:
             if attached is None:
                 return
             if event.destination[1] == DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
-                await serve_tcp(stream, event.container, self.resolver.answer)
+                await serve_tcp(stream, event.container, self.resolver)
             else:
                 outbound = Outbound(attached, self._app.env, event.destination, event.cause)
                 address, port = event.destination
@@ -195,12 +225,13 @@ class Interceptor:
                 await self._server.serve(
                     stream, outbound.respond, scheme="http", destination=(str(address), port), pump=pump
                 )
+            let_end_in_order(stream.socket)
         except Exception:
             log.exception("flow %d to %s: failed", event.flow, event.destination[0])
         finally:
             received, sent = transferred(stream.socket)
             await trio.aclose_forcefully(stream)
-            self._relay.returned(event.container, received, sent)
+            self._relay.returned(event, received, sent)
             self._log(event, attached, received, sent, trio.current_time() - started)
 
     def _log(
@@ -223,9 +254,20 @@ class Interceptor:
 class Box:
     """A running container, as `get_container` gives it."""
 
-    def __init__(self, workload: NetnsContainer | PodmanContainer, stopping: trio.Event) -> None:
+    def __init__(self, workload: NetnsContainer | PodmanContainer) -> None:
         self._workload = workload
-        self.stopping = stopping
+        self.stopping = trio.Event()
+        self.gone = trio.Event()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is stopped, or its first process has ended; `get_container` gives a fresh one then."""
+        return self.stopping.is_set() or self._workload.has_ended
+
+    @property
+    def pid(self) -> int:
+        """Of the process on the host whose end is the container's, and whose namespaces are."""
+        return self._workload.pid
 
     async def exec(self, argv: str | Sequence[str], **options: Any) -> Finished:
         """Runs a command to its end inside; a string is split as a shell would.
@@ -243,8 +285,9 @@ class Box:
         return await self._workload.run_inherited(argv)
 
     async def stop(self) -> None:
-        """Ends everything inside, then the container."""
+        """Ends everything inside, then the container; returns when it is gone. Twice is no error."""
         self.stopping.set()
+        await self.gone.wait()
 
 
 @asynccontextmanager
@@ -253,18 +296,20 @@ async def open_interceptor(
     *,
     instance: str = "default",
     nameservers: Sequence[str] | None = None,
+    synthetic: Networks = SYNTHETIC,
     options: Options | None = None,
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all of it is gone when the block ends.
 
     `instance` separates several on one machine. `nameservers` are asked for names that no rule serves, instead of
-    those of /etc/resolv.conf. Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
+    those of /etc/resolv.conf; names that a rule serves get addresses of `synthetic`. Needs root (CAP_NET_ADMIN,
+    CAP_SYS_ADMIN, CAP_BPF).
 
     Raises: CaptureError with the step and the remedy.
     """
     for cls in app.containers:
         policy_of(cls, 0)  # bad rules are told before anything is opened
-    v6 = bool(lib.relay_has_route(socket.AF_INET6))
+    v6 = has_ipv6()
     upstream = Upstream(nameservers)
     hub = Hub()
     async with (
@@ -273,12 +318,19 @@ async def open_interceptor(
         open_server() as server,
         trio.open_nursery() as nursery,
     ):
-        interceptor = Interceptor(app, nursery, gateway, relay, hub, server, upstream, v6)
+        interceptor = Interceptor(app, nursery, gateway, relay, hub, server, upstream, v6, synthetic)
         nursery.start_soon(hub.run)
         nursery.start_soon(interceptor.follow_events)
-        nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver.answer)
+        nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
+        nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver)
         yield interceptor
         nursery.cancel_scope.cancel()
+
+
+def let_end_in_order(connection: socket.socket) -> None:
+    """From now on a close is a FIN. Before, were we killed, it is a reset: no answer cut short looks complete."""
+    if connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
 
 
 def transferred(connection: socket.socket) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyinterceptor._relay import lib
 from pyinterceptor.container import Context
-from pyinterceptor.dns import names
+from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.errors import DialRefused, FetchError
 from pyinterceptor.http.client import Client
 from pyinterceptor.http.fetch import FetchScope
@@ -26,7 +26,6 @@ log = logging.getLogger("pyinterceptor")
 HANDLERS = 256  # at once, a container; more are told to come back
 REFUSED = 520  # what a container's call gets that nothing allows
 HANDLE = int(lib.VERDICT_HANDLE)
-SYNTHETIC: dict[int, Any] = {4: names.V4, 6: names.V6}
 
 CAUSES = {
     Cause.DIAL_FAILED: (502, "the host could not be reached"),
@@ -43,6 +42,7 @@ class Attached:
     context: Context
     policy: Policy
     client: Client  # its own: what it may dial and its pooled connections are nobody else's
+    synthetic: Networks = SYNTHETIC
     running: int = 0  # handlers
     requests: int = 0
 
@@ -100,7 +100,7 @@ class Outbound:
     async def _pass(self, request: Request) -> Response:
         """As if the container's own connection went on: to the address it dialled, whatever host the request names."""
         address, port = self._destination
-        at = None if address in SYNTHETIC[address.version] else str(address)
+        at = None if address in self._attached.synthetic else str(address)
         try:
             return await self._attached.client.pass_on(request, at=at, port=port)
         except (DialRefused, FetchError) as error:

@@ -1,6 +1,7 @@
 """The nft rules of the gateway, loaded in one transaction from kernel/gateway.nft.json, and their counters.
 
-They drop what never asks the program (broadcasts, multicasts) and every source that is not its interface's.
+They let TCP and UDP through, from an interface's own addresses to one address each: that is what the program judges.
+Of questions to DNS only so many a second.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ SYSCTLS = {
     for where in ("all", "default")
     for family, name, value in (
         ("ipv4", "rp_filter", "0"),
+        ("ipv4", "accept_local", "0"),
         ("ipv4", "src_valid_mark", "0"),
         ("ipv4", "route_localnet", "0"),
         ("ipv4", "proxy_arp", "0"),
@@ -64,6 +65,8 @@ SYSCTLS = {
         ("ipv6", "autoconf", "0"),
         ("ipv6", "accept_redirects", "0"),
         ("ipv6", "accept_source_route", "-1"),
+        ("ipv6", "seg6_enabled", "0"),
+        ("ipv6", "rpl_seg_enabled", "0"),
         ("ipv6", "accept_dad", "0"),
         ("ipv6", "addr_gen_mode", "1"),  # none: fe80::1 is the only one
     )
@@ -149,10 +152,6 @@ class Gateway:
                 counts[name.removeprefix("COUNTER_").lower()] = sum(v for (v,) in struct.iter_unpack("=Q", values))
         return counts
 
-    def clear_linger(self) -> None:
-        """From now on an accepted connection that is closed ends with a FIN; before an orderly close."""
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 0, 0))
-
     def _number(self) -> int:
         if self._next < self._v4.num_addresses - 1:
             self._next += 1
@@ -217,7 +216,7 @@ def _open(stack: ExitStack, state: State, v6: bool, container_v4: IPv4Network, c
         parts = inside(namespace, lambda: Parts(stack, kernel_directory() / "gateway.nft.json"))
         state.pins.mkdir(mode=0o700)
         mount("bpf", state.pins, "bpf")
-        _load_program(state)
+        _load_program(namespace, state.pins)
         _verify(namespace)
         maps = _open_maps(stack, state.pins)
         _fill(maps, parts, container_v4, container_v6)
@@ -246,13 +245,25 @@ def _make_all_local(netlink: socket.socket) -> None:
         send(netlink, batch, "make all addresses local in the gateway")
 
 
-def _load_program(state: State) -> None:
-    """Runs program.py in the first interpreter that has BCC."""
-    places = [str(path) for path in (kernel_directory(), state.namespace, state.pins)]
+def _load_program(namespace: int, pins: Path) -> None:
+    """Runs program.py in the first interpreter that has BCC.
+
+    It gets descriptors, not names: if we are killed now, what it still does can't touch whoever has our name next.
+    """
+    directory = os.open(pins, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _run_program(namespace, directory)
+    finally:
+        os.close(directory)
+
+
+def _run_program(namespace: int, pins: int) -> None:
+    places = [str(kernel_directory()), f"/proc/self/fd/{namespace}", f"/proc/self/fd/{pins}"]
     for interpreter in dict.fromkeys((*program.INTERPRETERS, sys.executable)):
         try:
             child = subprocess.run(
                 [interpreter, "-I", program.__file__, *places],
+                pass_fds=(namespace, pins),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from pyinterceptor.errors import CaptureError
@@ -32,41 +33,36 @@ def new_batch() -> Any:
     return IPBatch()
 
 
-def send(to: socket.socket, batch: Any, step: str, *, ignore: frozenset[int] = frozenset()) -> None:
-    """Sends what the batch has collected and empties it; waits for every acknowledgement.
+def send(to: socket.socket, batch: Any, step: str, *, ignore: frozenset[int] = frozenset()) -> list[bytes]:
+    """Sends what the batch has collected and empties it; waits for every acknowledgement, returns what else came.
 
     Raises: CaptureError with the first error whose errno is not in `ignore`.
     """
     messages = bytes(batch.batch)
     batch.reset()
-    waiting = _count(messages)
+    waiting = len(list(_messages(messages)))
     to.send(messages)
-    failed = 0
+    failed, others = 0, []
     while waiting:
-        for error in _acknowledgements(to.recv(ANSWERS)):
+        for kind, message in _messages(to.recv(ANSWERS)):
+            if kind != NLMSG_ERROR:
+                others.append(message)
+                continue
             waiting -= 1
+            error = -struct.unpack_from("=i", message, HEADER.size)[0]  # 0: an acknowledgement
             failed = failed or (error if error not in ignore else 0)
     if failed:
         raise CaptureError(f"{step}: {os.strerror(failed)}")
+    return others
 
 
-def _count(messages: bytes) -> int:
-    count, at = 0, 0
-    while at < len(messages):
-        at += _aligned(HEADER.unpack_from(messages, at)[0])
-        count += 1
-    return count
-
-
-def _acknowledgements(answer: bytes) -> list[int]:
-    """The errno of each acknowledgement, 0 for success."""
-    errors, at = [], 0
-    while at < len(answer):
-        length, kind, *_ = HEADER.unpack_from(answer, at)
-        if kind == NLMSG_ERROR:
-            errors.append(-struct.unpack_from("=i", answer, at + HEADER.size)[0])
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Each message with its type."""
+    at = 0
+    while at < len(data):
+        length, kind, *_ = HEADER.unpack_from(data, at)
+        yield kind, data[at : at + length]
         at += _aligned(length)
-    return errors
 
 
 def _aligned(length: int) -> int:

@@ -1,4 +1,4 @@
-"""What capture needs of this machine, each tried out rather than guessed from versions.
+"""What capture and the runtimes need of this machine, each tried out rather than guessed from versions.
 
 Everything is tried in a namespace of its own; nothing is left behind.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,21 +25,44 @@ from pyinterceptor.capture.sockets import open_dns, open_listener
 from pyinterceptor.errors import CaptureError
 
 # linux/capability.h
-CAPABILITIES = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+CAPABILITIES = {
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_KILL": 5,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_SETPCAP": 8,
+    "CAP_NET_BIND_SERVICE": 10,
+    "CAP_NET_ADMIN": 12,
+    "CAP_SYS_CHROOT": 18,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_BPF": 39,
+}
+KERNEL = "use a kernel of 5.9 or later with"
+# Programs by Debian package: the embedded runtime's, then what containers with an image need.
+EMBEDDED = {"bwrap": "bubblewrap"}
+IN_IMAGES = {"podman": "podman", "runc": "runc"}
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing capture needs; `remedy` says what to do where it is missing."""
+    """One thing that is needed; `remedy` says what to do where it is missing. `optional`: not by all uses."""
 
     name: str
     ok: bool
     remedy: str
+    optional: bool = False
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"ok        {self.name}"
+        return f"{'optional' if self.optional else 'MISSING '}  {self.name}: {self.remedy}"
 
 
 def probe() -> list[Check]:
     """Tries everything out; takes about half a second."""
-    return [*_capabilities(), *_packages(), *_kernel()]
+    capabilities = _capabilities()
+    can_try = all(check.ok for check in capabilities)
+    return [*capabilities, *_packages(), *_programs(), *_kernel(), *_tried(can_try)]
 
 
 def _capabilities() -> list[Check]:
@@ -64,10 +88,18 @@ def _packages() -> list[Check]:
     ]
 
 
+def _programs() -> Iterator[Check]:
+    for program, package in EMBEDDED.items():
+        yield Check(f"{program} ({package})", shutil.which(program) is not None, f"apt install {package}")
+    for program, package in IN_IMAGES.items():
+        remedy = f"for container classes with an image: apt install {package}"
+        yield Check(f"{program} ({package})", shutil.which(program) is not None, remedy, optional=True)
+
+
 def _has_bcc() -> bool:
     for interpreter in dict.fromkeys((*INTERPRETERS, sys.executable)):
         try:
-            found = subprocess.run([interpreter, "-I", "-c", "import bcc"], capture_output=True)
+            found = subprocess.run([interpreter, "-I", "-c", "from bcc import BPF"], capture_output=True)
         except FileNotFoundError:
             continue
         if found.returncode == 0:
@@ -75,19 +107,21 @@ def _has_bcc() -> bool:
     return False
 
 
-def _kernel() -> list[Check]:
-    kernel = "use a kernel of 5.9 or later with"
-    return [
-        Check("BPF socket look-up programs", _works(try_program), f"{kernel} CONFIG_BPF_SYSCALL, as root"),
-        Check("bpffs", "\tbpf\n" in Path("/proc/filesystems").read_text(), f"{kernel} CONFIG_BPF_SYSCALL"),
-        Check("network namespaces", _works_inside(lambda: None), f"{kernel} CONFIG_NET_NS, as root"),
-        Check("IPv6", Path("/proc/net/if_inet6").exists(), "boot without ipv6.disable=1"),
-        Check("veth", _works_inside(_try_veth), f"{kernel} CONFIG_VETH, or: modprobe veth"),
-        Check("policy routing", _works_inside(_try_rule), f"{kernel} CONFIG_IP_MULTIPLE_TABLES (and IPV6)"),
-        Check("nft rules", _works_inside(_try_filter), f"{kernel} CONFIG_NF_TABLES_INET, _ARP and CONFIG_NFT_FIB_INET"),
-        Check("sockets that take any address", _works_inside(_try_sockets), f"{kernel} CONFIG_IPV6"),
-        Check("a place for our state", os.access("/run", os.W_OK), "mount /run writable"),
-    ]
+def _kernel() -> Iterator[Check]:
+    namespaces = all(Path("/proc/self/ns", name).exists() for name in ("pid", "mnt", "ipc", "uts"))
+    bpffs = "\tbpf\n" in Path("/proc/filesystems").read_text()
+    filters = Path("/proc/sys/kernel/seccomp").exists()
+    yield Check("PID, mount, IPC and UTS namespaces", namespaces, f"{KERNEL} CONFIG_NAMESPACES")
+    yield Check("system-call filters", filters, f"{KERNEL} CONFIG_SECCOMP_FILTER")
+    yield Check("bpffs", bpffs, f"{KERNEL} CONFIG_BPF_SYSCALL")
+    yield Check("IPv6", Path("/proc/net/if_inet6").exists(), "boot without ipv6.disable=1")
+    yield Check("a place for our state", os.access("/run", os.W_OK), "mount /run writable, and run as root")
+
+
+def _tried(can_try: bool) -> Iterator[Check]:
+    for name, (step, options) in STEPS.items():
+        remedy = f"{KERNEL} {options}" if can_try else "not tried without the capabilities above"
+        yield Check(name, can_try and _works(step), remedy)
 
 
 def _try_veth() -> None:
@@ -113,14 +147,14 @@ def _try_sockets() -> None:
     open_dns().close()
 
 
-def _works_inside(step: Callable[[], object]) -> bool:
-    """Whether `step` succeeds in a new namespace, which dies with its thread."""
+def _inside(step: Callable[[], object]) -> Callable[[], object]:
+    """`step` in a new network namespace, which dies with its thread."""
 
     def run() -> None:
         unshare_network()
         step()
 
-    return _works(lambda: on_own_thread(run))
+    return lambda: on_own_thread(run)
 
 
 def _works(step: Callable[[], object]) -> bool:
@@ -129,3 +163,13 @@ def _works(step: Callable[[], object]) -> bool:
     except (OSError, CaptureError):
         return False
     return True
+
+
+STEPS: dict[str, tuple[Callable[[], object], str]] = {
+    "BPF socket look-up programs": (try_program, "CONFIG_BPF_SYSCALL"),
+    "network namespaces": (_inside(lambda: None), "CONFIG_NET_NS"),
+    "veth": (_inside(_try_veth), "CONFIG_VETH, or: modprobe veth"),
+    "policy routing": (_inside(_try_rule), "CONFIG_IP_MULTIPLE_TABLES (and IPV6)"),
+    "nft rules": (_inside(_try_filter), "CONFIG_NF_TABLES_INET, _ARP and CONFIG_NFT_FIB_INET"),
+    "sockets that take any address": (_inside(_try_sockets), "CONFIG_IPV6"),
+}

@@ -8,6 +8,8 @@ import struct
 from pyinterceptor.capture.files import abi
 
 BACKLOG = 4096
+DNS_QUEUE = 4 << 20  # bytes, which the kernel doubles and of which a datagram of 1 500 takes 2 304
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h; past net.core.rmem_max, which is the host's
 # linux/in.h and linux/in6.h; Python's socket module has only some of them
 IP_PKTINFO = 8
 IP_FREEBIND = 15
@@ -33,6 +35,7 @@ def open_dns() -> socket.socket:
     dns.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     dns.setsockopt(socket.IPPROTO_IP, IP_RECVORIGDSTADDR, 1)
     dns.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
+    dns.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, DNS_QUEUE)
     dns.bind(("::", abi()["DNS_PORT"]))
     return dns
 

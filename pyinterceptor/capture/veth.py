@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -16,6 +17,7 @@ from typing import Any
 
 from pyinterceptor.capture.namespace import inside
 from pyinterceptor.capture.netlink import new_batch, open_netlink, send
+from pyinterceptor.errors import CaptureError
 
 INSIDE = "eth0"
 GATEWAY_V4 = "169.254.1.1"
@@ -24,6 +26,9 @@ GATEWAY_MAC = "02:70:79:00:00:01"
 GROUP = 0x7079  # of all our ends, so that one message deletes them
 NODAD = 0x02  # IFA_F_NODAD, rtnetlink(7)
 LINK = 253  # RT_SCOPE_LINK
+LOCAL = 255  # RT_TABLE_LOCAL
+UP_DEADLINE = 5.0  # seconds
+UP_INTERVAL = 0.001  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ def attach(gateway: socket.socket, seat: Seat, container: int) -> None:
             _furnish_gateway(batch, seat)
             send(gateway, batch, step)
             inside(container, lambda: _furnish_container(batch, seat, step))
+            _wait_until_up(gateway, batch, seat, step)
         except BaseException:
             detach(gateway, seat)
             raise
@@ -103,6 +109,8 @@ def _furnish_container(batch: Any, seat: Seat, step: str) -> None:
     batch.link("set", index=index, state="up")
     batch.addr("add", index=index, address=str(seat.v4), prefixlen=32)
     batch.addr("add", index=index, address=str(seat.v6), prefixlen=128, flags=NODAD)
+    # The kernel adds this route, too, but later: until then answers to the address would be nobody's.
+    batch.route("add", dst=f"{seat.v6}/128", oif=index, table=LOCAL, type="local")
     batch.route("add", dst=f"{GATEWAY_V4}/32", oif=index, scope=LINK)
     batch.route("add", dst="0.0.0.0/0", gateway=GATEWAY_V4, oif=index)
     batch.route("add", dst="::/0", gateway=GATEWAY_V6, oif=index)
@@ -110,3 +118,22 @@ def _furnish_container(batch: Any, seat: Seat, step: str) -> None:
         batch.neigh("add", ifindex=index, dst=address, lladdr=GATEWAY_MAC, state="permanent")
     with open_netlink() as own:
         send(own, batch, step)
+
+
+def _wait_until_up(gateway: socket.socket, batch: Any, seat: Seat, step: str) -> None:
+    """The kernel notices some time later that the other end is up, and drops what is sent until then: the first answer.
+
+    Since Linux 6.8 it looks when it is asked.
+    """
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+    deadline = time.monotonic() + UP_DEADLINE
+    while time.monotonic() < deadline:
+        batch.link("get", index=seat.ifindex)
+        (answer,) = send(gateway, batch, step)
+        link = ifinfmsg(answer)
+        link.decode()
+        if link.get_attr("IFLA_OPERSTATE") == "UP":
+            return
+        time.sleep(UP_INTERVAL)
+    raise CaptureError(f"{step}: its interface has not come up in {UP_DEADLINE:.0f} s")

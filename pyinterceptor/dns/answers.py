@@ -1,94 +1,66 @@
-"""DNS messages of our own: what is read from a container, and what it is told. Pure. RFC 1035, RFC 6891."""
+"""What a container is told: answers of our own, and upstream's. Pure. RFC 1035, RFC 6891."""
 
 from __future__ import annotations
+
+import struct
 
 import dns.exception
 import dns.flags
 import dns.message
-import dns.opcode
-import dns.rcode
-import dns.rdataclass
-import dns.rdatatype
+import dns.name
 import dns.rrset
+from dns.rcode import NOERROR, Rcode
+from dns.rdataclass import IN
+from dns.rdatatype import AAAA, HTTPS, OPT, SVCB, A, RdataType
 
-from pyinterceptor.errors import PeerError
-from pyinterceptor.policy.addresses import Address
+from pyinterceptor.dns.query import OPCODE, QUERY_MAX, Query
 
 TTL = 60  # seconds, of a synthetic answer
 UDP_MAX = 1232  # bytes, whatever EDNS says: no fragments
+PLAIN_UDP = 512  # bytes, without EDNS
+OURS = int(dns.flags.QR | dns.flags.RA)
+FROM_QUESTION = OPCODE | int(dns.flags.RD | dns.flags.CD)
+NAME_OF_QUESTION = 0xC000 | 12  # a compression pointer to it
 
 
-def read(wire: bytes) -> dns.message.Message:
-    """A query with one question.
+def reply(query: Query, code: Rcode = NOERROR, record: bytes | None = None) -> bytes:
+    """An answer of our own: one record of the type that was asked for, or none."""
+    flags = OURS | query.flags & FROM_QUESTION | code & 0xF
+    counts = (bool(query.question), record is not None, 0, query.payload > 0)
+    parts = [struct.pack("!6H", query.id, flags, *counts), query.question]
+    if record is not None:
+        parts += [struct.pack("!3HIH", NAME_OF_QUESTION, query.kind, IN, TTL, len(record)), record]
+    if query.payload:
+        parts.append(struct.pack("!BHHBBHH", 0, OPT, QUERY_MAX, code >> 4, 0, 0, 0))
+    return b"".join(parts)
 
-    Raises: PeerError for what is none (there is nobody to answer, or nothing to say).
+
+def passed(query: Query, response: dns.message.Message, *, v6: bool, udp: bool) -> bytes:
+    """Upstream's answer to the same question; over UDP cut down to what fits, with TC set.
+
+    Without `v6` it is less its AAAA records, and HTTPS and SVCB ones, whose hints name addresses.
     """
+    made = dns.message.QueryMessage(query.id)
+    made.flags = dns.flags.Flag(OURS | query.flags & FROM_QUESTION | response.rcode() & 0xF)
+    made.question = [dns.rrset.RRset(dns.name.Name((*query.labels, b"")), IN, RdataType.make(query.kind))]
+    gone = set() if v6 else {AAAA, HTTPS, SVCB}
+    made.answer = [records for records in response.answer if records.rdtype not in gone]
+    made.authority = response.authority
+    if query.payload:
+        made.use_edns(0, 0, QUERY_MAX)
     try:
-        query = dns.message.from_wire(wire, ignore_trailing=False)
-    except (dns.exception.DNSException, ValueError) as error:
-        raise PeerError(f"not a DNS message: {error}") from error
-    if query.flags & dns.flags.QR:
-        raise PeerError("a DNS answer where a query was due")
-    return query
-
-
-def is_plain(query: dns.message.Message) -> bool:
-    """One question of the internet class, an ordinary query."""
-    return (
-        query.opcode() == dns.opcode.QUERY
-        and len(query.question) == 1
-        and query.question[0].rdclass == dns.rdataclass.IN
-    )
-
-
-def host_of(query: dns.message.Message) -> str:
-    """The name that is asked for, as rules compare it."""
-    return query.question[0].name.to_text(omit_final_dot=True).lower()
-
-
-def refusal(query: dns.message.Message, code: dns.rcode.Rcode) -> dns.message.Message:
-    """An answer that has nothing but its code."""
-    response = dns.message.make_response(query, recursion_available=True)
-    response.set_rcode(code)
-    return response
-
-
-def synthetic(query: dns.message.Message, v4: Address, v6: Address | None) -> dns.message.Message:
-    """The pair for A and AAAA, nothing (no error) for other types and for AAAA where `v6` is None."""
-    response = dns.message.make_response(query, recursion_available=True)
-    question = query.question[0]
-    wanted = {dns.rdatatype.A: v4, dns.rdatatype.AAAA: v6}.get(question.rdtype)
-    if wanted is not None:
-        response.answer.append(dns.rrset.from_text(question.name, TTL, "IN", question.rdtype, str(wanted)))
-    return response
-
-
-def without_v6(response: dns.message.Message) -> dns.message.Message:
-    """Less its AAAA records, and HTTPS and SVCB ones, whose hints name addresses: the host has no route to them."""
-    gone = {dns.rdatatype.AAAA, dns.rdatatype.HTTPS, dns.rdatatype.SVCB}
-    response.answer = [rrset for rrset in response.answer if rrset.rdtype not in gone]
-    response.additional = [rrset for rrset in response.additional if rrset.rdtype not in gone]
-    return response
+        return made.to_wire(max_size=min(max(query.payload, PLAIN_UDP), UDP_MAX) if udp else 65535)
+    except dns.exception.TooBig:
+        made.flags |= dns.flags.TC
+        made.answer, made.authority = [], []
+        return made.to_wire()
 
 
 def addresses(response: dns.message.Message) -> tuple[list[str], int]:
     """The A and AAAA records' addresses, whatever CNAMEs lead there, and the shortest TTL in seconds."""
     found, ttl = [], 86400
-    for rrset in response.answer:
-        ttl = min(ttl, rrset.ttl)
-        if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
-            found += [record.address for record in rrset]
+    for records in response.answer:
+        ttl = min(ttl, records.ttl)
+        if records.rdtype in (A, AAAA):
+            found += [record.address for record in records]
     return found, ttl
-
-
-def wire(response: dns.message.Message, query: dns.message.Message, *, udp: bool) -> bytes:
-    """The bytes to send; over UDP cut down to what fits, with TC set."""
-    if not udp:
-        return response.to_wire(max_size=65535)
-    size = min(max(query.payload, 512), UDP_MAX)
-    try:
-        return response.to_wire(max_size=size)
-    except dns.exception.TooBig:
-        short = dns.message.make_response(query, recursion_available=True)
-        short.flags |= dns.flags.TC
-        return short.to_wire(max_size=size)

@@ -6,22 +6,31 @@ What an answer says is published to the relay first, so that a connection to it 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import dns.exception
 import dns.message
-import dns.rcode
+import dns.name
+import dns.reversename
 import trio
+from dns.rcode import NOERROR, NXDOMAIN, SERVFAIL
+from dns.rdatatype import AAAA, PTR, A
 
 from pyinterceptor._relay import lib
-from pyinterceptor.dns import answers
-from pyinterceptor.dns.names import Names, NamesFull
+from pyinterceptor.dns.answers import addresses, passed, reply
+from pyinterceptor.dns.names import SYNTHETIC, Names, NamesFull, Networks, Synthetic
+from pyinterceptor.dns.query import Query, read
 from pyinterceptor.dns.upstream import NoAnswer, Upstream
 from pyinterceptor.errors import PeerError
 from pyinterceptor.policy.addresses import Address
 
-QUERIES = 64  # in flight, a container
+QUERIES = 128  # of one container, waiting for upstream
+STREAMS = 64  # TCP connections of one container
 KEPT = 300.0  # seconds at least that the relay remembers whose an address was: clients keep answers longer than told
+LOOPBACK: dict[int, Address] = {A: ipaddress.IPv4Address("127.0.0.1"), AAAA: ipaddress.IPv6Address("::1")}
 
 
 class Publisher(Protocol):
@@ -39,87 +48,192 @@ class Publisher(Protocol):
     def name_failed(self, container: int, name: str) -> None: ...
 
 
+@dataclass(slots=True)
+class Counts:
+    """Of one container: queries read, refused for want of a budget, of a free synthetic address, of an answer."""
+
+    queries: int = 0
+    over_budget: int = 0
+    names_full: int = 0
+    unanswered: int = 0
+
+
+@dataclass(slots=True)
+class Asker:
+    """A container that has asked something."""
+
+    container: int  # ifindex
+    names: Names
+    counts: Counts = field(default_factory=Counts)
+    waiting: int = 0
+    streams: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A query that waits for upstream; it has its place in the budget, which `Resolver.passed` gives back."""
+
+    asker: Asker
+    query: Query
+    udp: bool
+
+
 class Resolver:
     """`decide(container, host)` gives the verdict of an HTTP request for the host, None for no container."""
 
     def __init__(
-        self, *, decide: Callable[[int, str], int | None], upstream: Upstream, relay: Publisher, v6: bool
+        self,
+        *,
+        decide: Callable[[int, str], int | None],
+        upstream: Upstream,
+        relay: Publisher,
+        v6: bool,
+        networks: Networks = SYNTHETIC,
     ) -> None:
         self._decide = decide
         self._upstream = upstream
         self._relay = relay
         self._v6 = v6
-        self._names: dict[int, Names] = {}
-        self._running: dict[int, int] = {}
+        self._networks = networks
+        self._askers: dict[int, Asker] = {}
 
-    async def answer(self, container: int, wire: bytes, udp: bool) -> bytes | None:
-        """The bytes to answer with, None where there is nothing to say to this."""
+    def answer_nowait(self, container: int, wire: bytes, *, udp: bool) -> bytes | Waiting | None:
+        """The bytes to answer with, None where there is nothing to say; what only upstream knows is `passed`."""
         try:
-            query = answers.read(wire)
+            query = read(wire)
         except PeerError:
             return None
-        running = self._running.get(container, 0)
-        if running >= QUERIES:
-            return answers.wire(answers.refusal(query, dns.rcode.SERVFAIL), query, udp=udp)
-        self._running[container] = running + 1
+        host = query.host
+        verdict = self._decide(container, host)
+        if verdict is None:
+            return None
+        asker = self._asker(container)
+        asker.counts.queries += 1
+        if query.code != NOERROR:
+            return reply(query, query.code)
+        if host == "localhost" or host.endswith(".localhost"):  # the container's own, whoever is asked (RFC 6761)
+            return self._one_of(query, LOOPBACK)
+        if (address := _reversed(query)) is not None and address in self._networks:
+            return self._pointer(asker, query, address)
+        if verdict == lib.VERDICT_HANDLE:
+            return self._synthetic(asker, query, host)
+        if verdict == lib.VERDICT_REFUSE:
+            return reply(query, NXDOMAIN)
+        if asker.waiting >= QUERIES:
+            asker.counts.over_budget += 1
+            return reply(query, SERVFAIL)
+        asker.waiting += 1
+        return Waiting(asker, query, udp)
+
+    async def answer(self, container: int, wire: bytes, *, udp: bool) -> bytes | None:
+        """The bytes to answer with, None where there is nothing to say."""
+        answer = self.answer_nowait(container, wire, udp=udp)
+        return await self.passed(answer) if isinstance(answer, Waiting) else answer
+
+    async def passed(self, waiting: Waiting) -> bytes:
+        """Upstream's answer. Both families' addresses are published, whichever was asked for."""
+        asker, query = waiting.asker, waiting.query
         try:
-            return answers.wire(await self._response(container, query), query, udp=udp)
+            response, others = await self._ask(query)
         finally:
-            self._running[container] -= 1
+            asker.waiting -= 1
+        if response is None:
+            asker.counts.unanswered += 1
+            return reply(query, SERVFAIL)
+        told, ttl = addresses(response)
+        if told and query.host:
+            self._publish(asker.container, query.host, [*told, *others], max(ttl, KEPT))
+        return passed(query, response, v6=self._v6, udp=waiting.udp)
 
     async def refresh(self, container: int, name: str) -> None:
         """A flow waits to dial this name: resolves it and tells the relay."""
         found = await self._upstream.resolve(name)
-        texts = found.v4 + (found.v6 if self._v6 else [])
-        if texts:
-            self._relay.publish_name(container, name, None, _parsed(texts), max(found.ttl, 1))
-        else:
+        if not self._publish(container, name, found.both(), max(found.ttl, 1)):
             self._relay.name_failed(container, name)
+
+    def set_ipv6(self, v6: bool) -> None:
+        """Whether the host has a way to IPv6 addresses: without one there are no AAAA answers."""
+        self._v6 = v6
+
+    @contextmanager
+    def stream(self, container: int) -> Iterator[bool]:
+        """A TCP connection's place in the container's budget: False where there is none."""
+        asker = self._asker(container)
+        has_place = asker.streams < STREAMS
+        asker.counts.over_budget += not has_place
+        asker.streams += 1
+        try:
+            yield has_place
+        finally:
+            asker.streams -= 1
+
+    def count(self, container: int) -> Counts:
+        """What the container's queries came to so far."""
+        return self._asker(container).counts
 
     def forget(self, container: int) -> None:
         """The container is gone."""
-        self._names.pop(container, None)
-        self._running.pop(container, None)
+        self._askers.pop(container, None)
 
-    async def _response(self, container: int, query: dns.message.Message) -> dns.message.Message:
-        if not answers.is_plain(query):
-            return answers.refusal(query, dns.rcode.NOTIMP)
-        host = answers.host_of(query)
-        match self._decide(container, host):
-            case lib.VERDICT_HANDLE:
-                return self._synthetic(container, query, host)
-            case lib.VERDICT_SPLICE:
-                return await self._ask(container, query, host)
-            case _:
-                return answers.refusal(query, dns.rcode.NXDOMAIN)
+    def _asker(self, container: int) -> Asker:
+        asker = self._askers.get(container)
+        if asker is None:
+            asker = self._askers[container] = Asker(container, Names(self._networks))
+        return asker
 
-    def _synthetic(self, container: int, query: dns.message.Message, host: str) -> dns.message.Message:
+    def _one_of(self, query: Query, pair: Mapping[int, Address]) -> bytes:
+        """The address of the type that was asked for; for other types nothing, which is no error."""
+        address = None if query.kind == AAAA and not self._v6 else pair.get(query.kind)
+        return reply(query, record=None if address is None else address.packed)
+
+    def _synthetic(self, asker: Asker, query: Query, host: str) -> bytes:
+        if not host or query.kind not in (A, AAAA):
+            return reply(query)
+
+        def publish(pair: Synthetic) -> bool:
+            return self._relay.publish_name(asker.container, pair.name, (pair.v4, pair.v6), (), 0)
+
         try:
-            pair = self._names.setdefault(container, Names()).pair(host, trio.current_time())
+            pair = asker.names.pair(host, trio.current_time(), publish)
         except NamesFull:
-            return answers.refusal(query, dns.rcode.SERVFAIL)
-        if not self._relay.publish_name(container, host, (pair.v4, pair.v6), (), 0):
-            return answers.refusal(query, dns.rcode.SERVFAIL)
-        return answers.synthetic(query, pair.v4, pair.v6 if self._v6 else None)
+            asker.counts.names_full += 1
+            return reply(query, SERVFAIL)
+        return self._one_of(query, {A: pair.v4, AAAA: pair.v6})
 
-    async def _ask(self, container: int, query: dns.message.Message, host: str) -> dns.message.Message:
-        """Upstream's answer, as it came but for the id. Both families are published, whichever was asked for."""
-        try:
-            response = await self._upstream.query(dns.message.make_query(host, query.question[0].rdtype))
-        except (NoAnswer, dns.exception.DNSException):
-            return answers.refusal(query, dns.rcode.SERVFAIL)
-        if not self._v6:
-            answers.without_v6(response)
-        made = dns.message.make_response(query, recursion_available=True)
-        made.set_rcode(response.rcode())
-        made.answer, made.authority = response.answer, response.authority
-        if answers.addresses(response)[0]:
-            found = await self._upstream.resolve(host)
-            texts = found.v4 + (found.v6 if self._v6 else [])
-            texts += [text for text in answers.addresses(response)[0] if text not in texts]
-            self._relay.publish_name(container, host, None, _parsed(texts), max(found.ttl, KEPT))
-        return made
+    def _pointer(self, asker: Asker, query: Query, address: Address) -> bytes:
+        """The name of a synthetic address: nobody else knows."""
+        name = asker.names.name_of(address)
+        if name is None:
+            return reply(query, NXDOMAIN)
+        return reply(query, record=dns.name.from_text(name).to_wire() if query.kind == PTR else None)
+
+    async def _ask(self, query: Query) -> tuple[dns.message.Message | None, list[str]]:
+        """Upstream's answer, None without one; and where it has addresses, all that the name has."""
+        response, others = None, list[str]()
+
+        async def both() -> None:
+            others.extend((await self._upstream.resolve(query.host)).both())
+
+        async with trio.open_nursery() as nursery:
+            if query.host and query.kind in (A, AAAA):
+                nursery.start_soon(both)
+            with suppress(NoAnswer):
+                response = await self._upstream.query(dns.name.Name((*query.labels, b"")), query.kind)
+            if response is None or not addresses(response)[0]:
+                nursery.cancel_scope.cancel()
+        return response, others
+
+    def _publish(self, container: int, name: str, texts: Sequence[str], seconds: float) -> bool:
+        """False where none of the addresses can be dialled from here."""
+        found = [ipaddress.ip_address(text) for text in dict.fromkeys(texts) if self._v6 or ":" not in text]
+        return bool(found) and self._relay.publish_name(container, name, None, found, seconds)
 
 
-def _parsed(texts: Sequence[str]) -> list[Address]:
-    return [ipaddress.ip_address(text) for text in texts]
+def _reversed(query: Query) -> Address | None:
+    """The address whose name is asked for, as in 1.0.18.198.in-addr.arpa."""
+    if not query.labels or query.labels[-1].lower() != b"arpa":
+        return None
+    try:
+        return ipaddress.ip_address(dns.reversename.to_address(dns.name.Name((*query.labels, b""))))
+    except (dns.exception.DNSException, ValueError):
+        return None

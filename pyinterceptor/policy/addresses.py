@@ -40,7 +40,7 @@ def network(text: str) -> Network:
     Raises: PolicyError with the text and what is wrong with it.
     """
     try:
-        host, port = _split_port(text)
+        host, port = split_port(text)
         parsed = ipaddress.ip_network(host)
     except (ValueError, AttributeError) as error:
         raise PolicyError(f"local_networks: {text!r} is not a network or address with a port: {error}") from error
@@ -48,7 +48,11 @@ def network(text: str) -> Network:
     return Network(packed(parsed.network_address), bits, port)
 
 
-def _split_port(text: str) -> tuple[str, int]:
+def split_port(text: str) -> tuple[str, int]:
+    """Host and port of `host`, `host:port`, `[v6]` or `[v6]:port`; port 0 where none is named.
+
+    Raises: ValueError.
+    """
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and rest[0] != ":"):

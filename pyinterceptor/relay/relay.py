@@ -77,6 +77,7 @@ class Handoff:
     client: tuple[Address, int]
     destination: tuple[Address, int]
     host: str
+    is_synthetic: bool  # the destination is a name's, which keeps it until `returned`
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,8 @@ class Relay:
         addresses: Sequence[Address],
         seconds: float,
     ) -> bool:
-        """Says which addresses `name` stands for, real ones for `seconds`; False if the table is full."""
+        """Says which addresses `name` stands for, real ones for `seconds`; False if they have no place,
+        or flows are open to the synthetic ones while they are another name's."""
         pair = ffi.NULL if synthetic is None else packed(synthetic[0]) + packed(synthetic[1])
         some = addresses[: lib.NAME_ADDRESSES_MAX]
         real = b"".join(map(packed, some))
@@ -207,9 +209,10 @@ class Relay:
         endpoint.port = port
         return bool(lib.relay_may_dial(self._handle, container, endpoint, int(local)))
 
-    def returned(self, container: int, sent: int, received: int) -> None:
-        """A handed-off flow was closed: its place in the budget is free again."""
-        lib.relay_returned(self._handle, container, sent, received)
+    def returned(self, event: Handoff, sent: int, received: int) -> None:
+        """A handed-off flow was closed: its place in the budget and its synthetic address are free again."""
+        held = packed(event.destination[0]) if event.is_synthetic else ffi.NULL
+        lib.relay_returned(self._handle, event.container, held, sent, received)
 
     def count(self, container: int = 0) -> Counters:
         """The counters of one container; 0: of all together."""
@@ -287,6 +290,7 @@ def _event(raw: Any) -> Event:
             _endpoint(raw.client),
             _endpoint(raw.destination),
             host,
+            bool(raw.is_synthetic),
         )
     return Ended(
         raw.flow,

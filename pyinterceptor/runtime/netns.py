@@ -14,25 +14,25 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SYS_ADMIN, hand_down
 from pyinterceptor.runtime.filesystem import STATE, mount_arguments
 from pyinterceptor.runtime.process import (
     CommandNotRun,
     Finished,
     Running,
+    Started,
     Stream,
     in_fresh_thread,
-    look_up,
     split,
     start_process,
 )
@@ -46,7 +46,8 @@ CLONE_NEWNET = 0x40000000
 NAMESPACES = ("pid", "ipc", "uts", "net", "mnt")
 START_TIMEOUT = 20.0  # seconds
 HOSTNAME_LENGTH = 63  # bytes, a DNS label
-DROP = ("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs")
+# What a command gets of our environment: the rest may hold what is the handlers' alone, such as their keys.
+ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|LANGUAGE|LC_[A-Z]+")
 
 Attach = Callable[[int], Awaitable[object]]
 
@@ -59,12 +60,18 @@ class NetnsContainer:
         self._namespaces = namespaces
         self._workdir = workdir
         self._user = user
+        self._started = Started()
         self._stopped = False
 
     @property
     def pid(self) -> int:
         """Of the process on the host whose end is the container's."""
         return self._init.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is stopped, or its first process has ended and everything with it."""
+        return self._stopped or self._init.has_ended
 
     async def exec(
         self,
@@ -74,7 +81,7 @@ class NetnsContainer:
         env: Mapping[str, str] | None = None,
         check: bool = False,
     ) -> Finished:
-        """Runs a command to its end; `env` adds to our environment.
+        """Runs a command to its end. `env` adds to what it gets of our environment: ENVIRONMENT.
 
         A command that isn't there is Finished with 127 and a sentence on stderr; not executable, 126.
         Raises: RuntimeFailure if `check` and the exit code isn't 0, or the container is stopped.
@@ -102,19 +109,26 @@ class NetnsContainer:
         stderr: Stream = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Starts a command in a session of its own; the caller closes it, or it ends with the container.
+        """Starts a command in a session of its own, which ends with the container if not before.
 
         Raises: CommandNotRun, RuntimeFailure.
         """
-        return await self._start(split(argv), env, True, stdin=stdin, stdout=stdout, stderr=stderr)
+        return await self._start(
+            split(argv), env, start_new_session=True, stdin=stdin, stdout=stdout, stderr=stderr
+        )
 
     async def run_inherited(self, argv: str | Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
         """Runs a command on our own streams, terminal and signals; returns its exit code.
 
         For the main thread. Raises: RuntimeFailure.
         """
+        words = split(argv)
+
+        async def start(prefix: Sequence[str]) -> Running:
+            return await self._start(words, env, prefix, process_group=0)
+
         try:
-            return await supervise(partial(self._start, split(argv), env, False))
+            return await supervise(start)
         except CommandNotRun as error:
             print(f"pyinterceptor: {error}", file=sys.stderr)
             return error.code
@@ -128,21 +142,31 @@ class NetnsContainer:
             with trio.move_on_after(5):
                 await self._init.wait()
             await self._init.aclose()
+            await self._started.reap()
 
     async def _start(
-        self, words: list[str], env: Mapping[str, str] | None, session: bool, **streams: Stream
+        self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str] = (), **options: Any
     ) -> Running:
-        if self._stopped or self._init.returncode is not None:
+        if self._stopped:
             raise RuntimeFailure(f"run {words[0]}: the container is stopped")
-        environment = {**os.environ, **self._user.environment(), **(env or {})}
-        enter = partial(self._enter, words[0], environment)
-        command = [*_as_user(self._user), *words]
-        return await start_process(
-            command, enter=enter, env=environment, start_new_session=session, **streams
-        )
+        ended = f"run {words[0]}: the container has ended, since its first process did"
+        if self._init.has_ended:
+            raise RuntimeFailure(ended)
+        environment = {**_environment(), **self._user.environment(), **(env or {})}
+        user, command = self._user, [*prefix, *words]
+        options |= {"user": user.uid, "group": user.gid, "extra_groups": user.groups, "env": environment}
+        try:
+            return self._started.add(await start_process(command, enter=self._enter, **options))
+        except RuntimeFailure as error:
+            if self._init.has_ended:
+                raise RuntimeFailure(ended) from error
+            raise
 
-    def _enter(self, command: str, env: Mapping[str, str]) -> None:
-        """Puts the calling thread inside, its children with it."""
+    def _enter(self) -> None:
+        """Puts the calling thread inside, its children with it.
+
+        Nothing with more rights than the command is ever executed inside, since a command may have planted it.
+        """
         try:
             for name in NAMESPACES:
                 if name == "mnt":
@@ -151,8 +175,8 @@ class NetnsContainer:
             os.chdir(self._workdir)
         except OSError as error:
             raise RuntimeFailure(f"enter the container: {error.strerror}") from error
-        look_up(command, env)
-        _confine()
+        hand_down()
+        install_filter()
 
 
 @asynccontextmanager
@@ -189,9 +213,8 @@ def _prepared(workdir: Path | None) -> Path:
     """The working directory, once all that a container needs is there: the place to hide our state, too."""
     if os.geteuid() != 0:
         raise RuntimeFailure("start a container: needs root; run it with sudo")
-    for program, package in (("bwrap", "bubblewrap"), ("setpriv", "util-linux")):
-        if shutil.which(program) is None:
-            raise RuntimeFailure(f"start a container: {program} is missing; run: apt install {package}")
+    if shutil.which("bwrap") is None:
+        raise RuntimeFailure("start a container: bwrap is missing; run: apt install bubblewrap")
     Path(STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
     return (workdir or Path.cwd()).resolve()
 
@@ -222,12 +245,21 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
 
         def enter() -> None:
             _call("setns", netns_fd, CLONE_NEWNET)
-            _confine()
+            hand_down(SYS_ADMIN, DAC_OVERRIDE)  # for bwrap's mounts; it keeps none of them
+            install_filter()
 
         pipe = subprocess.PIPE
         fds = (info_write, text_fd)
         init = await start_process(
-            argv, enter=enter, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=fds, cwd="/"
+            argv,
+            enter=enter,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            pass_fds=fds,
+            cwd="/",
+            env=_environment(),
+            start_new_session=True,
         )
         closing.close()
         try:
@@ -273,16 +305,8 @@ def _namespaces(pid: int, netns_fd: int) -> Iterator[dict[str, int]]:
         yield fds
 
 
-def _confine() -> None:
-    """For what the calling thread starts: no privileges to gain, the filter, and no signal held back."""
-    install_filter()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _as_user(user: User) -> list[str]:
-    groups = ",".join(map(str, user.groups))
-    as_groups = f"--groups={groups}" if groups else "--clear-groups"
-    return ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", as_groups, *DROP, "--"]
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name)}
 
 
 def hostname(name: str) -> str:

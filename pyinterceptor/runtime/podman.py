@@ -6,38 +6,52 @@ command starts. A container whose owner was killed is removed by the next one th
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import select
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import trio
 
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.runtime.netns import hostname
-from pyinterceptor.runtime.process import Finished, Running, Stream, split, start_process
+from pyinterceptor.runtime.process import Finished, Running, Started, Stream, split, start_process
+from pyinterceptor.runtime.seccomp import narrow
 from pyinterceptor.runtime.terminal import supervise
 
+PODMAN = ("podman", "--runtime", "runc")
+PREFIX = "pyinterceptor-"
 OWNER = "pyinterceptor.owner"  # label: pid and start time of the process that made the container
-STOP_SECONDS = 2  # between SIGTERM and SIGKILL
+STOP_SECONDS = "2"  # between SIGTERM and SIGKILL
 CLEANUP_TIMEOUT = 30.0  # seconds
 # Podman's own are above what a machine may allow, and then runc fails.
 LIMITS = ("--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1000:1000")
+# What package managers and services need as root inside; nothing that touches the network but low ports.
+CAPABILITIES = "chown,dac_override,fowner,fsetid,kill,net_bind_service,setgid,setuid,sys_chroot"
+PROFILE = Path("/usr/share/containers/seccomp.json")  # podman's own
 
 
 class PodmanContainer:
     """Made by `open_podman_container`. Commands end with it."""
 
-    def __init__(self, podman: Sequence[str], identifier: str, pid: int) -> None:
-        self._podman = podman
+    def __init__(self, identifier: str) -> None:
         self._identifier = identifier
+        self._started = Started()
         self._stopped = False
-        self.pid = pid
+        self.pid = 0  # of its first process
+        self.first: int | None = None  # pidfd of it, borrowed
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is stopped, or the image's own command has ended and everything with it."""
+        return self._stopped or (self.first is not None and bool(select.select([self.first], [], [], 0)[0]))
 
     async def exec(
         self,
@@ -49,7 +63,7 @@ class PodmanContainer:
     ) -> Finished:
         """Runs a command to its end; `env` adds to the image's. 127: not there, 126: can't be executed.
 
-        Raises: RuntimeFailure if `check` and the exit code isn't 0.
+        Raises: RuntimeFailure if `check` and the exit code isn't 0, or the container is stopped or has ended.
         """
         words = split(argv)
         pipe = subprocess.PIPE
@@ -69,29 +83,39 @@ class PodmanContainer:
         stderr: Stream = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Starts a command; it is `podman exec` that is returned running. The caller closes it."""
+        """Starts a command, which ends with the container if not before; it is `podman exec` that is returned."""
         command = self._exec([], split(argv), env)
-        return await start_process(command, stdin=stdin, stdout=stdout, stderr=stderr)
+        return self._started.add(await start_process(command, stdin=stdin, stdout=stdout, stderr=stderr))
 
     async def run_inherited(self, argv: str | Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
         """Runs a command on our own streams and terminal; returns its exit code. For the main thread."""
         terminal = ["--tty"] if os.isatty(0) and os.isatty(1) else []
         command = self._exec(terminal, split(argv), env)
-        return await supervise(partial(start_process, command))
+
+        async def start(prefix: Sequence[str]) -> Running:
+            return await start_process([*prefix, *command], process_group=0)
+
+        return await supervise(start)
 
     async def stop(self) -> None:
         """Stops and removes the container. Twice is no error."""
         if self._stopped:
             return
         self._stopped = True
-        with trio.CancelScope(deadline=trio.current_time() + CLEANUP_TIMEOUT, shield=True):
-            await _podman(self._podman, "rm", "--force", "--time", str(STOP_SECONDS), self._identifier)
+        seconds = STOP_SECONDS if _heeds_sigterm(self.pid) else "0"
+        with trio.move_on_after(CLEANUP_TIMEOUT, shield=True) as scope:
+            await _podman("rm", "--force", "--ignore", "--time", seconds, self._identifier)
+            await self._started.reap()
+        if scope.cancelled_caught:
+            raise RuntimeFailure(f"stop the podman container: not done in {CLEANUP_TIMEOUT:.0f} s")
 
     def _exec(self, options: list[str], words: list[str], env: Mapping[str, str] | None) -> list[str]:
         if self._stopped:
             raise RuntimeFailure(f"run {words[0]}: the container is stopped")
+        if self.has_ended:
+            raise RuntimeFailure(f"run {words[0]}: the container has ended, since its image's own command did")
         variables = [f"--env={name}={value}" for name, value in (env or {}).items()]
-        return [*self._podman, "exec", "--interactive", *options, *variables, self._identifier, *words]
+        return [*PODMAN, "exec", "--interactive", *options, *variables, self._identifier, *words]
 
 
 @asynccontextmanager
@@ -100,60 +124,106 @@ async def open_podman_container(
     image: str,
     name: str,
     attach: Callable[[int], Awaitable[object]],
-    argv: str | Sequence[str] | None = None,
     nameserver: str = "169.254.1.1",
-    podman_options: Sequence[str] = (),
 ) -> AsyncIterator[PodmanContainer]:
-    """A container of `image` running `argv` (default: the image's own command, with an open standard input).
+    """A container of `image`, which runs the image's own command with an open standard input.
 
-    `attach(netns_fd)` gives its network, before any process of it runs. `podman_options` go before the verb.
+    `attach(netns_fd)` gives its network, before any process of it runs.
 
     Raises: RuntimeFailure, and what `attach` raises.
     """
     if shutil.which("podman") is None or shutil.which("runc") is None:
         raise RuntimeFailure("start a podman container: podman or runc is missing; apt install podman runc")
-    podman = ["podman", "--runtime", "runc", *podman_options]
-    await _remove_leftovers(podman)
+    await _remove_leftovers()
     async with AsyncExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyinterceptor-")))
-        resolv_conf = directory / "resolv.conf"
-        resolv_conf.write_text(f"nameserver {nameserver}\n")
-        resolv_conf.chmod(0o644)
-        identifier = f"pyinterceptor-{hostname(name)}-{secrets.token_hex(4)}"
-        box = PodmanContainer(podman, identifier, 0)
+        identifier = f"{PREFIX}{hostname(name)}-{secrets.token_hex(4)}"
+        directory = _scratch(identifier)
+        directory.mkdir(mode=0o700)
+        stack.callback(shutil.rmtree, directory)
+        box = PodmanContainer(identifier)
         stack.push_async_callback(box.stop)
-        command = [] if argv is None else split(argv)
-        create = ["create", "--interactive", "--network=none", "--pull=missing", "--name", identifier]
-        create += ["--hostname", hostname(name)]
-        create += [*LIMITS, "--label", f"{OWNER}={_mark(os.getpid())}"]
-        create += ["--volume", f"{resolv_conf}:/etc/resolv.conf:ro", image, *command]
-        await _podman(podman, *create)
-        await _podman(podman, "init", identifier)
-        box.pid = int(await _podman(podman, "inspect", "--format", "{{.State.Pid}}", identifier))
-        await _attach(box.pid, attach)
-        await _podman(podman, "start", identifier)
+        options = [*_confinement(directory), "--hostname", hostname(name), *_network(directory, nameserver)]
+        options += ["--name", identifier, "--label", f"{OWNER}={_mark(os.getpid())}"]
+        await _have_image(image)
+        await _podman("create", "--interactive", *options, image)
+        await _podman("init", identifier)
+        box.pid = int(await _podman("inspect", "--format", "{{.State.Pid}}", identifier))
+        box.first, netns_fd = stack.enter_context(_first_process(box.pid))
+        await attach(netns_fd)
+        await _podman("start", identifier)
         yield box
 
 
-async def _attach(pid: int, attach: Callable[[int], Awaitable[object]]) -> None:
+async def _have_image(image: str) -> None:
+    """Pulls it where it isn't here. Raises: RuntimeFailure."""
     try:
-        netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        await _podman("image", "exists", image)
+    except RuntimeFailure:
+        try:
+            await _podman("pull", "--quiet", image)
+        except RuntimeFailure as error:
+            raise RuntimeFailure(f"image {image!r} is not here and can't be pulled: {error}") from error
+
+
+def _confinement(directory: Path) -> Iterator[str]:
+    """podman's own defaults, narrowed."""
+    yield from (*LIMITS, "--cap-drop=all", f"--cap-add={CAPABILITIES}", "--security-opt=no-new-privileges")
+    try:
+        profile = json.loads(PROFILE.read_text())
     except OSError as error:
-        raise RuntimeFailure(f"attach the podman container: it has ended ({error.strerror})") from error
-    try:
-        await attach(netns_fd)
-    finally:
-        os.close(netns_fd)
+        raise RuntimeFailure(
+            f"start a podman container: read {PROFILE}: {error.strerror}; apt install golang-github-containers-common"
+        ) from error
+    narrowed = directory / "seccomp.json"
+    narrowed.write_text(json.dumps(narrow(profile)))
+    yield f"--security-opt=seccomp={narrowed}"
 
 
-async def _remove_leftovers(podman: Sequence[str]) -> None:
+def _network(directory: Path, nameserver: str) -> Iterator[str]:
+    resolv_conf = directory / "resolv.conf"
+    resolv_conf.write_text(f"nameserver {nameserver}\n")
+    resolv_conf.chmod(0o644)
+    yield from ("--network=none", "--volume", f"{resolv_conf}:/etc/resolv.conf:ro")
+
+
+@contextmanager
+def _first_process(pid: int) -> Iterator[tuple[int, int]]:
+    """Descriptors of it and of its network namespace."""
+    with ExitStack() as stack:
+        try:
+            first = os.pidfd_open(pid)
+            stack.callback(os.close, first)
+            netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, netns_fd)
+        except OSError as error:
+            raise RuntimeFailure(f"attach the podman container: it has ended ({error.strerror})") from error
+        yield first, netns_fd
+
+
+async def _remove_leftovers() -> None:
     """Containers of ours whose owner isn't there any more."""
-    form = '{{.ID}} {{index .Labels "' + OWNER + '"}}'
-    listed = await _podman(podman, "ps", "--all", "--filter", f"label={OWNER}", "--format", form)
+    form = '{{.Names}} {{index .Labels "' + OWNER + '"}}'
+    listed = await _podman("ps", "--all", "--filter", f"label={OWNER}", "--format", form)
     for line in listed.splitlines():
         identifier, owner = line.split(" ", 1)
-        if _mark(int(owner.partition("-")[0])) != owner:
-            await _podman(podman, "rm", "--force", "--time", "0", identifier)
+        if identifier.startswith(PREFIX) and _mark(int(owner.partition("-")[0])) != owner:
+            await _podman("rm", "--force", "--ignore", "--time", "0", identifier)
+            shutil.rmtree(_scratch(identifier), ignore_errors=True)
+
+
+def _scratch(identifier: str) -> Path:
+    """The directory of what a container is given as files."""
+    return Path(tempfile.gettempdir(), identifier)
+
+
+def _heeds_sigterm(pid: int) -> bool:
+    """Whether waiting can help: the first process of a PID namespace gets only signals that it handles."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
 def _mark(pid: int) -> str:
@@ -165,10 +235,10 @@ def _mark(pid: int) -> str:
     return f"{pid}-{fields[19]}"
 
 
-async def _podman(podman: Sequence[str], *arguments: str) -> str:
+async def _podman(*arguments: str) -> str:
     """Runs podman to its end; returns what it printed. Raises: RuntimeFailure with its own last sentence."""
     pipe = subprocess.PIPE
-    command = [*podman, *arguments]
+    command = [*PODMAN, *arguments]
     running = await start_process(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
     finished = await running.finish(None)
     if finished.returncode != 0:

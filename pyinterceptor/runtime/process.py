@@ -1,19 +1,19 @@
 """Processes of a workload: started from a thread of their own, awaited in Trio.
 
-A thread's namespaces, system-call filter and signal mask are its own, and what it starts inherits them.
-So entering a container is done by a thread that lives just as long, and our process never enters
-anything.
+A thread's namespaces and system-call filter are its own, and what it starts inherits them. So entering a
+container is done by a thread that lives just as long, and our process never enters anything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
@@ -27,6 +27,7 @@ Stream = int | IO[bytes] | None
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 CHUNK = 64 * 1024  # bytes
+REAP_TIMEOUT = 5.0  # seconds, for what should have ended already
 
 
 class CommandNotRun(RuntimeFailure):
@@ -75,6 +76,11 @@ class Running:
         """None while it runs; 128+n where signal n ended it."""
         return exit_code(self._process.returncode)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has, also before anybody waits."""
+        return self._process.returncode is not None or bool(select.select([self._pidfd], [], [], 0)[0])
+
     async def wait(self) -> int:
         """Until it has ended; returns its exit code."""
         async with self._reaping:
@@ -90,6 +96,11 @@ class Running:
         """Nothing happens if it has ended."""
         if self._process.returncode is None:
             signal.pidfd_send_signal(self._pidfd, number)
+
+    def signal_group(self, number: int) -> None:
+        """To all of the process group that it leads; nothing happens if it has ended."""
+        if self._process.returncode is None:  # not reaped, so its number is nobody else's
+            os.killpg(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -122,6 +133,27 @@ class Running:
         return Finished(self.returncode, gathered["stdout"], gathered["stderr"])
 
 
+class Started:
+    """The processes that a container has started, so that none is left unreaped when it stops."""
+
+    def __init__(self) -> None:
+        self._running: list[Running] = []
+
+    def add(self, running: Running) -> Running:
+        """Notes it; returns it."""
+        self._running = [earlier for earlier in self._running if earlier.returncode is None]
+        self._running.append(running)
+        return running
+
+    async def reap(self) -> None:
+        """Once the container has ended and they with it. Their output can still be read."""
+        for running in self._running:
+            with trio.move_on_after(REAP_TIMEOUT):
+                await running.wait()
+            running.send_signal(signal.SIGKILL)
+            await running.wait()
+
+
 def split(argv: str | Sequence[str]) -> list[str]:
     """A string is split as a shell would. Raises: RuntimeFailure for nothing, or quotes left open."""
     try:
@@ -138,15 +170,19 @@ async def start_process(
 ) -> Running:
     """Starts it from a thread of its own, after `enter` has put that thread where it belongs.
 
-    `options` are subprocess.Popen's. Raises: RuntimeFailure, and what `enter` raises.
+    `options` are subprocess.Popen's. Raises: CommandNotRun, RuntimeFailure, and what `enter` raises.
     """
 
     def work() -> subprocess.Popen[bytes]:
         enter()
         try:
             return subprocess.Popen(argv, **options)
+        except FileNotFoundError as error:
+            raise CommandNotRun(f"run {argv[0]}: command not found", NOT_FOUND) from error
         except OSError as error:
-            raise RuntimeFailure(f"start {argv[0]}: {error.strerror}") from error
+            if error.filename is not None:  # it is execve(2) that failed
+                raise CommandNotRun(f"run {argv[0]}: {error.strerror}", NOT_EXECUTABLE) from error
+            raise RuntimeFailure(f"run {argv[0]}: {error.strerror}") from error
 
     return Running(await trio.to_thread.run_sync(in_fresh_thread, work))
 
@@ -168,19 +204,6 @@ def in_fresh_thread(work: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return results[0]
-
-
-def look_up(command: str, env: Mapping[str, str]) -> None:
-    """Whether this can be run, as seen by the calling thread. Raises: CommandNotRun."""
-    if "/" in command:
-        places = [command]
-    else:
-        places = [os.path.join(place or ".", command) for place in env.get("PATH", os.defpath).split(":")]
-    there = [place for place in places if os.path.exists(place)]
-    if not there:
-        raise CommandNotRun(f"run {command}: command not found", NOT_FOUND)
-    if not any(os.path.isfile(place) and os.access(place, os.X_OK) for place in there):
-        raise CommandNotRun(f"run {command}: not an executable file", NOT_EXECUTABLE)
 
 
 def exit_code(returncode: int | None) -> int | None:

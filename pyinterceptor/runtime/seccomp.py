@@ -1,8 +1,8 @@
 """System calls that no workload may make, whatever its user: a small seccomp filter (seccomp(2)).
 
 It closes what namespaces leave open: sockets that belong to no network namespace (AF_VSOCK reaches the
-hypervisor past every veth), terminal input injection, user namespaces, the host's keyrings, and io_uring
-and foreign system-call tables, which would make the same calls unseen. Everything else is allowed.
+hypervisor past every veth), terminal input injection, user namespaces, the host's keyrings and BPF, and
+io_uring and foreign system-call tables, which would make the same calls unseen. Everything else is allowed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import platform
 import socket
 import struct
+from typing import Any
 
 from pyinterceptor.errors import RuntimeFailure
 
@@ -34,6 +35,7 @@ TABLES = {
             "add_key": 248,
             "request_key": 249,
             "keyctl": 250,
+            "bpf": 321,
         },
     ),
     "aarch64": (
@@ -48,6 +50,7 @@ TABLES = {
             "add_key": 217,
             "request_key": 218,
             "keyctl": 219,
+            "bpf": 280,
         },
     ),
 }
@@ -79,7 +82,7 @@ def compile_filter(machine: str) -> bytes:
     # clone3 hides its flags behind a pointer; ENOSYS makes the C library use clone.
     for name in ("clone3", "io_uring_setup"):
         program += [_op(EQUAL, calls[name], 0, 1), _refuse(errno.ENOSYS)]
-    for name in ("add_key", "request_key", "keyctl"):
+    for name in ("add_key", "request_key", "keyctl", "bpf"):
         program += [_op(EQUAL, calls[name], 0, 1), _refuse(errno.EPERM)]
     for name in ("clone", "unshare"):
         program += _when(calls[name], 0, [_op(ANY_BIT, CLONE_NEWUSER, 0, 1), _refuse(errno.EPERM)])
@@ -91,6 +94,27 @@ def compile_filter(machine: str) -> bytes:
     program += _when(calls["socket"], 0, [*families, _refuse(errno.EAFNOSUPPORT)])
     program.append(_op(RETURN, ALLOW))
     return b"".join(program)
+
+
+def narrow(profile: dict[str, Any]) -> dict[str, Any]:
+    """podman's own profile (containers-seccomp.json(5)) without what the filter refuses, as a new one."""
+    _, calls = TABLES["x86_64"]
+    rules = []
+    for rule in profile["syscalls"]:
+        names = [name for name in rule["names"] if name == "ioctl" or name not in calls]
+        rules += [{**rule, "names": names}] if names else []
+    for family in FAMILIES:
+        rules.append(_allowed("socket", {"index": 0, "value": int(family), "op": "SCMP_CMP_EQ"}))
+    for name in ("clone", "unshare"):
+        no_user_namespace = {"index": 0, "value": CLONE_NEWUSER, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+        rules.append(_allowed(name, no_user_namespace))
+    # A 32-bit socketcall(2) can't be judged, since its arguments are in memory.
+    native = [{**entry, "subArchitectures": []} for entry in profile["archMap"]]
+    return {**profile, "archMap": native, "syscalls": rules}
+
+
+def _allowed(name: str, where: dict[str, Any]) -> dict[str, Any]:
+    return {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [where]}
 
 
 def install_filter() -> None:

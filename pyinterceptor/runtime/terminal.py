@@ -1,118 +1,156 @@
 """A command on our own standard streams and terminal, as if our process weren't there.
 
-The command stays in our process group, so the terminal's Ctrl-C reaches it without us, and a pipeline
-around us keeps working. We outlive such signals, pass on what was sent to us alone, and stop when the
-command is stopped.
+The command has a process group of its own: whoever is in a group can signal all of it, and we, or a script
+that called us, must be out of its reach. So we do what a shell does: give it the terminal's foreground,
+pass on the signals that we get, and stop when it is stopped.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import trio
 
 from pyinterceptor.runtime.process import Running
 
-SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGWINCH,
-    signal.SIGTSTP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-SIGINFO = 128  # bytes of a struct signalfd_siginfo
-SI_KERNEL = 0x80  # the terminal sent it, to the whole group
-SFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+FOR_THE_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH)  # what a terminal sends
+FOR_THE_COMMAND = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+ASKING = (signal.SIGTTIN, signal.SIGTTOU)  # what stops a process that uses a terminal from the background
+# Asks for the foreground before the command begins: some programs look once, at their start.
+ASK = ("/bin/sh", "-c", 'kill -TTIN $$; exec "$@"', "sh")
+
+Start = Callable[[Sequence[str]], Awaitable[Running]]
 
 
-async def supervise(start: Callable[[], Awaitable[Running]]) -> int:
-    """Starts the command with our signals held back, waits for it; returns its exit code.
+async def until_signalled(main: Callable[[], Awaitable[int]]) -> int:
+    """Runs `main`, cancelled by a signal that would end us; returns its exit code, or 128+n for signal n.
 
-    The main thread's work: Python delivers signals nowhere else.
+    For the main thread. Raises: an exception group, what `main` raises.
     """
-    with _signal_descriptor() as descriptor, trio.open_signal_receiver(*SIGNALS, signal.SIGCHLD) as stray:
-        running = await start()
+    ended_by = 0
+    code = 0
+
+    async def watch(signals: AsyncIterator[int]) -> None:
+        nonlocal ended_by
+        async for number in signals:
+            ended_by = number
+            nursery.cancel_scope.cancel()
+
+    with trio.open_signal_receiver(*_heeded(ENDING)) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, signals)
+            code = await main()
+            nursery.cancel_scope.cancel()
+    return 128 + ended_by if ended_by else code
+
+
+async def supervise(start: Start) -> int:
+    """Starts the command, sees to it until it ends; returns its exit code.
+
+    `start` is given words to put before the command, and starts it in a process group of its own. For the
+    main thread, since Python receives signals nowhere else.
+    """
+    heeded = _heeded((*FOR_THE_GROUP, *FOR_THE_COMMAND))
+    with _open_terminal() as terminal, trio.open_signal_receiver(*heeded, signal.SIGCHLD) as signals:
+        is_interactive = terminal.is_ours() and os.isatty(0) and os.isatty(1)
+        running = await start(ASK if is_interactive else ())
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_follow, descriptor, running)
-                nursery.start_soon(_follow_stray, stray, running)
+                nursery.start_soon(_follow, signals, running, terminal)
                 code = await running.wait()
                 nursery.cancel_scope.cancel()
         finally:
             await running.aclose()
+            terminal.take_back()
     return code
 
 
-@contextmanager
-def _signal_descriptor() -> Iterator[int]:
-    """A signalfd(2), which unlike a handler tells who sent the signal."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    blocked = {*SIGNALS, signal.SIGCHLD}
-    mask = struct.pack("Q", sum(1 << (number - 1) for number in blocked)).ljust(128, b"\0")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-    descriptor = libc.signalfd(-1, mask, SFD_FLAGS)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+class _Terminal:
+    """Our controlling terminal, by a descriptor that it borrows; None where we have none."""
+
+    def __init__(self, fd: int | None) -> None:
+        self.fd = fd
+        self._is_given = False
+
+    def is_ours(self) -> bool:
+        """Whether our group is in the foreground."""
+        return self.fd is not None and os.tcgetpgrp(self.fd) == os.getpgrp()
+
+    def give(self, group: int) -> bool:
+        """Puts the group in the foreground, if that is ours to give."""
+        if self.is_ours():
+            self._set(group)
+            self._is_given = True
+        return self._is_given
+
+    def take_back(self) -> bool:
+        """Puts our group in the foreground again, if another has it from us."""
+        was_given, self._is_given = self._is_given, False
+        if was_given:
+            self._set(os.getpgrp())
+        return was_given
+
+    def _set(self, group: int) -> None:
+        assert self.fd is not None
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # else it stops us
+        with suppress(OSError):  # the terminal has hung up, or the group has ended
+            os.tcsetpgrp(self.fd, group)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-async def _follow(descriptor: int, running: Running) -> None:
-    while True:
-        await trio.lowlevel.wait_readable(descriptor)
-        with suppress(BlockingIOError):
-            info = os.read(descriptor, SIGINFO)
-            number, _, code, sender = struct.unpack_from("IiiI", info)
-            if number == signal.SIGCHLD:
-                _stop_with(running)
-            elif code != SI_KERNEL and not _is_of_our_group(sender):
-                _pass_on(number, running)
+@contextmanager
+def _open_terminal() -> Iterator[_Terminal]:
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        yield _Terminal(None)
+        return
+    try:
+        yield _Terminal(fd)
+    finally:
+        os.close(fd)
 
 
-async def _follow_stray(stray: object, running: Running) -> None:
-    """Signals that another thread of ours took: the terminal's, if we are in its foreground, or else ours."""
-    async for number in stray:  # type: ignore[attr-defined]
+async def _follow(signals: AsyncIterator[int], running: Running, terminal: _Terminal) -> None:
+    _stop_with(running, terminal)  # what happened before we knew its pid
+    async for number in signals:
         if number == signal.SIGCHLD:
-            _stop_with(running)
-        elif number == signal.SIGTERM or not _is_in_foreground():
-            _pass_on(number, running)
+            _stop_with(running, terminal)
+        elif number in FOR_THE_GROUP:
+            running.signal_group(number)
+        else:
+            running.send_signal(number)
 
 
-def _stop_with(running: Running) -> None:
-    """If the command has been stopped, stop as well, so that the shell sees it; go on together."""
+def _stop_with(running: Running, terminal: _Terminal) -> None:
+    """If the command was stopped: gives it what it waits for, or stops our own group for our shell to see."""
     try:
         stopped = os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOHANG)
     except ChildProcessError:
         return
-    if stopped is not None:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        _pass_on(signal.SIGCONT, running)
+    if stopped is None or terminal.fd is None:
+        return
+    asks = stopped.si_status in ASKING
+    if not (asks and terminal.give(running.pid)):
+        was_given = terminal.take_back()
+        _stop(signal.SIGSTOP if asks else signal.SIGTSTP)
+        if was_given or asks:
+            terminal.give(running.pid)
+    running.signal_group(signal.SIGCONT)
 
 
-def _pass_on(number: int, running: Running) -> None:
-    with suppress(ProcessLookupError):
-        running.send_signal(number)
+def _stop(number: signal.Signals) -> None:
+    """Stops our group until it is continued. Without a shell to do that, the kernel ignores SIGTSTP."""
+    before = signal.getsignal(signal.SIGTSTP)
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    os.killpg(0, number)
+    signal.signal(signal.SIGTSTP, before)
 
 
-def _is_of_our_group(sender: int) -> bool:
-    """Such a sender signals its whole group (`kill 0`), and the command is in it."""
-    try:
-        return sender not in (0, os.getpid()) and os.getpgid(sender) == os.getpgrp()
-    except ProcessLookupError:
-        return False
-
-
-def _is_in_foreground() -> bool:
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:
-        return False
+def _heeded(numbers: Sequence[signal.Signals]) -> list[signal.Signals]:
+    """Without those that we were started to ignore, as nohup(1) does: the command ignores them as well."""
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]

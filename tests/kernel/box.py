@@ -6,6 +6,7 @@ import functools
 import os
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,10 @@ class Box:
 
     def run(self, step: Callable[[], T]) -> T:
         return inside(self.fd, step)
+
+    def command(self, *argv: str) -> str:
+        """Runs a program inside; returns its standard output."""
+        return self.run(lambda: subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
 
     def connect(self, address: str, port: int) -> socket.socket:
         """A connection from inside, with a deadline for all that is done on it."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -153,18 +156,59 @@ def test_ctrl_z_stops_both_for_the_shell_and_fg_goes_on() -> None:
     with on_terminal(["bash", "-c", script, "bash", *OURS, "sh", "-c", "echo up; read line; exit 5"]) as terminal:
         terminal.until(b"up")
         terminal.type(b"\x1a")
-        terminal.until(b"stopped=147")
+        terminal.until(b"stopped=148")
         terminal.type(b"line\n")
         terminal.until(b"ended=5")
+
+
+def test_the_terminal_is_the_callers_again_when_the_command_has_ended() -> None:
+    script = '"$@"; echo "ended=$?"; read line; echo "read=$line"'
+    with on_terminal(["sh", "-c", script, "sh", *OURS, "cat"]) as terminal:
+        terminal.type(b"to the command\n\x04")
+        terminal.until(b"to the command\r\nto the command")
+        terminal.until(b"ended=0")
+        terminal.type(b"to the caller\n")
+        terminal.until(b"read=to the caller")
+
+
+def test_a_command_in_a_pipeline_gets_the_terminal_when_it_reads_it() -> None:
+    script = "echo piped | \"$@\" sh -c 'cat; read line </dev/tty; echo \"typed=$line\"' | cat; echo after"
+    with on_terminal(["sh", "-c", script, "sh", *OURS]) as terminal:
+        terminal.until(b"piped")
+        terminal.type(b"by hand\n")
+        terminal.until(b"typed=by hand")
+        terminal.until(b"after")
+
+
+def test_ctrl_c_ends_a_command_in_a_pipeline() -> None:
+    script = "\"$@\" sh -c 'echo up; exec sleep 1000' | (trap '' INT; cat)"
+    with on_terminal(["bash", "-c", script, "bash", *OURS]) as terminal:
+        terminal.until(b"up")
+        terminal.type(b"\x03")
+        terminal.until(b"code 130")
+        assert b"Traceback" not in terminal.said
+
+
+def test_a_command_in_the_background_stops_its_job_when_it_reads_the_terminal() -> None:
+    script = "set -m; \"$@\" sh -c 'read line; exit 6' & wait $!; echo \"stopped=$?\"; fg; echo \"ended=$?\""
+    with on_terminal(["bash", "-c", script, "bash", *OURS]) as terminal:
+        terminal.until(b"stopped=147")
+        terminal.type(b"line\n")
+        terminal.until(b"ended=6")
+
+
+def test_signals_that_the_caller_ignores_stay_ignored() -> None:
+    script = 'trap "" HUP; exec "$@"'
+    with on_terminal(["sh", "-c", script, "sh", *OURS, "sh", "-c", "echo up; read line; exit 8"]) as terminal:
+        terminal.until(b"up")
+        os.kill(terminal.process.pid, signal.SIGHUP)
+        terminal.type(b"line\n")
+        terminal.until(b"code 8")
 
 
 def test_a_window_change_arrives() -> None:
     with on_terminal(listening()) as terminal:
         terminal.until(b"<ready>")
-        import fcntl
-        import struct
-        import termios
-
         fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         terminal.until(b"<SIGWINCH>")
 

@@ -9,13 +9,14 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+from pyinterceptor.capture.namespace import inside
 from tests.world.network import new_namespace, wait_for_port
 from tests.world.servers import Servers
 
@@ -23,6 +24,8 @@ ORIGIN_V4, ORIGIN_V6 = "203.0.113.10", "2001:db8:1::10"
 OTHER_V4, OTHER_V6 = "198.51.100.20", "2001:db8:2::20"
 NAMESERVER_V4, NAMESERVER_V6 = "203.0.113.53", "2001:db8:1::53"
 DEAD_V6 = "2001:db8:dead::1"  # packets to it vanish, without an answer
+
+T = TypeVar("T")
 
 COUNTING = """
 table inet world {
@@ -77,6 +80,11 @@ class World:
     ) -> None:
         self._stack.close()
 
+    @property
+    def namespace(self) -> int:
+        """The descriptor of the internet's network namespace; borrow it."""
+        return self._namespace
+
     def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Starts a command in the internet; it is killed when this thread ends."""
         entered = self._entered(["setpriv", "--pdeathsig", "KILL", *argv])
@@ -88,6 +96,10 @@ class World:
 
     def _entered(self, argv: Sequence[str]) -> list[str]:
         return ["nsenter", f"--net=/proc/self/fd/{self._namespace}", *argv]
+
+    def inside(self, step: Callable[[], T]) -> T:
+        """Runs `step` with the internet's network: sockets that it makes stay there."""
+        return inside(self._namespace, step)
 
     def name(self, name: str, *addresses: str, ttl: int = 60) -> None:
         """Sets what the DNS server answers for a name from now on; nothing: the name does not exist."""

@@ -1,0 +1,44 @@
+"""Whether the host has a way to IPv6 addresses, and when that changes."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import trio
+
+from pyinterceptor._relay import lib
+from pyinterceptor.capture.netlink import NETLINK_ROUTE
+
+ROUTES_OF_IPV6 = 0x400  # RTMGRP_IPV6_ROUTE, linux/rtnetlink.h
+NOTICE = 1 << 16  # bytes
+
+
+def has_ipv6() -> bool:
+    """Now."""
+    return bool(lib.relay_has_route(socket.AF_INET6))
+
+
+async def follow_ipv6(tell: Callable[[bool], None]) -> None:
+    """Tells it now and whenever it changes, for ever."""
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    with socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE) as notices:
+        notices.bind((0, ROUTES_OF_IPV6))
+        told: bool | None = None
+        while True:
+            if (now := has_ipv6()) != told:
+                tell(now)
+                told = now
+            await trio.lowlevel.wait_readable(notices)
+            _take_all(notices)
+
+
+def _take_all(notices: socket.socket) -> None:
+    """What they say is looked up anyway, so that one that was lost (ENOBUFS) is no loss."""
+    while True:
+        try:
+            notices.recv(NOTICE)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue

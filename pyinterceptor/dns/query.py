@@ -1,0 +1,94 @@
+"""A container's question, read from the wire. RFC 1035 section 4.1, RFC 6891, RFC 9619.
+
+Pure, and by hand: it is one name and two numbers. The name is kept as it was written, so that the answer repeats
+its very letters; compression pointers, which no question needs, are not followed.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+
+from dns.rcode import BADVERS, FORMERR, NOERROR, NOTIMP, REFUSED, Rcode
+from dns.rdataclass import IN
+from dns.rdatatype import ANY, OPT
+
+from pyinterceptor.errors import PeerError
+
+QUERY_MAX = 4096  # bytes; a question with EDNS options is far shorter
+NAME_MAX = 255  # bytes on the wire
+LABEL_MAX = 63  # bytes
+HEADER = 12  # bytes
+RESPONSE, OPCODE = 0x8000, 0x7800  # flags
+META = {0, OPT, *range(128, ANY)}  # types that ask for no records (RFC 6895 section 3.1)
+HOST_LABEL = re.compile(rb"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """`code` is what the answer has to say to the question's form, NOERROR where it can be answered.
+
+    `question` is name, type and class as they came, empty where they can't be read. `payload` is the size of an
+    answer over UDP that EDNS permits, 0 without EDNS.
+    """
+
+    id: int
+    flags: int
+    code: Rcode
+    question: bytes = b""
+    labels: tuple[bytes, ...] = ()
+    kind: int = 0
+    payload: int = 0
+
+    @property
+    def host(self) -> str:
+        """The name as rules compare it; "" for what is no host name."""
+        labels = [label.lower() for label in self.labels]
+        if not labels or labels[-1].isdigit() or not all(map(HOST_LABEL.fullmatch, labels)):
+            return ""
+        return b".".join(labels).decode("ascii")
+
+
+def read(wire: bytes) -> Query:
+    """What is asked.
+
+    Raises: PeerError for what can't even be answered.
+    """
+    if len(wire) < HEADER:
+        raise PeerError("a DNS message ends in its header")
+    number, flags, questions, answers, authorities, additional = struct.unpack_from("!6H", wire)
+    if flags & RESPONSE:
+        raise PeerError("a DNS answer where a question was due")
+    if flags & OPCODE:
+        return Query(number, flags, NOTIMP)
+    name = _name(wire)
+    if questions != 1 or answers or authorities or name is None:
+        return Query(number, flags, FORMERR)
+    labels, end = name
+    kind, cls = struct.unpack_from("!2H", wire, end)
+    payload, version = _edns(wire[end + 4 :]) if additional else (0, 0)
+    code = BADVERS if version else REFUSED if cls != IN else NOTIMP if kind in META else NOERROR
+    return Query(number, flags, code, wire[HEADER : end + 4], labels, kind, payload)
+
+
+def _name(wire: bytes) -> tuple[tuple[bytes, ...], int] | None:
+    """The labels of the name after the header, and where it ends; None for what is no name with a type and class."""
+    labels: list[bytes] = []
+    at = HEADER
+    while at + 4 < len(wire) and at - HEADER < NAME_MAX:
+        length = wire[at]
+        if length == 0:
+            return tuple(labels), at + 1
+        if length > LABEL_MAX:
+            return None
+        labels.append(wire[at + 1 : at + 1 + length])
+        at += 1 + length
+    return None
+
+
+def _edns(record: bytes) -> tuple[int, int]:
+    """Payload size and version of an OPT record; zeros for another one. (RFC 6891 section 6.1)"""
+    if len(record) < 11 or record[:3] != b"\0\0\x29":
+        return 0, 0
+    return max(int.from_bytes(record[3:5], "big"), 512), record[6]

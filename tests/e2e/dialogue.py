@@ -1,0 +1,169 @@
+"""Both ends of a container's connection in the test's hands: a client inside it, an origin out in the world."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor import App, Container, open_interceptor
+from pyinterceptor.capture.namespace import inside
+from pyinterceptor.interceptor import Interceptor
+from pyinterceptor.relay.relay import Options
+from tests.world import ORIGIN_V4, World
+
+DEADLINE = 20.0  # seconds, of a whole dialogue
+PORT = 8000  # of origins; a port where servers may speak first
+
+
+class End:
+    """One end of a connection: what it says and what it hears."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._heard = b""
+
+    @property
+    def address(self) -> str:
+        """Its own, IPv4 in its own notation."""
+        return str(self._stream.socket.getsockname()[0]).removeprefix("::ffff:")
+
+    async def says(self, text: bytes, *, piece: int = 0) -> None:
+        """Sends it all, or `piece` bytes at a time, each as a segment of its own."""
+        for at in range(0, len(text), piece or len(text) or 1):
+            await self._stream.send_all(text[at : at + piece] if piece else text)
+            if piece:
+                await trio.lowlevel.checkpoint()
+
+    async def hears(self, text: bytes) -> None:
+        """Exactly this comes next."""
+        assert await self.reads(len(text)) == text
+
+    async def reads(self, count: int) -> bytes:
+        """The next bytes; fewer only at the end."""
+        while len(self._heard) < count and (data := await self._stream.receive_some()):
+            self._heard += data
+        taken, self._heard = self._heard[:count], self._heard[count:]
+        return taken
+
+    async def head(self) -> bytes:
+        """The next head, up to and with the blank line."""
+        while b"\r\n\r\n" not in self._heard and (data := await self._stream.receive_some()):
+            self._heard += data
+        head, found, self._heard = self._heard.partition(b"\r\n\r\n")
+        return head + found
+
+    async def response(self) -> tuple[int, bytes]:
+        """Status and body of the next response, which has a Content-Length."""
+        head = await self.head()
+        length = next(
+            int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+        )
+        return int(head.split(b" ")[1]), await self.reads(length)
+
+    async def hears_the_end(self) -> None:
+        assert await self.reads(1) == b""
+
+    async def hears_a_reset(self) -> None:
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            assert await self._stream.receive_some() == b"", "it said something instead"
+        assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+    async def resets(self) -> None:
+        self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+        await self.aclose()
+
+    async def says_no_more(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+class Scene:
+    """A running container, and origins' listeners in the world."""
+
+    def __init__(self, interceptor: Interceptor, box: Any, namespace: int, listener: trio.SocketListener) -> None:
+        self.interceptor = interceptor
+        self.box = box
+        self.namespace = namespace  # the container's network's, as a descriptor
+        self._listener = listener
+        self._ends: list[End] = []
+
+    async def client(self, address: str = ORIGIN_V4, port: int = PORT) -> End:
+        """A new connection of the container."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        made = inside(self.namespace, lambda: socket.socket(family, socket.SOCK_STREAM))
+        connection = trio.socket.from_stdlib_socket(made)
+        try:
+            await connection.connect((address, port))
+        except BaseException:
+            connection.close()
+            raise
+        return self._keep(trio.SocketStream(connection))
+
+    async def is_refused(self, address: str = ORIGIN_V4, port: int = PORT) -> None:
+        """A connection of the container is reset, at once or soon after."""
+        try:
+            client = await self.client(address, port)
+        except ConnectionError:
+            return
+        await client.hears_a_reset()
+
+    async def origin(self) -> End:
+        """The next connection that arrives in the world, at any address, port PORT."""
+        return self._keep(await self._listener.accept())
+
+    def _keep(self, stream: trio.SocketStream) -> End:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end = End(stream)
+        self._ends.append(end)
+        return end
+
+    async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):
+            for end in self._ends:
+                await end.aclose()
+
+
+@asynccontextmanager
+async def scene(
+    world: World, cls: type[Container], instance: str, options: Options | None = None
+) -> AsyncIterator[Scene]:
+    """A container of the class under way, and an origin that the test plays itself."""
+    app = App(containers=[cls], bindings={})
+    with trio.fail_after(DEADLINE), origin_listener(world) as listener:
+        async with open_interceptor(app, instance=instance, options=options) as interceptor:
+            box = await interceptor.get_container(cls, "box")
+            with namespace_of(box.pid) as namespace:
+                opened = Scene(interceptor, box, namespace, listener)
+                try:
+                    yield opened
+                finally:
+                    await opened.aclose()
+
+
+@contextmanager
+def origin_listener(world: World) -> Iterator[trio.SocketListener]:
+    def step() -> socket.socket:
+        return socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+
+    with inside(world.namespace, step) as made:
+        made.setblocking(False)
+        yield trio.SocketListener(trio.socket.from_stdlib_socket(made))
+
+
+@contextmanager
+def namespace_of(pid: int) -> Iterator[int]:
+    """The network namespace of a process on the host."""
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,298 @@
+"""Names as containers meet them: through every resolver address, under every kind of rule, and dialled by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor import App, Container, Response, open_interceptor
+from pyinterceptor.dns import names
+from tests.e2e.clients import TIME, output
+from tests.world import NAMESERVER_V4, NAMESERVER_V6, ORIGIN_V4, ORIGIN_V6, OTHER_V4, World
+
+DIG = str(Path(__file__).with_name("dig.py"))
+NOBODY_V4, NOBODY_V6 = "192.0.2.99", "2001:db8:9::9"  # no resolver is there
+DEAD_V4 = "203.0.113.99"  # answers nothing at all
+ECHO = """
+import socket, sys
+socks = [socket.create_connection((address, 7), timeout=20) for address in sys.argv[2:]]
+for sock in socks:
+    sock.sendall(sys.argv[1].encode())
+    sock.shutdown(socket.SHUT_WR)
+for sock in socks:
+    print(sock.makefile().read())
+    sock.close()
+"""
+
+
+HOLD = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as sock:
+    sock.sendall(b"GET / HTTP/1.1\\r\\nHost: origin.test\\r\\n\\r\\n" if sys.argv[2] == "80" else b"hello\\n")
+    assert sock.recv(1)
+    print("open")
+    sys.stdin.read()
+"""
+
+
+class Plain(Container):
+    """No rule: everything passes, dialled in C."""
+
+
+class Ruled(Container):
+    """Some names are handled, nothing else exists."""
+
+    enable_internet = False
+
+
+class Mixed(Container):
+    """The same names are handled, the rest passes."""
+
+
+class Everything(Container):
+    """Every HTTP request is handled, what isn't HTTP passes."""
+
+
+class Closed(Container):
+    """Every HTTP request is handled, nothing passes."""
+
+    enable_internet = False
+
+
+async def answer(request: Any, env: Any, ctx: Any) -> Response:
+    return Response(f"handled {request.url.host} for {ctx.container_name}\n")
+
+
+for ruled in (Ruled, Mixed):
+    ruled.outbound_by_host("my.kv", "*.glob.kv", "Bücher.example", "origin.test")(answer)
+for caught in (Everything, Closed):
+    caught.outbound(answer)
+
+
+@asynccontextmanager
+async def containers(
+    cls: type[Container], instance: str, names: Sequence[str] = ("box",), nameservers: Sequence[str] | None = None
+) -> AsyncIterator[list[Any]]:
+    with trio.fail_after(TIME):
+        async with open_interceptor(App(containers=[cls]), instance=instance, nameservers=nameservers) as interceptor:
+            yield [await interceptor.get_container(cls, name) for name in names]
+
+
+async def dig(box: Any, name: str, kind: str = "A", server: str = NAMESERVER_V4, transport: str = "udp") -> str:
+    """The code and the records, as one line."""
+    return (await output(box, [sys.executable, DIG, server, transport, name, kind])).strip()
+
+
+async def curl(box: Any, url: str, *options: str) -> str:
+    return await output(box, ["curl", "-sSg", "-m", "20", *options, url])
+
+
+async def echo(box: Any, text: str, *hosts: str) -> list[str]:
+    """What the echo service of each host sends back, all connections open at once."""
+    return (await output(box, ["/usr/bin/python3", "-c", ECHO, text, *hosts])).splitlines()
+
+
+def asked(world: World, *names: str) -> list[tuple[str, str]]:
+    """What the world's DNS server has been asked about these names."""
+    return [(name, kind) for name, kind in world.queries() if name in names]
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("server", [NAMESERVER_V4, NAMESERVER_V6, NOBODY_V4, NOBODY_V6])
+def test_every_address_is_a_resolver(server: str, transport: str, world: World, instance: str) -> None:
+    async def main() -> None:
+        async with containers(Mixed, instance) as [box]:
+            for name, kind, line in (
+                ("my.kv", "A", "NOERROR 198.18.1.0"),
+                ("my.kv", "AAAA", "NOERROR fd70:7969:6e74:1::100"),
+                ("my.kv", "TXT", "NOERROR"),
+                ("0.1.18.198.in-addr.arpa", "PTR", "NOERROR my.kv."),
+                ("v4.origin.test", "A", f"NOERROR {ORIGIN_V4}"),
+                ("v6.origin.test", "AAAA", f"NOERROR {ORIGIN_V6}"),
+                ("v4.origin.test", "AAAA", "NOERROR"),
+                ("gone.test", "A", "NXDOMAIN"),
+                ("localhost", "A", "NOERROR 127.0.0.1"),
+            ):
+                assert await dig(box, name, kind, server, transport) == line
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("cls", [Ruled, Mixed])
+@pytest.mark.parametrize("name", ["my.kv", "MY.Kv", "my.kv.", "a.b.glob.kv", "bücher.example", "origin.test"])
+def test_a_rules_name_is_its_handlers(cls: type[Container], name: str, world: World, instance: str) -> None:
+    async def main() -> None:
+        async with containers(cls, instance) as [box]:
+            page = await output(box, [sys.executable, "-c", URLLIB, f"http://{name}/"])
+            assert page.startswith("handled ")
+
+    before = asked(world, "my.kv", "origin.test", "a.b.glob.kv", "xn--bcher-kva.example")
+    trio.run(main)
+    assert asked(world, "my.kv", "origin.test", "a.b.glob.kv", "xn--bcher-kva.example") == before
+
+
+URLLIB = """
+import sys, urllib.request
+url = sys.argv[1].encode().decode("utf-8")
+host = url.split("/")[2].encode("idna").decode()
+print(urllib.request.urlopen(f"http://{host}/", timeout=20).read().decode(), end="")
+"""
+
+
+@pytest.mark.parametrize(("cls", "lines"), [
+    (Ruled, ["NXDOMAIN", "NXDOMAIN", "NXDOMAIN"]),
+    (Mixed, [f"NOERROR {OTHER_V4}", "NOERROR", "NXDOMAIN"]),
+    (Closed, ["NOERROR 198.18.1.0", "NOERROR", "NOERROR 198.18.1.1"]),
+    (Everything, ["NOERROR 198.18.1.0", "NOERROR", "NOERROR 198.18.1.1"]),
+])
+def test_only_what_passes_is_asked_upstream(
+    cls: type[Container], lines: list[str], world: World, instance: str
+) -> None:
+    async def main() -> None:
+        async with containers(cls, instance) as [box]:
+            questions = [("other.test", "A"), ("other.test", "TXT"), ("secret.data.test", "A")]
+            assert [await dig(box, *question) for question in questions] == lines
+
+    before = len(world.queries())
+    trio.run(main)
+    new = world.queries()[before:]
+    assert ({("other.test", "A"), ("other.test", "TXT"), ("secret.data.test", "A")} <= set(new)) is (cls is Mixed)
+    assert bool(new) is (cls is Mixed)
+
+
+def test_each_container_has_its_own_names_and_anothers_address_leads_nowhere(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with containers(Everything, instance, ["a", "b"]) as [a, b]:
+            assert await dig(a, "origin.test") == "NOERROR 198.18.1.0"
+            assert await dig(b, "first.kv") == "NOERROR 198.18.1.0"
+            assert await dig(b, "origin.test") == "NOERROR 198.18.1.1"
+            assert await curl(a, "http://origin.test/") == "handled origin.test for a\n"
+            assert await curl(b, "http://first.kv/") == "handled first.kv for b\n"
+            assert await echo(a, "hello", "198.18.1.0") == ["hello"]
+            assert await echo(b, "hello", "198.18.1.1") == ["hello"]
+            for box, address in ((a, "198.18.1.1"), (b, "198.18.1.0")):
+                refused = await box.exec(["/usr/bin/python3", "-c", ECHO, "hello", address])
+                assert b"Error" in refused.stderr
+
+    trio.run(main)
+
+
+def test_flows_that_wait_for_one_name_ask_for_it_once_and_anew_when_it_expires(world: World, instance: str) -> None:
+    world.name("short.test", ORIGIN_V4, ORIGIN_V6, ttl=1)
+
+    async def main() -> None:
+        async with containers(Everything, instance) as [box]:
+            await dig(box, "short.test")
+            assert asked(world, "short.test") == []
+            assert await echo(box, "all at once", *["198.18.1.0"] * 20) == ["all at once"] * 20
+            assert sorted(asked(world, "short.test")) == [("short.test", "A"), ("short.test", "AAAA")]
+            while len(asked(world, "short.test")) < 4:
+                assert await echo(box, "again", "198.18.1.0") == ["again"]
+
+    trio.run(main)
+
+
+def test_a_name_without_address_resets_the_flows_that_dial_it(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with containers(Everything, instance) as [box]:
+            assert await dig(box, "gone.test") == "NOERROR 198.18.1.0"
+            began = trio.current_time()
+            refused = await box.exec(["/usr/bin/python3", "-c", ECHO, "hello", "198.18.1.0"])
+            assert b"ConnectionResetError" in refused.stderr
+            assert trio.current_time() - began < 10
+            world.name("gone.test", ORIGIN_V4, ttl=1)
+            assert await echo(box, "hello", "198.18.1.0") == ["hello"]
+
+    try:
+        trio.run(main)
+    finally:
+        world.name("gone.test")
+
+
+def test_a_name_that_was_asked_for_one_family_is_dialled_over_the_other(world: World, instance: str) -> None:
+    world.name("sixth.test", DEAD_V4, ORIGIN_V6)
+    world.name("fourth.test", ORIGIN_V4, "2001:db8:dead::1")
+
+    async def main() -> None:
+        async with containers(Plain, instance) as [box]:
+            assert (await curl(box, "http://sixth.test/who", "-4")).split()[:2] == ["sixth.test", ORIGIN_V6]
+            assert (await curl(box, "http://fourth.test/who", "-6")).split()[:2] == ["fourth.test", ORIGIN_V4]
+            by_address = await box.exec(["curl", "-sS", "-m", "2", f"http://{DEAD_V4}/who", "-H", "Host: nobody.test"])
+            assert by_address.returncode == 0 or by_address.returncode == 28
+
+    trio.run(main)
+
+
+def test_an_address_that_a_name_has_left_leads_to_its_new_ones(world: World, instance: str) -> None:
+    world.name("moving.test", DEAD_V4, ttl=1)
+
+    async def main() -> None:
+        async with containers(Plain, instance) as [box]:
+            assert await dig(box, "moving.test") == f"NOERROR {DEAD_V4}"
+            world.name("moving.test", OTHER_V4, ttl=1)
+            assert (await curl(box, "http://moving.test/who")).split()[:2] == ["moving.test", OTHER_V4]
+            old = await curl(box, "http://moving.test/who", "--resolve", f"moving.test:80:{DEAD_V4}")
+            assert old.split()[:2] == ["moving.test", OTHER_V4]
+
+    trio.run(main)
+
+
+def test_an_answer_that_comes_after_the_connection_disturbs_it_not(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with containers(Plain, instance) as [box]:
+            script = (
+                f"exec 3<>/dev/tcp/{ORIGIN_V4}/7; echo before >&3; head -n 1 <&3;"
+                f'{sys.executable} {DIG} {NAMESERVER_V4} udp origin.test A; echo after >&3; head -n 1 <&3'
+            )
+            lines = (await output(box, ["bash", "-c", script])).splitlines()
+            assert lines == ["before", f"NOERROR {ORIGIN_V4}", "after"]
+            assert await echo(box, "by address", ORIGIN_V4) == ["by address"]
+
+    trio.run(main)
+
+
+def test_who_answers_with_anothers_address_does_not_get_its_connections(world: World, instance: str) -> None:
+    world.name("victim.test", DEAD_V4)
+    world.name("evil.test", DEAD_V4, ORIGIN_V6)
+
+    async def main() -> None:
+        async with containers(Plain, instance) as [box]:
+            assert await dig(box, "victim.test") == f"NOERROR {DEAD_V4}"
+            assert (await curl(box, "http://evil.test/who", "-4")).split()[:2] == ["evil.test", ORIGIN_V6]
+            timed_out = await box.exec(["curl", "-sS", "-m", "3", "http://victim.test/who"])
+            assert (timed_out.returncode, timed_out.stdout) == (28, b"")
+            world.name("victim.test", DEAD_V4, ORIGIN_V4)
+            assert (await curl(box, "http://victim.test/who", "-4")).split()[:2] == ["victim.test", ORIGIN_V4]
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("port", [7, 80], ids=["a flow in C", "a flow with Python"])
+def test_an_address_that_a_flow_is_open_to_is_not_given_to_another_name(
+    port: int, world: World, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "NAMES_MAX", 1)
+    monkeypatch.setattr(names, "REUSE_AFTER", 0.0)
+
+    async def main() -> None:
+        async with containers(Everything, instance) as [box]:
+            assert await dig(box, "origin.test") == "NOERROR 198.18.1.0"
+            assert await dig(box, "second.test") == "NOERROR 198.18.1.0"
+            assert await dig(box, "origin.test") == "NOERROR 198.18.1.0"
+            argv = ["/usr/bin/python3", "-uc", HOLD, "198.18.1.0", str(port)]
+            async with aclosing(await box.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as held:
+                assert (await held.stdout.receive_some()).startswith(b"open")
+                assert await dig(box, "second.test") == "SERVFAIL"
+                assert await dig(box, "origin.test") == "NOERROR 198.18.1.0"
+            while (line := await dig(box, "second.test")) == "SERVFAIL":
+                await trio.lowlevel.checkpoint()
+            assert line == "NOERROR 198.18.1.0"
+
+    trio.run(main)

@@ -1,0 +1,67 @@
+"""`pyinterceptor doctor`: what is missing is said with its remedy, and by the exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pyinterceptor.capture.probe import CAPABILITIES
+
+DOCTOR = [sys.executable, "-m", "pyinterceptor", "doctor"]
+
+
+def doctor(prefix: Sequence[str] = (), **environment: str) -> tuple[int, list[str]]:
+    """Exit code and lines."""
+    ran = subprocess.run(
+        [*prefix, *DOCTOR], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+    assert ran.stderr == ""
+    return ran.returncode, ran.stdout.splitlines()
+
+
+def test_nothing_is_missing_here() -> None:
+    code, lines = doctor()
+    assert code == 0
+    assert all(line.startswith("ok        ") for line in lines)
+    said = "\n".join(lines)
+    for name in (*CAPABILITIES, "BCC", "nftables", "bubblewrap", "podman", "runc", "veth", "IPv6"):
+        assert name in said
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_a_missing_capability_is_named_and_the_kernel_not_blamed(name: str) -> None:
+    code, lines = doctor(["setpriv", f"--bounding-set=-{name.removeprefix('CAP_').lower()}"])
+    assert code == 1
+    assert f"MISSING   {name}: run as root, or grant the process {name}" in lines
+    assert "MISSING   veth: not tried without the capabilities above" in lines
+
+
+def test_missing_programs_are_named_with_their_packages_and_some_are_optional(tmp_path: Path) -> None:
+    code, lines = doctor(PATH=str(tmp_path))
+    assert code == 1
+    assert "MISSING   bwrap (bubblewrap): apt install bubblewrap" in lines
+    (tmp_path / "bwrap").symlink_to("/bin/true")
+    code, lines = doctor(PATH=str(tmp_path))
+    assert code == 0
+    assert "optional  podman (podman): for container classes with an image: apt install podman" in lines
+
+
+def test_a_missing_package_is_named() -> None:
+    hidden = 'mount -t tmpfs tmpfs "$(dirname "$(/usr/bin/python3 -c "import bcc; print(bcc.__file__)")")"; exec "$@"'
+    code, lines = doctor(["unshare", "--mount", "sh", "-c", hidden, "sh"])
+    assert code == 1
+    assert any(line.startswith("MISSING   BCC: apt install python3-bpfcc") for line in lines)
+
+
+def test_a_kernel_feature_that_is_refused_is_named() -> None:
+    """In a user namespace all capabilities are there, and the kernel still lets nobody load such a program."""
+    code, lines = doctor(["unshare", "--user", "--map-root-user"])
+    assert code == 1
+    assert [line for line in lines if not line.startswith("ok")] == [
+        "MISSING   BPF socket look-up programs: use a kernel of 5.9 or later with CONFIG_BPF_SYSCALL"
+    ]

@@ -1,0 +1,148 @@
+"""What a container tries so that its request reaches the server that a rule has put a handler before.
+
+The server is there, and is reached by what the rule does not concern: every test says so last.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor import Container, Response
+from pyinterceptor.relay.relay import Options
+from tests.e2e.dialogue import PORT, Scene, scene
+from tests.world import ORIGIN_V4, OTHER_V4, OTHER_V6, World
+
+OPTIONS = Options(opening_deadline=1.0, sniff_wait=0.2)
+
+
+class Guarded(Container):
+    """ruled.test is a handler's, although a server of that name is out there."""
+
+
+@Guarded.outbound_by_host("ruled.test")
+async def answer(request: Any, env: Any, ctx: Any) -> Response:
+    return Response("handled")
+
+
+@pytest.fixture(autouse=True)
+def ruled_server(world: World) -> None:
+    world.name("ruled.test", ORIGIN_V4)
+
+
+async def synthetic(scene: Scene) -> str:
+    """What the container's DNS gives for ruled.test."""
+    found: str = (await scene.box.exec("getent ahostsv4 ruled.test", check=True)).text.split()[0]
+    assert found.startswith("198.18.")
+    return found
+
+
+async def other_protocols_still_pass(scene: Scene, address: str) -> None:
+    """The control: from the same container, to the same address, the server is reached."""
+    client = await scene.client(address)
+    await client.says(b"\x00hello")
+    origin = await scene.origin()
+    assert origin.address == ORIGIN_V4
+    await origin.hears(b"\x00hello")
+
+
+def hello(host: str) -> bytes:
+    """A TLS ClientHello that asks for this host."""
+    out = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    tls = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=host)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return out.read()
+
+
+@pytest.mark.parametrize("port", [80, PORT])
+@pytest.mark.parametrize(
+    "first",
+    [
+        hello("other.test"),
+        hello("ruled.test"),
+        hello("other.test")[:60],
+        b"\x16\x03\x01\x40\x00\x01\x00\x7f\xff" + bytes(17_000),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
+        b"G",
+        b"\r\n",
+        b"\x16",
+    ],
+    ids=["other-sni", "own-sni", "half-a-hello", "endless-hello", "http2", "one-letter", "blank-line", "one-byte"],
+)
+def test_nothing_but_http_can_be_asked_of_a_ruled_host(first: bytes, port: int, world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Guarded, instance, OPTIONS) as opened:
+            address = await synthetic(opened)
+            client = await opened.client(address, port)
+            await client.says(first)
+            await client.hears_a_reset()
+            await other_protocols_still_pass(opened, address)
+
+    trio.run(main)
+
+
+def test_opaque_bytes_to_a_ruled_host_pass_where_http_is_not_expected_only(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Guarded, instance, OPTIONS) as opened:
+            address = await synthetic(opened)
+            client = await opened.client(address, 80)
+            await client.says(b"\x00hello")
+            await client.hears_a_reset()
+            await other_protocols_still_pass(opened, address)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("port", [80, PORT])
+@pytest.mark.parametrize(
+    "first",
+    [b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\nHost: x\n\n"]
+    + [b"GET /\r\n\r\n", b" GET / HTTP/1.1\r\n\r\n"],
+)
+def test_what_only_a_lenient_server_takes_for_a_request_is_refused_readably(
+    first: bytes, port: int, world: World, instance: str
+) -> None:
+    async def main() -> None:
+        async with scene(world, Guarded, instance, OPTIONS) as opened:
+            address = await synthetic(opened)
+            client = await opened.client(address, port)
+            await client.says(first)
+            assert (await client.response())[0] == 400
+            await client.hears_the_end()
+            await other_protocols_still_pass(opened, address)
+
+    trio.run(main)
+
+
+def test_another_hosts_name_does_not_open_a_ruled_hosts_address(world: World, instance: str) -> None:
+    """It reaches the host that it names, as one would ask a proxy."""
+
+    async def main() -> None:
+        async with scene(world, Guarded, instance, OPTIONS) as opened:
+            address = await synthetic(opened)
+            client = await opened.client(address)
+            await client.says(b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n")
+            origin = await opened.origin()
+            assert origin.address in (OTHER_V4, OTHER_V6)
+            await origin.hears(b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n")
+            await other_protocols_still_pass(opened, address)
+
+    trio.run(main)
+
+
+def test_a_handler_answers_a_client_that_says_nothing_for_a_while(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Guarded, instance, Options(opening_deadline=5.0, sniff_wait=0.1)) as opened:
+            address = await synthetic(opened)
+            client = await opened.client(address)
+            origin = await opened.origin()  # after sniff_wait: perhaps the server speaks first
+            await client.says(b"GET / HTTP/1.1\r\nHost: ruled.test\r\n\r\n")
+            assert await client.response() == (200, b"handled")
+            await origin.hears_the_end()
+
+    trio.run(main)

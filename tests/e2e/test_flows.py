@@ -1,0 +1,241 @@
+"""Many flows at once: whole, cheap to hold, within budgets, and none at another's cost."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor import App, Container, Response, open_interceptor
+from pyinterceptor.capture.namespace import inside
+from pyinterceptor.relay.relay import Budget, Options
+from tests.e2e.dialogue import DEADLINE, PORT, End, Scene, namespace_of, scene
+from tests.world import ORIGIN_V4, ORIGIN_V6, World
+
+CROWD = ["/usr/bin/python3", str(Path(__file__).with_name("crowd.py"))]
+DIGEST, ECHO = "9", "7"
+PATIENCE = 120.0  # seconds
+
+
+class Passing(Container):
+    """Everything passes."""
+
+
+class Greedy(Container):
+    """Everything passes, but not much at once."""
+
+    budget = Budget(flows=200, openings=50, handoffs=20, pipes=4)
+
+
+class Other(Container):
+    """Another container's class, with a handler."""
+
+
+@Other.outbound_by_host("my.kv")
+async def answer(request: Any, env: Any, ctx: Any) -> Response:
+    return Response("here")
+
+
+@pytest.mark.parametrize("size", [2_048, 300_000, 5_000_000])
+def test_300_uploads_at_once_arrive_whole_and_are_answered_after_half_close(
+    size: int, world: World, instance: str
+) -> None:
+    async def main() -> None:
+        with trio.fail_after(PATIENCE):
+            async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
+                box = await interceptor.get_container(Passing, "box")
+
+                async def crowd(host: str) -> None:
+                    done = await box.exec([*CROWD, "upload", host, DIGEST, "150", str(size)])
+                    assert (done.stdout, done.stderr) == (b"150\n", b"")
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(crowd, ORIGIN_V4)
+                    nursery.start_soon(crowd, ORIGIN_V6)
+
+    trio.run(main)
+
+
+def resident() -> int:
+    """Bytes of our memory."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+async def line(stream: trio.abc.ReceiveStream) -> bytes:
+    said = b""
+    while not said.endswith(b"\n") and (data := await stream.receive_some()):
+        said += data
+    return said
+
+
+def test_5000_idle_flows_are_held_in_less_than_10_megabytes(world: World, instance: str) -> None:
+    """In two containers: a container's own budget is 4 000 flows."""
+
+    async def main() -> None:
+        with trio.fail_after(PATIENCE):
+            async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
+                boxes = [await interceptor.get_container(Passing, name) for name in ("one", "two")]
+                await boxes[0].exec([*CROWD, "upload", ORIGIN_V4, DIGEST, "1", "1000000"])  # what is made once is there
+                before = resident()
+                pipe = subprocess.PIPE
+                crowds = [
+                    await box.start([*CROWD, "idle", ORIGIN_V4, ECHO, "2500"], stdin=pipe, stdout=pipe) for box in boxes
+                ]
+                for crowd in crowds:
+                    assert await line(crowd.stdout) == b"ready\n"
+                assert interceptor.count().flows == 5000
+                grown = resident() - before
+                assert grown < 10_000_000
+                for crowd in crowds:
+                    await crowd.stdin.aclose()
+                    assert await line(crowd.stdout) == b"2500\n"
+                    await crowd.wait()
+                    await crowd.aclose()
+
+    trio.run(main)
+
+
+def test_a_container_at_its_limits_costs_another_nothing(world: World, instance: str) -> None:
+    async def main() -> None:
+        app = App(containers=[Greedy, Other])
+        with trio.fail_after(PATIENCE):
+            async with open_interceptor(app, instance=instance) as interceptor:
+                greedy = await interceptor.get_container(Greedy)
+                modest = await interceptor.get_container(Other)
+                with namespace_of(greedy.pid) as namespace, flood(namespace, port=80, first=b"GE") as refused:
+                    assert refused() >= 50  # undecided openings
+                    with flood(namespace, port=7, first=b"\n") as more:
+                        assert more() >= 50  # flows
+                        both = "curl -sf http://my.kv/ && curl -sf http://v4.origin.test/ok"
+                        done = await modest.exec(["sh", "-c", f"for i in $(seq 100); do {both}; done"])
+                        assert done.stdout == b"hereok" * 100
+                assert interceptor.count(Other).over_budget == 0
+                assert interceptor.count(Greedy).over_budget >= 100
+
+    trio.run(main)
+
+
+def test_a_full_table_of_flows_refuses_the_next_and_harms_none(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Passing, instance, Options(flows=3)) as opened:
+            talking = [await pair(opened) for _ in range(3)]
+            for _ in range(5):
+                await opened.is_refused()
+            for client, origin in talking:
+                await exchange(client, origin)
+            client, origin = talking.pop()
+            await client.says_no_more()
+            await origin.hears_the_end()
+            await origin.says_no_more()
+            await client.hears_the_end()
+            await has_flows(opened, 2)
+            talking.append(await pair(opened))
+            for client, origin in talking:
+                await exchange(client, origin)
+            assert opened.interceptor.count(Passing, "box").over_budget == 5
+
+    trio.run(main)
+
+
+async def pair(opened: Scene) -> tuple[End, End]:
+    """A flow that works, by both its ends."""
+    client = await opened.client()
+    origin = await opened.origin()
+    await exchange(client, origin)
+    return client, origin
+
+
+async def exchange(client: End, origin: End) -> None:
+    for one, other in ((client, origin), (origin, client)):
+        await one.says(b"\0word")
+        await other.hears(b"\0word")
+
+
+async def has_flows(opened: Scene, count: int) -> None:
+    while opened.interceptor.count().flows != count:
+        await trio.lowlevel.checkpoint()
+
+
+def test_without_a_free_descriptor_a_flow_is_refused_and_the_others_live(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Passing, instance) as opened:
+            client, origin = await pair(opened)
+            with ExitStack() as stack:
+                made = inside(opened.namespace, lambda: [socket.socket() for _ in range(9)])
+                for one in made:
+                    stack.enter_context(one)
+                    one.settimeout(DEADLINE)
+                with no_free_descriptor():
+                    for one in made:
+                        with suppress(ConnectionResetError):
+                            one.connect((ORIGIN_V4, PORT))
+                        assert is_reset(one)
+                    await exchange(client, origin)
+            await pair(opened)
+            await exchange(client, origin)
+
+    trio.run(main)
+
+
+@contextmanager
+def no_free_descriptor() -> Iterator[None]:
+    """The process has as many open files as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with suppress(OSError):
+            while True:
+                stack.callback(os.close, os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        yield
+
+
+@pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"\0no HTTP"], ids=["http", "other"])
+def test_a_failed_dial_ends_its_flow_alone(words: bytes, world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Passing, instance, Options(dial_deadline=1.0)) as opened:
+            client, origin = await pair(opened)
+            lost = await opened.client("203.0.113.99", 80)  # routed to the world, where nobody has it
+            await lost.says(words)
+            if words.startswith(b"GET"):
+                assert (await lost.response())[0] == 502
+            else:
+                await lost.hears_a_reset()
+            await exchange(client, origin)
+
+    trio.run(main)
+
+
+@contextmanager
+def flood(namespace: int, *, port: int, first: bytes) -> Iterator[Callable[[], int]]:
+    """300 connections of a container that say `first` and are held; gives a function that counts the refused ones."""
+    with ExitStack() as stack:
+        made = inside(namespace, lambda: [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(300)])
+        for one in made:
+            stack.enter_context(one)
+            one.settimeout(DEADLINE)
+            with suppress(ConnectionError):
+                one.connect((ORIGIN_V4, port))
+                one.sendall(first)
+        for one in made:
+            one.setblocking(False)
+        yield lambda: sum(is_reset(one) for one in made)
+
+
+def is_reset(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except (BlockingIOError, TimeoutError):
+        return False
+    except OSError:
+        return True

@@ -1,0 +1,343 @@
+"""The dial guard: what a container can't make us connect to, by whatever name or form it asks.
+
+At each address stands a server of the test's own, so that a refusal is one: nothing arrives there, and with the rule
+that names the address something does.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor import App, Container, Response, fetch, open_interceptor
+from pyinterceptor.errors import DialRefused, FetchError
+from tests.e2e.clients import TIME
+from tests.kernel.box import family
+from tests.world import ORIGIN_V4, ORIGIN_V6, World
+
+PORT = 8099
+REFUSED = 520
+# The host's own, and how they are dialled. All of 127.0.0.0/8 is loopback, and the unspecified address leads there.
+OWN = {
+    "127.0.0.1": "127.0.0.1",
+    "127.5.6.7": "127.5.6.7",
+    "0.0.0.0": "127.0.0.1",
+    "::ffff:127.0.0.1": "127.0.0.1",
+    "::1": "::1",
+    "::": "::1",
+    "192.0.2.2": "192.0.2.2",
+    "2001:db8:ffff::2": "2001:db8:ffff::2",
+}
+# Behind the host, where only its network reaches: private, shared, the metadata address, unique local, NAT64, 6to4.
+BEHIND = ("10.1.2.3", "172.16.9.9", "192.168.7.7", "100.64.0.5", "169.254.169.254")
+BEHIND_V6 = ("fd12:3456::1", "64:ff9b::7f00:1", "64:ff9b::a01:203", "2002:7f00:1::1", "2002:a01:203::1")
+
+
+class Guarded(Container):
+    """Names no local network. ask.test fetches what it is told; the rest is spliced."""
+
+
+class Named(Container):
+    """Names them all."""
+
+    local_networks = [*OWN, *BEHIND, *BEHIND_V6]
+
+
+class OnePort(Container):
+    """Names one service."""
+
+    local_networks = [f"127.0.0.1:{PORT}"]
+
+
+async def ask(request: Any, env: Any, ctx: Any) -> Response:
+    try:
+        return await fetch(request.headers["x-url"], local="x-local" in request.headers)
+    except DialRefused as error:
+        return Response(f"{error}\n", REFUSED)
+    except FetchError as error:
+        return Response(f"{error}\n", 502)
+
+
+Guarded.outbound_by_host = Named.outbound_by_host = OnePort.outbound_by_host = {"ask.test": ask}
+
+
+class Passing(Container):
+    """Passes every request on as it came."""
+
+
+class PassingNamed(Passing):
+    """And may go anywhere on the host."""
+
+    local_networks = [*OWN]
+
+
+@Passing.outbound
+async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+    try:
+        return await fetch(request)
+    except DialRefused as error:
+        return Response(f"{error}\n", REFUSED)
+
+
+class Inside:
+    """A server that says "inside", and how often it was reached."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._thread = threading.Thread(target=self._run)
+        self.reached = 0
+
+    def __enter__(self) -> Inside:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.reached += 1
+            with connection:
+                connection.settimeout(5)
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\ninside\n")
+
+
+@contextmanager
+def inside(world: World, address: str, port: int = PORT) -> Iterator[Inside]:
+    """A server there: on the host, or behind it."""
+
+    def listen() -> socket.socket:
+        return socket.create_server((OWN.get(address, address), port), family=family(OWN.get(address, address)))
+
+    if address in OWN:
+        with Inside(listen()) as server:
+            yield server
+        return
+    place = [f"{address}/{128 if ':' in address else 32}", "dev", "lo"]
+    world.run(["ip", "address", "add", *place, *(["nodad"] if ":" in address else [])])
+    try:
+        with Inside(world.inside(listen)) as server:
+            yield server
+    finally:
+        world.run(["ip", "address", "del", *place])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int  # 0: none
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    box: Any
+
+    async def get(self, url: str, *options: str) -> Answer:
+        """What curl in the container gets."""
+        argv = ["curl", "-sg", "-m", "20", "-w", "%{http_code}", *options, url]
+        said = (await self.box.exec(argv)).stdout.decode()
+        return Answer(int(said[-3:]), said[:-3])
+
+    async def fetch(self, url: str, *, local: bool = False) -> Answer:
+        """What a handler that fetches this gets."""
+        return await self.get("http://ask.test/", "-H", f"x-url: {url}", *(["-H", "x-local: 1"] if local else []))
+
+    async def ending(self, address: str) -> str:
+        """What a connection ends with that speaks no HTTP: what bash's `read` says of it, or a line."""
+        script = f"exec 3<>/dev/tcp/{address}/{PORT} && echo 'this is no HTTP' >&3 && cat <&3"
+        finished = await self.box.exec(["bash", "-c", script])
+        return finished.stdout.decode() or finished.stderr.decode().rpartition(": ")[2]
+
+
+@asynccontextmanager
+async def containers(instance: str, *classes: type[Container]) -> AsyncIterator[list[Caller]]:
+    with trio.fail_after(TIME):
+        async with open_interceptor(App(containers=list(classes)), instance=instance) as interceptor:
+            yield [Caller(await interceptor.get_container(cls)) for cls in classes]
+
+
+def authority(address: str) -> str:
+    return f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
+
+
+def test_fetch_reaches_a_local_address_only_where_it_is_said(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with containers(instance, Guarded, Named) as (guarded, named):
+            for address in (*OWN, *BEHIND, *BEHIND_V6):
+                url = f"http://{authority(address)}/"
+                with inside(world, address) as server:
+                    refused = await guarded.fetch(url)
+                    assert (refused.status, server.reached) == (REFUSED, 0), address
+                    assert "which no rule lets it reach" in refused.body
+                    assert await guarded.fetch(url, local=True) == Answer(200, "inside\n"), address
+                    assert server.reached == 1
+                    assert await named.fetch(url) == Answer(200, "inside\n"), address
+                    assert server.reached == 2
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.2", "2001:db8:ffff::2", *BEHIND[:4], *BEHIND_V6])
+def test_a_splice_reaches_a_local_address_only_where_a_rule_names_it(
+    address: str, world: World, instance: str
+) -> None:
+    """Of those that a container's kernel sends out at all. Off the web's ports it is dialled at once, and reset."""
+
+    async def main() -> None:
+        with inside(world, address) as server:
+            async with containers(instance, Guarded, Named) as (guarded, named):
+                url = f"http://{authority(address)}/"
+                assert (await guarded.get(url)).status == 0
+                assert await guarded.ending(address) == "Connection reset by peer\n"
+                assert server.reached == 0
+                assert await named.get(url) == Answer(200, "inside\n")
+                assert "inside" in await named.ending(address)
+                assert server.reached == 2
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("address", [*BEHIND[:4], *BEHIND_V6])
+def test_a_web_client_is_told_why_its_splice_is_refused(address: str, world: World, instance: str) -> None:
+    """The world's nginx listens there, too."""
+
+    async def main() -> None:
+        with inside(world, address):
+            async with containers(instance, Guarded, Named) as (guarded, named):
+                url = f"http://{authority(address).removesuffix(f':{PORT}')}/who"
+                before = world.counts()
+                refused = await guarded.get(url)
+                assert (refused.status, world.counts()) == (REFUSED, before)
+                assert "its address is local to the host and no rule names it" in refused.body
+                answered = await named.get(url)
+                assert (answered.status, address in answered.body) == (200, True)
+                assert world.counts() != before
+
+    trio.run(main)
+
+
+def test_the_metadata_address_is_not_even_accepted(world: World, instance: str) -> None:
+    """Nor where a rule names it: link-local addresses are a link's own, and the gateway refuses them."""
+
+    async def main() -> None:
+        with inside(world, "169.254.169.254") as server:
+            async with containers(instance, Guarded, Named) as callers:
+                for caller in callers:
+                    assert await caller.ending("169.254.169.254") == "Connection refused\n"
+                assert server.reached == 0
+                assert (await callers[1].fetch(f"http://169.254.169.254:{PORT}/")).body == "inside\n"
+                assert server.reached == 1
+
+    trio.run(main)
+
+
+def test_a_rule_names_one_port_and_no_other(world: World, instance: str) -> None:
+    async def main() -> None:
+        with inside(world, "127.0.0.1", PORT + 1) as server:
+            async with containers(instance, OnePort) as (caller,):
+                with inside(world, "127.0.0.1"):
+                    assert await caller.fetch(f"http://127.0.0.1:{PORT}/") == Answer(200, "inside\n")
+                url = f"http://127.0.0.1:{PORT + 1}/"
+                assert ((await caller.fetch(url)).status, server.reached) == (REFUSED, 0)
+                assert await caller.fetch(url, local=True) == Answer(200, "inside\n")
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "192.0.2.2", *BEHIND, *BEHIND_V6])
+def test_a_name_that_points_inside_is_refused_after_it_is_resolved(address: str, world: World, instance: str) -> None:
+    async def main() -> None:
+        world.name("pointing.test", address)
+        with inside(world, address) as server:
+            async with containers(instance, Guarded, Named, Passing) as (guarded, named, passing):
+                url = f"http://pointing.test:{PORT}/"
+                assert (await guarded.fetch(url)).status == REFUSED
+                assert (await passing.get(url)).status == REFUSED
+                assert (await guarded.get(url)).status in (0, REFUSED)  # spliced, or to its own loopback
+                assert server.reached == 0
+                assert await guarded.fetch(url, local=True) == Answer(200, "inside\n")
+                assert await named.fetch(url) == Answer(200, "inside\n")
+                assert server.reached == 2
+
+    trio.run(main)
+    world.name("pointing.test")
+
+
+def test_of_a_name_that_points_both_ways_only_the_way_out_is_tried(world: World, instance: str) -> None:
+    """Its public address refuses the connection: the next would be the local one."""
+
+    async def main() -> None:
+        world.name("pointing.test", ORIGIN_V4, "10.1.2.3")
+        with inside(world, "10.1.2.3") as server:
+            async with containers(instance, Guarded, Named) as (guarded, named):
+                url = f"http://pointing.test:{PORT}/"
+                await guarded.fetch(url)
+                await guarded.get(url)
+                assert server.reached == 0
+                assert await named.fetch(url) == Answer(200, "inside\n")
+                assert await named.get(url) == Answer(200, "inside\n")
+
+    trio.run(main)
+    world.name("pointing.test")
+
+
+@pytest.mark.parametrize("destination", [ORIGIN_V4, ORIGIN_V6])
+def test_a_host_field_or_an_absolute_form_leads_nowhere_else(destination: str, world: World, instance: str) -> None:
+    """A splice goes where the container dialled, whatever its request speaks of; a handler's fetch meets the guard."""
+    at = f"http://[{destination}]/who" if ":" in destination else f"http://{destination}/who"
+
+    async def main() -> None:
+        with inside(world, "127.0.0.1", 80) as server, inside(world, "::1", 80) as server_v6:
+            async with containers(instance, Guarded, Passing, PassingNamed) as (guarded, passing, named):
+                for host in ("127.0.0.1", "127.0.0.1:80", "[::ffff:127.0.0.1]", "[::1]"):
+                    field = ["-H", f"Host: {host}"]
+                    both = ["--request-target", f"http://{host}/who", *field]
+                    spliced = await guarded.get(at, *field)
+                    assert (spliced.status, destination in spliced.body) == (200, True)
+                    spliced = await guarded.get(at, *both)
+                    assert spliced.status == REFUSED or (spliced.status == 200 and destination in spliced.body)
+                    for caller in (guarded, passing):
+                        assert (await caller.get(at, "--request-target", f"http://{host}/who")).status == 400
+                    assert (await passing.get(at, *field)).status == REFUSED
+                    assert (await passing.get(at, *both)).status == REFUSED
+                    assert (server.reached, server_v6.reached) == (0, 0)
+                    # The control: where a rule names it, this handler goes there.
+                    assert await named.get(at, *field) == Answer(200, "inside\n")
+                    assert await named.get(at, *both) == Answer(200, "inside\n")
+                    assert server.reached + server_v6.reached == 2
+                    server.reached = server_v6.reached = 0
+
+    trio.run(main)
+
+
+def test_a_redirect_leads_inside_only_where_a_rule_names_it(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with containers(instance, Guarded, Named) as (guarded, named):
+            for address in ("127.0.0.1", "::1", "192.0.2.2", "10.1.2.3", "64:ff9b::7f00:1"):
+                with inside(world, address) as server:
+                    url = f"http://v4.origin.test/redirect?to=http://{authority(address)}/"
+                    assert (await guarded.fetch(url)).status == REFUSED, address
+                    assert server.reached == 0
+                    # Said of one URL, it is not said of where that leads.
+                    assert (await guarded.fetch(url, local=True)).status == REFUSED, address
+                    assert server.reached == 0
+                    assert await named.fetch(url) == Answer(200, "inside\n"), address
+                    assert server.reached == 1
+            public = await guarded.fetch("http://v4.origin.test/redirect?to=http://v6.origin.test/who")
+            assert public.body.split()[:2] == ["v6.origin.test", ORIGIN_V6]
+
+    trio.run(main)

@@ -1,0 +1,173 @@
+"""kill -9 of the process that owns a container, while traffic runs."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import trio
+
+from pyinterceptor.capture.state import remove_leftovers, state_of
+from tests.e2e.clients import container, output
+from tests.e2e.owner import Sandbox
+from tests.kernel.box import AT_ONCE, DEADLINE, Box, family
+from tests.world import ORIGIN_V4, ORIGIN_V6, OTHER_V4, OTHER_V6, World
+
+PORT = 9999  # of the test's own origin
+DIALLED = [(ORIGIN_V4, 7), (ORIGIN_V6, 7), (OTHER_V4, 80), (OTHER_V6, 443), ("169.254.1.1", 53)]
+
+
+@contextmanager
+def owner(instance: str) -> Iterator[tuple[subprocess.Popen[bytes], Box, int]]:
+    """A process of owner.py, its container's network, and a descriptor of its container's first process."""
+    argv = [sys.executable, "-m", "tests.e2e.owner", instance]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            pid = int(process.stdout.readline())
+            first = os.pidfd_open(pid)
+            network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield process, Box(network), first
+            finally:
+                os.close(first)
+                os.close(network)
+        finally:
+            process.kill()
+            process.wait()
+            remove_leftovers(instance)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A connection attempt of a container: when it began, how it failed (`None`: it did not), how long it took."""
+
+    began: float
+    error: str | None
+    seconds: float
+
+
+class Attempts:
+    """Makes connections from the container, one after the other, until it is told to stop."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self._stopping = threading.Event()
+        self._made: queue.Queue[Attempt] = queue.Queue()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Attempts:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def next(self) -> Attempt:
+        return self._made.get(timeout=DEADLINE)
+
+    def after(self, moment: float, count: int) -> list[Attempt]:
+        """The first so many that began later than that."""
+        found: list[Attempt] = []
+        while len(found) < count:
+            if (attempt := self.next()).began > moment:
+                found.append(attempt)
+        return found
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            for address, port in DIALLED:
+                began = time.monotonic()
+                try:
+                    self._box.connect(address, port).close()
+                    error = None
+                except OSError as failure:
+                    error = type(failure).__name__
+                self._made.put(Attempt(began, error, time.monotonic() - began))
+
+
+@contextmanager
+def spliced(box: Box, world: World, address: str) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A flow to an origin of ours, as both ends have it."""
+    with world.inside(lambda: socket.create_server((address, PORT), family=family(address))) as origin:
+        origin.settimeout(DEADLINE)
+        with box.connect(address, PORT) as here:
+            here.sendall(b"ping\n")
+            there, _ = origin.accept()
+            with there:
+                there.settimeout(DEADLINE)
+                assert there.recv(5) == b"ping\n"
+                there.sendall(b"pong")
+                assert here.recv(4) == b"pong"
+                yield here, there
+
+
+@contextmanager
+def handled(box: Box) -> Iterator[socket.socket]:
+    """A flow whose response a handler has begun and does not end."""
+    with box.connect(OTHER_V4, 80) as here:
+        here.sendall(b"GET /endless HTTP/1.1\r\nHost: my.kv\r\n\r\n")
+        received = b""
+        while b"the beginning\n" not in received:
+            received += here.recv(4096)
+        yield here
+
+
+def test_from_a_kill_on_nothing_gets_out_and_open_flows_are_reset(world: World, instance: str) -> None:
+    with owner(instance) as (process, box, first):
+        with (
+            Attempts(box) as attempts,
+            spliced(box, world, ORIGIN_V4) as v4,
+            spliced(box, world, ORIGIN_V6) as v6,
+            handled(box) as waiting,
+        ):
+            before = world.counts()
+            assert {attempts.next().error for _ in range(50)} == {None}
+            assert world.counts().syns - before.syns >= 20
+
+            process.kill()
+            process.wait()
+            moment = time.monotonic()
+            dead = world.counts()
+
+            ends = {"here, v4": v4[0], "there, v4": v4[1], "here, v6": v6[0], "there, v6": v6[1], "handled": waiting}
+            assert {name: ending(end) for name, end in ends.items()} == dict.fromkeys(ends, "ConnectionResetError")
+            refused = attempts.after(moment, 200)
+            assert {attempt.error for attempt in refused} == {"ConnectionRefusedError"}
+            assert sorted(attempt.seconds for attempt in refused)[100] < AT_ONCE  # a busy machine may be slow at some
+            for address in (ORIGIN_V4, ORIGIN_V6, "169.254.1.1"):
+                for port in (53, 443):
+                    assert box.datagram_refusal(address, port).error == "ConnectionRefusedError"
+        assert world.counts() == dead
+        assert select.select([first], [], [], DEADLINE)[0], "the workload outlives its owner"
+        assert box.interfaces() == {"lo", "eth0"}
+        trio.run(start_again, instance)
+        assert box.interfaces() == {"lo"}
+    assert world.counts().syns > dead.syns
+    assert not state_of(instance).directory.exists()
+
+
+def ending(end: socket.socket) -> str:
+    """What one end of a flow gets next."""
+    try:
+        return repr(end.recv(4096))
+    except OSError as error:
+        return type(error).__name__
+
+
+async def start_again(instance: str) -> None:
+    async with container(Sandbox, instance, []) as box:
+        assert await output(box, ["curl", "-sS", "http://my.kv/"]) == "handled\n"
+        for host, address in (("v4.origin.test", ORIGIN_V4), ("v6.origin.test", ORIGIN_V6)):
+            page = await output(box, ["curl", "-sS", f"http://{host}/who"])
+            assert page.split()[:2] == [host, address]

@@ -1,0 +1,68 @@
+"""A host that gains or loses its way to IPv6 while containers run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+import trio
+
+from pyinterceptor import Container
+from tests.e2e.clients import container, output
+from tests.world import ORIGIN_V4, ORIGIN_V6, World
+from tests.world.world import run
+
+ROUTE = ["default", "via", "2001:db8:ffff::1", "dev", "world0"]
+ASK = "import socket; print({info[4][0] for info in socket.getaddrinfo('origin.test', 80)})"
+
+
+class Spliced(Container):
+    """The internet, and no rule."""
+
+
+@contextmanager
+def without_v6() -> Iterator[None]:
+    run(["ip", "-6", "route", "del", *ROUTE])
+    try:
+        yield
+    finally:
+        run(["ip", "-6", "route", "add", *ROUTE])
+
+
+async def has_both(box: Any) -> bool:
+    """Asserts that addresses, names and connections agree; True if there is IPv6."""
+    found = await output(box, ["/usr/bin/python3", "-c", ASK])
+    assert ORIGIN_V4 in found
+    dialled = await box.exec(["curl", "-sg", "-m", "20", "-w", "%{errormsg}", f"http://[{ORIGIN_V6}]/who"])
+    reached = dialled.stdout.decode()
+    if ORIGIN_V6 in found:
+        assert reached.split()[1] == ORIGIN_V6
+        return True
+    assert "Failed to connect" in reached
+    assert dialled.returncode == 7  # curl(1): refused, not timed out
+    return False
+
+
+def test_containers_follow_the_host_in_losing_and_gaining_ipv6(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with container(Spliced, instance, []) as box:
+            assert await has_both(box)
+            with without_v6():
+                assert not await has_both(box)
+            assert await has_both(box)
+
+    trio.run(main)
+
+
+def test_a_host_that_gains_ipv6_later_gives_it_to_who_is_there(world: World, instance: str) -> None:
+    """As at boot, when we are quicker than the router's advertisement."""
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            with without_v6():
+                box = await stack.enter_async_context(container(Spliced, instance, []))
+                assert not await has_both(box)
+            assert await has_both(box)
+
+    trio.run(main)

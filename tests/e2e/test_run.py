@@ -1,0 +1,371 @@
+"""`pyinterceptor run app.py -- COMMAND…` as people run it: a process of its own, in the tests' world."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor.capture.state import RUN
+from tests.world import ORIGIN_V4, World
+from tests.world.image import busybox_image, remove_image
+
+ROOT = Path(__file__).parents[2]
+HELLO = str(ROOT / "examples" / "hello.py")
+PYINTERCEPTOR = [sys.executable, "-m", "pyinterceptor"]
+IMAGE = "pyinterceptor-test-run"
+APP = f"""
+import asyncio
+from pyinterceptor import App, Container, Response
+
+class Closed(Container):
+    enable_internet = False
+
+@Closed.outbound_by_host("my.kv")
+async def answer(request, env, ctx):
+    return Response(ctx.container_class + " " + await request.text())
+
+class Open(Container):
+    pass
+
+class InImage(Closed):
+    image = "{IMAGE}"
+
+class InNone(Closed):
+    image = "localhost/pyinterceptor-nonesuch"
+
+app = App(containers=[Closed, Open, InImage, InNone])
+"""
+TIME = 60.0  # seconds that nothing here comes near
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> str:
+    path = tmp_path / "app.py"
+    path.write_text(APP)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Whatever a run did, no state of it is there when it has ended."""
+    yield
+    assert list(RUN.glob("run-*")) == []
+
+
+def run(*arguments: str, prefix: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [*prefix, *PYINTERCEPTOR, "run", *arguments]
+    return subprocess.run(command, capture_output=True, check=False, timeout=TIME, **options)
+
+
+def said(ran: subprocess.CompletedProcess[bytes]) -> str:
+    """The one line on standard error of a run that failed before its command: no traceback, no second line."""
+    lines = ran.stderr.decode().splitlines()
+    assert len(lines) == 1, lines
+    assert ran.stdout == b""
+    return lines[0]
+
+
+# --- the command ---
+
+
+def test_the_example_says_hello_and_an_unknown_key_is_404(world: World) -> None:
+    ran = run(HELLO, "--", "curl", "-s", "http://my.kv/greeting")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"hello", b"")
+    status = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}"]
+    assert run(HELLO, "--", *status, "http://my.kv/unknown").stdout == b"404"
+    assert run(HELLO, "--", *status, "-d", "x", "http://origin.test/").stdout == b"405"
+    assert run(HELLO, "--", *status, "http://origin.test/who").stdout == b"200"
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("exit 0", 0),
+        ("exit 3", 3),
+        ("exit 125", 125),
+        ("kill -TERM $$", 128 + signal.SIGTERM),
+        ("kill -KILL $$", 128 + signal.SIGKILL),
+    ],
+)
+def test_the_exit_code_is_the_commands(command: str, code: int, app: str) -> None:
+    ran = run(app, "--", "sh", "-c", command)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (code, b"", b"")
+
+
+def test_a_command_that_cannot_be_run_is_127_or_126(app: str) -> None:
+    ran = run(app, "--", "nonesuch")
+    assert (ran.returncode, said(ran)) == (127, "pyinterceptor: run nonesuch: command not found")
+    ran = run(app, "--", "/etc/passwd")
+    assert (ran.returncode, said(ran)) == (126, "pyinterceptor: run /etc/passwd: Permission denied")
+
+
+def test_standard_streams_pass_through_byte_for_byte_and_apart(app: str) -> None:
+    given = bytes(range(256)) * 4000
+    ran = run(app, "--", "sh", "-c", "cat; echo complaint >&2", input=given)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, given, b"complaint\n")
+
+
+def test_a_closed_standard_output_is_the_commands_to_notice(app: str) -> None:
+    command = [*PYINTERCEPTOR, "run", app, "--", "yes"]
+    shell = ["bash", "-c", '"$@" | head -n 2; echo ${PIPESTATUS[0]}', "bash", *command]
+    ran = subprocess.run(shell, capture_output=True, check=True, timeout=TIME)
+    assert ran.stdout.split() == [b"y", b"y", str(128 + signal.SIGPIPE).encode()]
+    assert ran.stderr == b""
+
+
+def test_what_looks_like_our_options_is_the_commands_after_the_dashes(app: str) -> None:
+    assert run(app, "--", "echo", "-v", "--user", "x", "--", "y").stdout == b"-v --user x -- y\n"
+
+
+def test_the_user_is_who_invoked_us_or_who_is_named(app: str) -> None:
+    assert run(app, "--", "id", "-un").stdout == b"root\n"
+    assert run("--user", "nobody", app, "--", "id", "-un").stdout == b"nobody\n"
+    ran = run("--user", "nonesuch", app, "--", "id")
+    assert (ran.returncode, said(ran)) == (125, "pyinterceptor: run as nonesuch: no such user")
+
+
+def test_the_container_class_is_the_apps_first_or_the_one_named(app: str, world: World) -> None:
+    post = ["curl", "-s", "-m", "20", "-d", "body", "http://my.kv/"]
+    assert run(app, "--", *post).stdout == b"Closed body"
+    origin = ["curl", "-s", "-m", "20", "http://origin.test/who"]
+    assert run("--container", "Open", app, "--", *origin).stdout.startswith(b"origin.test ")
+    assert not run(app, "--", *origin).stdout.startswith(b"origin.test ")
+    ran = run("--container", "Nonesuch", app, "--", "true")
+    assert ran.returncode == 2
+    assert said(ran) == (
+        "pyinterceptor: the app has no container class 'Nonesuch'; it has: Closed, Open, InImage, InNone"
+    )
+
+
+def test_an_image_is_run_in_and_one_that_is_not_there_is_said_so(app: str) -> None:
+    busybox_image(IMAGE)
+    try:
+        ran = run("--container", "InImage", app, "--", "sh", "-c", "cat; wget -qO- http://my.kv/; exit 4", input=b"in ")
+        assert (ran.returncode, ran.stdout, ran.stderr) == (4, b"in InImage ", b"")
+        assert run("--container", "InImage", app, "--", "nonesuch").returncode == 127
+    finally:
+        remove_image(IMAGE)
+    ran = run("--container", "InNone", app, "--", "true")
+    assert ran.returncode == 125
+    assert said(ran).startswith(
+        "pyinterceptor: image 'localhost/pyinterceptor-nonesuch' is not here and can't be pulled: "
+    )
+
+
+def test_verbose_prints_one_line_a_flow_as_it_ends_and_nothing_else_is_said_without_it(app: str, world: World) -> None:
+    fetches = [
+        f"curl -s -o /dev/null -m 20 http://{host}/ok" for host in ("my.kv", "origin.test", ORIGIN_V4)
+    ]
+    script = f"{fetches[0]}; {fetches[2]} && echo between >&2; exec 3<>/dev/tcp/{ORIGIN_V4}/7; echo past >&3; cat <&3"
+    command = ["bash", "-c", script]
+    ran = run("-v", app, "--", *command)
+    lines = ran.stderr.decode().splitlines()
+    flows = [line for line in lines if line.startswith(("HANDLE", "SPLICE", "REFUSE"))]
+    form = r"(HANDLE|REFUSE) \S+ \S+:\d+ rule=\S+ cause=\S+ sent=\d+ received=\d+ seconds=\d+\.\d{3}"
+    assert all(re.fullmatch(form, line) for line in flows), flows
+    handled = next(line for line in flows if " my.kv " in line)
+    assert "rule=my.kv" in handled
+    assert "sent=0" not in handled
+    assert "received=0" not in handled
+    assert any(line.startswith("REFUSE") for line in flows), flows
+    assert lines.index(handled) == 0  # as it ends, while the command still runs
+    assert run(app, "--", *command).stderr.decode().count("rule=") == 0
+    spliced = run("-v", "--container", "Open", app, "--", *fetches[1].split()).stderr.decode().splitlines()
+    assert [line.split()[:2] for line in spliced] == [["SPLICE", "origin.test"]]
+
+
+# --- what can be wrong ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "required"),
+        (["run"], "required"),
+        (["nonesuch"], "invalid choice"),
+        (["run", "--nonesuch", "app.py", "--", "true"], "unrecognized arguments: --nonesuch"),
+        (["run", "app.py"], "give the command after --"),
+        (["run", "app.py", "--"], "give the command after --"),
+        (["run", "app.py", "true"], "unrecognized arguments: true"),
+    ],
+)
+def test_bad_usage_is_2_and_says_what_is_missing(arguments: list[str], complaint: str) -> None:
+    ran = subprocess.run([*PYINTERCEPTOR, *arguments], capture_output=True, check=False, timeout=TIME)
+    assert ran.returncode == 2
+    assert complaint in ran.stderr.decode()
+    assert b"Traceback" not in ran.stderr
+    assert ran.stdout == b""
+
+
+def test_an_app_that_cannot_be_is_2_and_one_sentence_with_its_line(tmp_path: Path) -> None:
+    wrong = {
+        "def broken(:\n": "wrong.py:1: SyntaxError: invalid syntax",
+        "from pyinterceptor import *\n": "wrong.py: defines no App called `app`; write app = App(containers=[…])",
+        "\n1 / 0\n": "wrong.py:2: ZeroDivisionError: division by zero",
+        "raise ValueError('''two\nlines''')\n": "wrong.py:1: ValueError: two lines",
+        APP.replace('"my.kv"', '"my kv"'): "wrong.py:5: Closed: host 'my kv' is not a host name or address",
+        APP.replace("    pass", '    local_networks = ["10.0.0.0/99"]'): "wrong.py:12: Open: local_networks: ",
+    }
+    for text, complaint in wrong.items():
+        (tmp_path / "wrong.py").write_text(text)
+        ran = run("wrong.py", "--", "true", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert ran.returncode == 2
+        assert said(ran).startswith(f"pyinterceptor: {complaint}")
+    ran = run(str(tmp_path / "nonesuch.py"), "--", "true")
+    assert (ran.returncode, said(ran)) == (2, f"pyinterceptor: {tmp_path}/nonesuch.py: no such file")
+
+
+def test_without_root_it_is_125_and_says_to_use_sudo() -> None:
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    ran = run(HELLO, "--", "true", prefix=nobody)
+    assert (ran.returncode, said(ran)) == (125, "pyinterceptor: attach a container: needs root; run it with sudo")
+    ran = run(HELLO, "--", "true", prefix=["setpriv", "--bounding-set=-bpf,-sys_admin"])
+    assert ran.returncode == 125
+    assert said(ran).startswith("pyinterceptor: ")
+
+
+def test_what_nobody_foresaw_is_one_sentence_and_a_traceback_with_verbose(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP + "\nClosed.image = 7\n")
+    ran = run(str(tmp_path / "app.py"), "--", "true")
+    assert ran.returncode == 125
+    form = r"pyinterceptor: internal error: TypeError: .* \(\w+\.py, line \d+\); run it with -v for the traceback"
+    assert re.fullmatch(form, said(ran))
+    ran = run("-v", str(tmp_path / "app.py"), "--", "true")
+    assert ran.returncode == 125
+    assert ran.stderr.startswith(b"Traceback (most recent call last):\n")
+    assert ran.stderr.decode().splitlines()[-1].startswith("pyinterceptor: internal error: TypeError: ")
+
+
+def test_a_handler_that_fails_is_500_to_the_command_and_told_to_us(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP.replace("return Response(ctx", "return Response(ctx.nonesuch"))
+    ran = run(str(tmp_path / "app.py"), "--", "curl", "-s", "-w", "%{http_code}", "-o", "/dev/null", "http://my.kv/")
+    assert (ran.returncode, ran.stdout) == (0, b"500")
+    assert b"AttributeError" in ran.stderr
+
+
+# --- signals and the terminal ---
+
+
+class Terminal:
+    """The other end of a pty, at which a run is the foreground process."""
+
+    def __init__(self, fd: int, process: subprocess.Popen[bytes]) -> None:
+        self.fd = fd
+        self.process = process
+        self.said = b""
+
+    def until(self, text: bytes) -> None:
+        """Reads until this has been said."""
+
+        async def read() -> None:
+            with trio.fail_after(TIME):
+                while text not in self.said:
+                    await trio.lowlevel.wait_readable(self.fd)
+                    self.said += os.read(self.fd, 4096)
+
+        trio.run(read)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.fd, keys)
+
+
+LEAD = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
+@contextmanager
+def on_terminal(*arguments: str) -> Iterator[Terminal]:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEAD, *PYINTERCEPTOR, "run", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(ours, process)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_ctrl_c_ends_the_command_and_us_with_its_code(app: str) -> None:
+    script = "test -t 0 && test -t 1 && test -t 2 && echo up; exec sleep 1000"
+    with on_terminal(app, "--", "sh", "-c", script) as terminal:
+        terminal.until(b"up")
+        terminal.type(b"\x03")
+        assert terminal.process.wait(TIME) == 128 + signal.SIGINT
+        assert terminal.said == b"up\r\n"
+
+
+def test_a_command_on_a_terminal_talks_to_it_and_may_outlive_ctrl_c(app: str) -> None:
+    script = "trap 'echo caught' INT; echo up; read word || read word; echo \"got $word\"; exit 9"
+    with on_terminal(app, "--", "bash", "-c", script) as terminal:
+        terminal.until(b"up")
+        terminal.type(b"\x03")
+        terminal.until(b"caught")
+        terminal.type(b"word\n")
+        terminal.until(b"got word")
+        assert terminal.process.wait(TIME) == 9
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"])
+def test_a_signal_is_passed_on_to_the_command(name: str, app: str) -> None:
+    number = getattr(signal, name)
+    script = "import signal, sys, time\nfor n in (1, 2, 3, 15): signal.signal(n, lambda n, f: sys.exit(40 + n))\n"
+    script += "print('up', flush=True)\nwhile True: signal.pause()"
+    command = [*PYINTERCEPTOR, "run", app, "--", "/usr/bin/python3", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == b"up\n"
+        running.send_signal(number)
+        assert running.wait(TIME) == 40 + number
+        assert running.stderr.read() == b""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("there", ["", "lock", "gateway", "bpf/link"])
+def test_a_signal_while_starting_ends_us_and_leaves_nothing(there: str, name: str, tmp_path: Path) -> None:
+    """As soon as the app is loaded, and as soon as each of these files of the instance is there."""
+    number = getattr(signal, name)
+    path = tmp_path / "app.py"
+    path.write_text(APP + "print('loaded', flush=True)\n")
+    command = [*PYINTERCEPTOR, "run", str(path), "--", "sleep", "1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as starting:
+        assert starting.stdout is not None
+        assert starting.stderr is not None
+        assert starting.stdout.readline() == b"loaded\n"
+        pause = threading.Event()
+        while there and not (RUN / f"run-{starting.pid}" / there).exists():
+            assert starting.poll() is None
+            pause.wait(0.001)
+        starting.send_signal(number)
+        assert starting.wait(TIME) in (128 + number, -number)
+        assert starting.stderr.read() == b""
+
+
+def test_nothing_outlives_a_kill_and_the_next_run_cleans_up(app: str) -> None:
+    command = [*PYINTERCEPTOR, "run", app, "--", "sh", "-c", "echo up; exec sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"up\n"
+        running.kill()
+        running.wait()
+        assert running.stdout.read() == b""  # the command has ended: nobody else holds the other end
+    assert len(list(RUN.glob("run-*"))) == 1
+    assert run(app, "--", "curl", "-s", "http://my.kv/").stdout == b"Closed "

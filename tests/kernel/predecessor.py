@@ -1,0 +1,69 @@
+"""Somebody whose place others take: `predecessor.py INSTANCE NETNS [INTERPRETER]`.
+
+Opens the gateway of that name and attaches the network namespace of the descriptor NETNS, says "attached" and waits to
+be killed. INTERPRETER is who compiles the kernel program, instead of the usual one.
+
+`predecessor.py INSTANCE NETNS each` reads lines "FUNCTION NUMBER" instead and makes a predecessor for each, which kills
+itself before it executes that line of the function (its qualified name), as lines are counted when it runs; or when it
+is attached. Says "dead" when it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import trio
+
+from pyinterceptor.capture import gateway, program
+
+
+async def main(instance: str, netns: int, then: Any) -> None:
+    async with gateway.open_gateway(instance, v6=True) as opened:
+        await opened.attach(opened.reserve(), netns)
+        print("attached", flush=True)
+        await then()
+
+
+def die_at(function: str, number: int) -> None:
+    lines = itertools.count()
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_qualname != function or "pyinterceptor/capture" not in frame.f_code.co_filename:
+            return None
+        if event == "line" and next(lines) == number:
+            die()
+        return trace
+
+    threading.settrace(trace)
+    sys.settrace(trace)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def die_attached() -> None:
+    die()
+
+
+instance, netns = sys.argv[1], int(sys.argv[2])
+match sys.argv[3:]:
+    case ["each"]:
+        for line in sys.stdin:
+            if (child := os.fork()) == 0:
+                function, number = line.split()
+                die_at(function, int(number))
+                trio.run(main, instance, netns, die_attached)
+            os.waitpid(child, 0)
+            print("dead", flush=True)
+    case [interpreter]:
+        program.INTERPRETERS = (interpreter,)
+        trio.run(main, instance, netns, trio.sleep_forever)
+    case []:
+        trio.run(main, instance, netns, trio.sleep_forever)

@@ -1,0 +1,240 @@
+"""Containers of the podman runtime: an image under the rules from its first instruction, and no way around them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trio
+
+from pyinterceptor import App, Container, Response, open_interceptor
+from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.runtime import Finished, PodmanContainer, open_podman_container
+from tests.world import ORIGIN_V4, World
+from tests.world.image import PODMAN, busybox_image, remove_image, root_archive
+
+T = TypeVar("T")
+IMAGE = "pyinterceptor-test"
+AT_ONCE = "pyinterceptor-test-at-once"
+ENDING = "pyinterceptor-test-ending"
+ATTACK = Path(__file__).with_name("attack.c")
+
+
+def import_image(name: str, command: Sequence[str], files: dict[str, bytes] | None = None) -> None:
+    """busybox with further programs, and a command of its own."""
+    written = io.BytesIO(root_archive())
+    with tarfile.open(fileobj=written, mode="a") as archive:
+        for path, content in (files or {}).items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(content), 0o755
+            archive.addfile(entry, io.BytesIO(content))
+    words = ", ".join(f'"{word}"' for word in command)
+    importing = [*PODMAN, "import", "--change", f"CMD [{words}]", "-", name]
+    done = subprocess.run(importing, input=written.getvalue(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def attack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("attack") / "attack"
+    compiling = ["gcc", "-static", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(ATTACK)]
+    subprocess.run(compiling, check=True)
+    return program
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images(attack: Path) -> Iterator[None]:
+    assert shutil.which("podman") is not None, "apt install podman runc"
+    busybox_image(IMAGE)
+    import_image(AT_ONCE, ["/bin/sh", "-c", "wget -qO/first http://first.kv/instruction; cat"])
+    import_image(ENDING, ["/bin/true"], {"attack": attack.read_bytes()})
+    import_image(f"{IMAGE}-attack", ["/bin/cat"], {"attack": attack.read_bytes()})
+    yield
+    for name in (IMAGE, AT_ONCE, ENDING, f"{IMAGE}-attack"):
+        remove_image(name)
+
+
+async def no_network(netns_fd: int) -> None:
+    """Attaches nothing."""
+
+
+def in_box(scenario: Callable[[PodmanContainer], Awaitable[T]], image: str = IMAGE) -> T:
+    async def main() -> T:
+        async with open_podman_container(name="a box", image=image, attach=no_network) as box:
+            return await scenario(box)
+
+    return trio.run(main)
+
+
+def ours() -> list[str]:
+    """The podman containers that are there."""
+    listed = subprocess.run([*PODMAN, "ps", "--all", "--format", "{{.Names}}"], capture_output=True, check=True)
+    return [name for name in listed.stdout.decode().split() if name.startswith("pyinterceptor-")]
+
+
+def test_a_command_gets_input_and_environment_and_gives_output_and_exit_code() -> None:
+    async def scenario(box: PodmanContainer) -> None:
+        assert (await box.exec("sh -c 'cat; echo $MINE >&2; exit 3'", input=b"in", env={"MINE": "x"})) == Finished(
+            3, b"in", b"x\n"
+        )
+        assert (await box.exec(["echo", "one word"])).text == "one word\n"
+        assert (await box.exec("hostname")).text == "a-box\n"
+        assert (await box.exec("cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
+        assert (await box.exec("nonesuch")).returncode == 127
+        assert (await box.exec("/etc/hostname")).returncode == 126
+        assert (await box.exec("sh -c 'kill -9 $$'")).returncode == 128 + signal.SIGKILL
+        with pytest.raises(RuntimeFailure, match="run sh: exit code 4: oh"):
+            await box.exec("sh -c 'echo oh >&2; exit 4'", check=True)
+
+    in_box(scenario)
+    assert ours() == []
+
+
+def test_a_started_process_runs_until_the_container_stops() -> None:
+    async def scenario(box: PodmanContainer) -> None:
+        running = await box.start("sh -c 'echo up; exec sleep 1000'", stdout=subprocess.PIPE)
+        assert running.stdout is not None
+        assert await running.stdout.receive_some(3) == b"up\n"
+        assert b"sleep 1000" in (await box.exec("ps")).stdout
+        assert len(ours()) == 1
+        await box.stop()
+        assert ours() == []
+        assert await running.wait() != 0
+        await running.aclose()
+        with pytest.raises(RuntimeFailure, match="the container is stopped"):
+            await box.exec("true")
+        await box.stop()
+
+    in_box(scenario)
+
+
+def test_the_first_instruction_of_an_image_is_under_the_rules_already(world: World, instance: str) -> None:
+    asked: list[str] = []
+
+    class AtOnce(Container):
+        image = AT_ONCE
+        enable_internet = False
+
+    @AtOnce.outbound_by_host("first.kv")
+    async def first(request: Any, env: Any, ctx: Any) -> Response:
+        asked.append(f"{ctx.container_name} {request.url.path}")
+        return Response("handled")
+
+    async def main() -> None:
+        async with open_interceptor(App(containers=[AtOnce]), instance=instance) as interceptor:
+            box = await interceptor.get_container(AtOnce, "one")
+            waiting = "until [ -s /first ]; do usleep 10000; done; cat /first"
+            with trio.fail_after(20):
+                assert (await box.exec(["sh", "-c", waiting])).text == "handled"
+            refused = await box.exec(["nc", "-w", "5", ORIGIN_V4, "7"], input=b"past")
+            assert refused.stdout == b""
+
+    before = world.counts().syns
+    trio.run(main)
+    assert asked == ["one /instruction"]
+    assert world.counts().syns == before
+    echo = ["busybox", "nc", "-w", "5", ORIGIN_V4, "7"]
+    assert subprocess.run(echo, input=b"past", capture_output=True, check=True).stdout == b"past"
+
+
+def test_hostile_code_as_root_inside_gains_nothing_past_its_own_streams(attack: Path) -> None:
+    async def attach(netns_fd: int) -> None:
+        def give_eth0() -> None:
+            inside = ["nsenter", f"--net=/proc/self/fd/{netns_fd}", "ip", "link", "add", "eth0", "up", "type", "veth"]
+            subprocess.run(inside, pass_fds=(netns_fd,), check=True)
+
+        await trio.to_thread.run_sync(give_eth0)
+
+    async def main() -> Finished:
+        async with open_podman_container(name="box", image=f"{IMAGE}-attack", attach=attach) as box:
+            assert (await box.exec("id -u")).text == "0\n"
+            status = (await box.exec("cat /proc/self/status")).text
+            assert "NoNewPrivs:\t1" in status
+            assert "CapBnd:\t00000000000404fb" in status  # as CAPABILITIES says: no NET_ADMIN, NET_RAW, SYS_ADMIN
+            return await box.exec("/attack")
+
+    told = dict(line.split(": ") for line in trio.run(main).text.splitlines())
+    assert told.pop("stream") == "done"
+    assert "done" not in told.values(), told
+    outside = ["unshare", "--net", "--mount", "sh", "-c", f"ip link add eth0 up type veth && {attack}"]
+    direct = dict(line.split(": ") for line in subprocess.check_output(outside, text=True).splitlines())
+    assert set(direct.values()) == {"done"}
+    assert direct.keys() == told.keys() | {"stream"}
+
+
+KILLED = """
+import sys, trio
+from pyinterceptor.runtime import open_podman_container
+async def attach(fd): pass
+async def main():
+    async with open_podman_container(name="doomed", image=sys.argv[1], attach=attach) as box:
+        print("up", flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+
+
+def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_living_ones_is() -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, IMAGE], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"up\n"
+
+        async def beside(box: PodmanContainer) -> None:
+            assert len(ours()) == 2
+
+        in_box(beside)
+        left = ours()
+        assert len(left) == 1
+        owner.kill()
+        owner.wait()
+
+        async def instead(box: PodmanContainer) -> None:
+            assert len(ours()) == 1
+            assert ours() != left
+
+        in_box(instead)
+    assert ours() == []
+    assert list(Path(tempfile.gettempdir()).glob("pyinterceptor-*")) == []
+
+
+def test_an_image_that_is_not_there_is_said_so() -> None:
+    with pytest.raises(RuntimeFailure, match="nonesuch/image.* is not here and can't be pulled"):
+        in_box(never, image="localhost/nonesuch/image")
+    assert ours() == []
+
+
+def test_an_image_whose_command_has_ended_is_said_so() -> None:
+    async def scenario(box: PodmanContainer) -> None:
+        assert box.first is not None
+        await trio.lowlevel.wait_readable(box.first)
+        with pytest.raises(RuntimeFailure, match="run true: the container has ended, since its image's own command"):
+            await box.exec("true")
+
+    in_box(scenario, image=ENDING)
+
+
+def test_when_attaching_fails_nothing_of_the_image_runs(tmp_path: Path) -> None:
+    async def attach(netns_fd: int) -> None:
+        raise RuntimeFailure("no seat")
+
+    async def main() -> None:
+        async with open_podman_container(name="box", image=IMAGE, attach=attach):
+            raise AssertionError("it was opened")
+
+    with pytest.raises(RuntimeFailure, match="no seat"):
+        trio.run(main)
+    assert ours() == []
+
+
+async def never(box: PodmanContainer) -> None:
+    raise AssertionError(f"it was opened by {os.getpid()}")

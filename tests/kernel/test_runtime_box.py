@@ -1,0 +1,162 @@
+"""The library's containers: `get_container`, `exec`, `start`, `stop`, in a real gateway."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from pyinterceptor import App, Container, PolicyError, RuntimeFailure, open_interceptor
+
+
+class Sandbox(Container):
+    enable_internet = False
+
+
+class Another(Container):
+    image = "localhost/pyinterceptor-nonesuch"
+
+
+class Stranger(Container):
+    """Not of the app."""
+
+
+def with_interceptor(instance: str, scenario: Callable[[Any], Awaitable[None]]) -> None:
+    async def main() -> None:
+        with trio.fail_after(60):
+            async with open_interceptor(App(containers=[Sandbox, Another]), instance=instance) as interceptor:
+                await scenario(interceptor)
+
+    trio.run(main)
+
+
+async def network_of(box: Any) -> str:
+    """Which network namespace it is in: as good as its identity."""
+    return str((await box.exec("readlink /proc/self/ns/net")).text.strip())
+
+
+def processes_in(network: str) -> list[str]:
+    found = []
+    for link in Path("/proc").glob("[0-9]*/ns/net"):
+        try:
+            if os.readlink(link) == network:
+                found.append(link.parts[2])
+        except OSError:
+            continue
+    return found
+
+
+def test_a_name_is_one_container_however_often_and_at_once_it_is_asked_for(instance: str) -> None:
+    async def scenario(interceptor: Any) -> None:
+        boxes: list[Any] = []
+
+        async def get() -> None:
+            boxes.append(await interceptor.get_container(Sandbox, "one"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(get)
+        await get()
+        assert len(boxes) == 4
+        assert all(box is boxes[0] for box in boxes)
+        two = await interceptor.get_container(Sandbox, "two")
+        assert two is not boxes[0]
+        assert await network_of(two) != await network_of(boxes[0])
+
+    with_interceptor(instance, scenario)
+
+
+def test_exec_takes_a_list_or_a_string_that_is_split_as_a_shell_would(instance: str) -> None:
+    async def scenario(interceptor: Any) -> None:
+        box = await interceptor.get_container(Sandbox, "one")
+        assert (await box.exec(["echo", "a  b", "$HOME"])).stdout == b"a  b $HOME\n"
+        assert (await box.exec("echo 'a  b' c\\ d $HOME")).stdout == b"a  b c d $HOME\n"
+        finished = await box.exec("sh -c 'cat; echo err >&2; exit 3'", input=b"in")
+        assert (finished.returncode, finished.stdout, finished.stderr) == (3, b"in", b"err\n")
+
+    with_interceptor(instance, scenario)
+
+
+def test_stop_returns_when_the_container_is_gone_and_the_next_one_is_fresh(instance: str) -> None:
+    async def scenario(interceptor: Any) -> None:
+        box = await interceptor.get_container(Sandbox, "one")
+        network = await network_of(box)
+        running = await box.start(["sh", "-c", "echo up; exec sleep 1000"], stdout=subprocess.PIPE)
+        assert await running.stdout.receive_some(3) == b"up\n"
+        assert len(processes_in(network)) >= 3
+        async with trio.open_nursery() as nursery:  # asked twice at once, and for a new one meanwhile
+            nursery.start_soon(box.stop)
+            nursery.start_soon(box.stop)
+            await trio.testing.wait_all_tasks_blocked()
+            fresh = await interceptor.get_container(Sandbox, "one")
+            assert processes_in(network) == []
+        await box.stop()
+        assert await running.wait() == 128 + 9
+        await running.aclose()
+        assert fresh is not box
+        assert await network_of(fresh) != network
+        assert await interceptor.get_container(Sandbox, "one") is fresh
+        with pytest.raises(RuntimeFailure, match="run true: the container is stopped"):
+            await box.exec("true")
+        with pytest.raises(RuntimeFailure, match="run true: the container is stopped"):
+            await box.start("true")
+
+    with_interceptor(instance, scenario)
+
+
+@pytest.mark.parametrize("how", ["from outside", "from inside"])
+def test_a_container_whose_first_process_has_ended_says_so_and_the_next_one_is_fresh(how: str, instance: str) -> None:
+    async def scenario(interceptor: Any) -> None:
+        box = await interceptor.get_container(Sandbox, "one", user="root")
+        network = await network_of(box)
+        if how == "from inside":
+            await box.exec(["kill", "-9", "2"])
+        else:
+            (first,) = [pid for pid in processes_in(network) if Path(f"/proc/{pid}/comm").read_text() == "cat\n"]
+            os.kill(int(first), 9)
+        while processes_in(network):
+            await trio.lowlevel.checkpoint()
+        with pytest.raises(RuntimeFailure, match="run true: the container has ended, since its first process did"):
+            await box.exec("true")
+        fresh = await interceptor.get_container(Sandbox, "one")
+        assert (await fresh.exec("echo again")).text == "again\n"
+        assert await network_of(fresh) != network
+        await box.stop()
+
+    with_interceptor(instance, scenario)
+
+
+def test_a_container_that_cannot_start_is_that_callers_error_and_no_other_ones(instance: str) -> None:
+    async def scenario(interceptor: Any) -> None:
+        box = await interceptor.get_container(Sandbox, "one")
+        with pytest.raises(RuntimeFailure, match="no such user"):
+            await interceptor.get_container(Sandbox, "two", user="nonesuch")
+        with pytest.raises(RuntimeFailure, match="is not here and can't be pulled"):
+            await interceptor.get_container(Another, "one")
+        with pytest.raises(PolicyError, match="Stranger is not a container of this app; it has: Sandbox, Another"):
+            await interceptor.get_container(Stranger, "one")
+        assert (await box.exec("echo still here")).text == "still here\n"
+        two = await interceptor.get_container(Sandbox, "two", user="nobody")
+        assert (await two.exec("id -un")).text == "nobody\n"
+
+    with_interceptor(instance, scenario)
+
+
+def test_leaving_the_interceptor_ends_what_runs_inside(instance: str) -> None:
+    networks: list[str] = []
+
+    async def scenario(interceptor: Any) -> None:
+        for name in ("one", "two"):
+            box = await interceptor.get_container(Sandbox, name)
+            networks.append(await network_of(box))
+            await box.start("sleep 1000")
+            assert len(processes_in(networks[-1])) > 2
+
+    with_interceptor(instance, scenario)
+    assert [processes_in(network) for network in networks] == [[], []]

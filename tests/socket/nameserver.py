@@ -1,0 +1,93 @@
+"""A DNS server on loopback that answers as a test tells it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import trio
+
+Record = tuple[str, str, str]  # owner, type, value
+Answer = Callable[[dns.message.Message, bool], Sequence[bytes] | None]
+
+
+class Nameserver:
+    """`answer(query, udp)` gives the messages to send, None for silence. `asked` has "name type transport" of each."""
+
+    def __init__(self, port: int, answer: Answer) -> None:
+        self.server = f"127.0.0.1:{port}"
+        self.asked: list[str] = []
+        self._answer = answer
+
+    def messages(self, wire: bytes, udp: bool) -> Sequence[bytes]:
+        query = dns.message.from_wire(wire)
+        question = query.question[0]
+        transport = "udp" if udp else "tcp"
+        self.asked.append(f"{question.name} {dns.rdatatype.to_text(question.rdtype)} {transport}")
+        return self._answer(query, udp) or ()
+
+
+@asynccontextmanager
+async def open_nameserver(answer: Answer) -> AsyncIterator[Nameserver]:
+    """Serves UDP and TCP on the same port until the block ends."""
+    with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, trio.socket.socket() as listener:
+        await datagrams.bind(("127.0.0.1", 0))
+        await listener.bind(datagrams.getsockname())
+        listener.listen()
+        nameserver = Nameserver(datagrams.getsockname()[1], answer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_datagrams, datagrams, nameserver)
+            nursery.start_soon(trio.serve_listeners, _stream_of(nameserver), [trio.SocketListener(listener)])
+            yield nameserver
+            nursery.cancel_scope.cancel()
+
+
+async def _datagrams(sock: trio.socket.SocketType, nameserver: Nameserver) -> None:
+    while True:
+        wire, peer = await sock.recvfrom(4096)
+        for message in nameserver.messages(wire, True):
+            await sock.sendto(message, peer)
+
+
+def _stream_of(nameserver: Nameserver):
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            wire = b""
+            while data := await stream.receive_some():
+                wire += data
+                if len(wire) >= 2 + int.from_bytes(wire[:2], "big"):
+                    break
+            for message in nameserver.messages(wire[2:], False):
+                await stream.send_all(len(message).to_bytes(2, "big") + message)
+
+    return serve
+
+
+def response(query: dns.message.Message, *records: Record, code: int = dns.rcode.NOERROR) -> dns.message.Message:
+    made = dns.message.make_response(query, recursion_available=True)
+    made.set_rcode(dns.rcode.Rcode(code))
+    made.answer += [dns.rrset.from_text(owner + ".", 30, "IN", kind, value) for owner, kind, value in records]
+    return made
+
+
+def zone(*records: Record) -> Answer:
+    """Answers from these records; other names don't exist."""
+
+    def answer(query: dns.message.Message, udp: bool) -> Sequence[bytes]:
+        name = query.question[0].name.to_text(omit_final_dot=True).lower()
+        own = [record for record in records if record[0] == name]
+        if not own:
+            return [response(query, code=dns.rcode.NXDOMAIN).to_wire()]
+        kind = dns.rdatatype.to_text(query.question[0].rdtype)
+        return [response(query, *(record for record in own if record[1] == kind)).to_wire()]
+
+    return answer
+
+
+def silent(query: dns.message.Message, udp: bool) -> None:
+    """A server that hears and says nothing."""

@@ -1,0 +1,290 @@
+"""Queries over UDP and what upstream says to them: the server, the resolver and a nameserver on loopback."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import dns.message
+import dns.rcode
+import pytest
+import trio
+import trio.testing
+from dns.rdatatype import AAAA, A
+from pyinterceptor._relay import lib
+
+from pyinterceptor.dns.answers import addresses
+from pyinterceptor.dns.query import QUERY_MAX
+from pyinterceptor.dns.resolver import KEPT, QUERIES, Resolver, Waiting
+from pyinterceptor.dns.server import serve_udp
+from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, Upstream
+from pyinterceptor.policy.rules import Rules
+from pyinterceptor.policy.table import compile, decide
+from tests.socket.clock import with_jumping_clock
+from tests.socket.nameserver import Answer, Nameserver, open_nameserver, response, silent, zone
+
+LO = socket.if_nametoindex("lo")  # the container that these tests' datagrams come from
+OTHER = LO + 1000
+NOWHERE = (ipaddress.IPv4Address(0), 0)
+IP_PKTINFO, IPV6_RECVPKTINFO = 8, 49  # linux/in.h, linux/in6.h
+WWW = (("www.test", "A", "203.0.113.7"), ("www.test", "AAAA", "2001:db8::7"))
+
+
+class Published:
+    """Stands where the relay stands: writes down what is published."""
+
+    def __init__(self) -> None:
+        self.names: list[tuple[Any, ...]] = []
+
+    def publish_name(self, container, name, synthetic, addresses, seconds):
+        self.names.append((name, "synthetic" if synthetic else [str(address) for address in addresses], seconds))
+        return True
+
+    def name_failed(self, container, name):
+        self.names.append((name, "failed"))
+
+
+class Bench:
+    """What a test has before it: a resolver whose internet is a nameserver on loopback."""
+
+    def __init__(self, resolver: Resolver, nameserver: Nameserver, relay: Published, port: int) -> None:
+        self.resolver = resolver
+        self.nameserver = nameserver
+        self.published = relay.names
+        self._port = port
+
+    async def ask(self, name: str, kind: str = "A", *, at: str = "127.0.0.1") -> dns.message.Message:
+        """Asks over UDP; hears only what comes from the address it asked."""
+        query = dns.message.make_query(name, kind)
+        with self.client(at) as client:
+            await client.connect((at, self._port))
+            await client.send(query.to_wire())
+            answer = dns.message.from_wire(await client.recv(65535))
+        assert query.is_response(answer)
+        return answer
+
+    def client(self, at: str = "127.0.0.1") -> trio.socket.SocketType:
+        return trio.socket.socket(socket.AF_INET6 if ":" in at else socket.AF_INET, socket.SOCK_DGRAM)
+
+    def wait(self, name: str, container: int) -> Waiting:
+        """A query that has taken its place and waits for upstream."""
+        waiting = self.resolver.answer_nowait(container, dns.message.make_query(name, "A").to_wire(), udp=True)
+        assert isinstance(waiting, Waiting)
+        return waiting
+
+
+@asynccontextmanager
+async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
+    """my.kv is handled; what no rule names goes to the nameserver that answers so."""
+    table = compile(Rules({"my.kv": 0}, None, True), 1)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ours:
+        ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        ours.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        ours.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        ours.bind(("::", 0))
+        async with open_nameserver(answer) as nameserver, trio.open_nursery() as nursery:
+            relay = Published()
+            resolver = Resolver(
+                decide=lambda container, host: decide(table, lib.PROTOCOL_HTTP, host, NOWHERE).verdict,
+                upstream=Upstream([nameserver.server]),
+                relay=relay,
+                v6=v6,
+            )
+            nursery.start_soon(serve_udp, ours, resolver)
+            yield Bench(resolver, nameserver, relay, ours.getsockname()[1])
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("at", ["127.0.0.1", "127.9.8.7", "::1"])
+@with_jumping_clock
+async def test_a_datagram_is_answered_from_the_address_it_was_sent_to(at):
+    async with bench(zone(*WWW)) as here:
+        assert addresses(await here.ask("my.kv", at=at))[0] == ["198.18.1.0"]
+        assert addresses(await here.ask("www.test", at=at))[0] == ["203.0.113.7"]
+
+
+@with_jumping_clock
+async def test_noise_is_not_answered_and_does_not_disturb():
+    async with bench(zone(*WWW)) as here:
+        with here.client() as client:
+            await client.connect(("127.0.0.1", here._port))
+            for noise in (b"", b"\0", b"\xff" * 100, bytes(QUERY_MAX + 1000)[:9000]):
+                await client.send(noise)
+            await client.send(dns.message.make_query("my.kv", "A", id=77).to_wire())
+            answers = [dns.message.from_wire(await client.recv(65535)) for _ in range(2)]
+        assert [(answer.id, answer.rcode()) for answer in answers] == [(0, dns.rcode.FORMERR), (77, dns.rcode.NOERROR)]
+
+
+@pytest.mark.parametrize("kind", ["A", "AAAA"])
+@with_jumping_clock
+async def test_an_upstream_answer_publishes_both_families_before_it_is_told(kind):
+    async with bench(zone(*WWW)) as here:
+        answer = await here.ask("WWW.Test", kind)
+        assert addresses(answer)[0] == ["203.0.113.7" if kind == "A" else "2001:db8::7"]
+        [(name, texts, seconds)] = here.published
+        assert (name, sorted(texts), seconds) == ("www.test", ["2001:db8::7", "203.0.113.7"], KEPT)
+        assert texts[0] == addresses(answer)[0][0]
+        assert sorted(map(str.lower, here.nameserver.asked)) == ["www.test. a udp", "www.test. aaaa udp"]
+
+
+@with_jumping_clock
+async def test_a_client_that_asks_for_both_families_at_once_costs_two_questions():
+    async with bench(zone(*WWW)) as here:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.ask, "www.test", "A")
+            nursery.start_soon(here.ask, "www.test", "AAAA")
+        assert sorted(here.nameserver.asked) == ["www.test. A udp", "www.test. AAAA udp"]
+
+
+@pytest.mark.parametrize("kind", ["TXT", "MX", "SRV", "HTTPS", "ANY", "TYPE65280"])
+@with_jumping_clock
+async def test_another_type_is_asked_upstream_alone(kind):
+    async with bench(zone(*WWW, ("www.test", "TXT", '"some text"'))) as here:
+        answer = await here.ask("www.test", kind)
+        assert [str(record) for records in answer.answer for record in records] == ['"some text"'] * (kind == "TXT")
+        assert here.nameserver.asked == [f"www.test. {kind} udp"]
+        assert here.published == []
+
+
+@pytest.mark.parametrize("name", ["gone.test", "."])
+@with_jumping_clock
+async def test_no_such_name_is_passed_on_and_nothing_is_published(name):
+    async with bench(zone(*WWW)) as here:
+        assert (await here.ask(name)).rcode() == dns.rcode.NXDOMAIN
+        assert here.published == []
+
+
+@with_jumping_clock
+async def test_a_name_that_no_host_has_is_passed_on_as_it_is():
+    strange = r"B\195\188cher\032\046x.test"
+    async with bench(lambda query, udp: [response(query, (strange, "A", "203.0.113.7")).to_wire()]) as here:
+        assert addresses(await here.ask(strange))[0] == ["203.0.113.7"]
+        assert here.published == []
+
+
+@with_jumping_clock
+async def test_a_handled_name_is_never_asked_upstream():
+    async with bench(zone(*WWW)) as here:
+        for kind in ("A", "AAAA", "TXT", "HTTPS", "ANY"):
+            await here.ask("my.kv", kind)
+        await here.ask("localhost")
+        await here.ask("0.1.18.198.in-addr.arpa", "PTR")
+        assert here.nameserver.asked == []
+        await here.ask("www.test", "TXT")
+        assert here.nameserver.asked == ["www.test. TXT udp"]
+
+
+@with_jumping_clock
+async def test_a_silent_family_holds_the_other_up_for_a_moment_only():
+    def half(query, udp):
+        return zone(*WWW)(query, udp) if query.question[0].rdtype == A else None
+
+    async with bench(half) as here:
+        began = trio.current_time()
+        assert addresses(await here.ask("www.test"))[0] == ["203.0.113.7"]
+        assert trio.current_time() - began < SECOND_FAMILY + 1
+        assert here.published == [("www.test", ["203.0.113.7"], KEPT)]
+
+
+@with_jumping_clock
+async def test_a_family_without_addresses_waits_for_nothing():
+    def half(query, udp):
+        return None if query.question[0].rdtype == AAAA else [response(query).to_wire()]
+
+    async with bench(half) as here:
+        began = trio.current_time()
+        answer = await here.ask("www.test")
+        assert (answer.rcode(), answer.answer) == (dns.rcode.NOERROR, [])
+        assert trio.current_time() - began < SECOND_FAMILY
+
+
+@with_jumping_clock
+async def test_the_family_that_was_asked_for_is_published_even_where_it_comes_last():
+    kinds: list[Any] = []
+
+    def answer(query, udp):
+        kinds.append(query.question[0].rdtype)
+        return None if kinds.count(A) == 1 and kinds[-1] == A else zone(*WWW)(query, udp)
+
+    async with bench(answer) as here:
+        assert addresses(await here.ask("www.test"))[0] == ["203.0.113.7"]
+        assert here.published == [("www.test", ["203.0.113.7", "2001:db8::7"], KEPT)]
+        assert sorted(kinds) == [A, A, AAAA]
+
+
+@with_jumping_clock
+async def test_a_host_without_v6_publishes_and_tells_v4_alone():
+    async with bench(zone(*WWW), v6=False) as here:
+        assert addresses(await here.ask("www.test"))[0] == ["203.0.113.7"]
+        answer = await here.ask("www.test", "AAAA")
+        assert (answer.rcode(), answer.answer) == (dns.rcode.NOERROR, [])
+        assert [name[:2] for name in here.published] == [("www.test", ["203.0.113.7"])] * 2
+
+
+@with_jumping_clock
+async def test_an_answer_too_long_for_a_datagram_says_so_and_comes_over_tcp():
+    many = [("many.test", "A", f"203.0.113.{number}") for number in range(150)]
+    async with bench(zone(*many)) as here:
+        answer = await here.ask("many.test")
+        assert answer.flags & dns.flags.TC
+        assert answer.answer == []
+        wire = await here.resolver.answer(LO, dns.message.make_query("many.test", "A").to_wire(), udp=False)
+        assert len(addresses(dns.message.from_wire(wire))[0]) == 150
+
+
+@with_jumping_clock
+async def test_without_an_answer_from_upstream_it_is_servfail_and_counted():
+    async with bench(silent) as here:
+        assert (await here.ask("www.test")).rcode() == dns.rcode.SERVFAIL
+        assert here.resolver.count(LO).unanswered == 1
+
+
+@with_jumping_clock
+async def test_a_container_at_its_limit_is_told_so_and_another_is_served():
+    async with bench(silent) as here:
+        with here.client() as client:
+            await client.connect(("127.0.0.1", here._port))
+            for number in range(QUERIES + 50):
+                await client.send(dns.message.make_query(f"n{number}.test", "A", id=number).to_wire())
+            refused = [dns.message.from_wire(await client.recv(65535)) for _ in range(50)]
+            assert {answer.rcode() for answer in refused} == {dns.rcode.SERVFAIL}
+            assert {answer.id for answer in refused} == set(range(QUERIES, QUERIES + 50))
+            assert here.resolver.count(LO).over_budget == 50
+            assert addresses(await here.ask("my.kv"))[0] == ["198.18.1.0"]  # needs nobody upstream
+            began = trio.current_time()
+            others = [here.wait(f"n{number}.test", OTHER) for number in range(QUERIES)]
+            assert here.resolver.count(OTHER).over_budget == 0
+            async with trio.open_nursery() as nursery:
+                for other in others:
+                    nursery.start_soon(here.resolver.passed, other)
+                for _ in range(QUERIES):
+                    answer = dns.message.from_wire(await client.recv(65535))
+                    assert answer.rcode() == dns.rcode.SERVFAIL
+            assert trio.current_time() - began < 2 * TRY + 2
+        here.wait("n0.test", LO)  # its places are free again
+
+
+@with_jumping_clock
+async def test_a_container_that_leaves_while_it_waits_disturbs_nobody():
+    async with bench(silent) as here:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.resolver.passed, here.wait("www.test", LO))
+            nursery.start_soon(here.resolver.passed, here.wait("www.test", OTHER))
+            await trio.testing.wait_all_tasks_blocked()
+            here.resolver.forget(LO)
+        assert here.resolver.count(LO).queries == 0
+        assert here.resolver.count(OTHER).unanswered == 1
+
+
+@with_jumping_clock
+async def test_who_waits_to_dial_a_name_is_told_its_addresses_or_that_it_has_none():
+    async with bench(zone(*WWW)) as here:
+        await here.resolver.refresh(LO, "www.test")
+        await here.resolver.refresh(LO, "gone.test")
+        assert here.published == [("www.test", ["2001:db8::7", "203.0.113.7"], 30), ("gone.test", "failed")]
+    async with bench(silent, v6=False) as here:
+        await here.resolver.refresh(LO, "www.test")
+        assert here.published == [("www.test", "failed")]

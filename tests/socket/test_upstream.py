@@ -1,0 +1,272 @@
+"""The resolvers upstream as they misbehave: real sockets on loopback, and a clock that jumps where all wait."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import pytest
+import trio
+import trio.testing
+from dns.rdatatype import AAAA, A
+
+from pyinterceptor.dns import upstream as module
+from pyinterceptor.dns.answers import addresses
+from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, NoAnswer, Upstream
+from pyinterceptor.errors import PolicyError
+from tests.socket.clock import with_jumping_clock
+from tests.socket.nameserver import open_nameserver, response, silent, zone
+
+NAME = dns.name.from_text("www.example.test")
+BOTH = (("www.example.test", "A", "203.0.113.7"), ("www.example.test", "AAAA", "2001:db8::7"))
+
+def closed_port() -> str:
+    """Where nobody listens: the kernel says so."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+@with_jumping_clock
+async def test_the_first_server_that_answers_is_believed():
+    async with open_nameserver(zone(*BOTH)) as first, open_nameserver(zone()) as second:
+        answer = await Upstream([first.server, second.server]).query(NAME, A)
+    assert addresses(answer) == (["203.0.113.7"], 30)
+    assert (first.asked, second.asked) == (["www.example.test. A udp"], [])
+
+
+@with_jumping_clock
+async def test_no_such_name_is_an_answer():
+    async with open_nameserver(zone()) as first, open_nameserver(zone(*BOTH)) as second:
+        answer = await Upstream([first.server, second.server]).query(NAME, A)
+    assert (answer.rcode(), second.asked) == (dns.rcode.NXDOMAIN, [])
+
+
+@pytest.mark.parametrize("code", [dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.FORMERR, dns.rcode.NOTIMP])
+@with_jumping_clock
+async def test_a_server_that_says_neither_yes_nor_no_is_followed_by_the_next(code):
+    def unsure(query, udp):
+        made = response(query, code=code)
+        made.question.clear()
+        return [made.to_wire()]
+
+    async with open_nameserver(unsure) as first, open_nameserver(zone(*BOTH)) as second:
+        answer = await Upstream([first.server, second.server]).query(NAME, A)
+        assert (answer.rcode(), len(first.asked), len(second.asked)) == (dns.rcode.NOERROR, 1, 1)
+        answer = await Upstream([first.server]).query(NAME, A)
+        assert (answer.rcode(), len(first.asked)) == (code, 2)
+
+
+@with_jumping_clock
+async def test_a_silent_server_is_left_for_the_next():
+    async with open_nameserver(silent) as first, open_nameserver(zone(*BOTH)) as second:
+        began = trio.current_time()
+        answer = await Upstream([first.server, second.server]).query(NAME, A)
+        assert addresses(answer)[0] == ["203.0.113.7"]
+        assert TRY <= trio.current_time() - began < TRY + 1
+        assert len(first.asked) == 1
+
+
+@with_jumping_clock
+async def test_a_server_that_is_not_there_is_left_at_once():
+    async with open_nameserver(zone(*BOTH)) as second:
+        began = trio.current_time()
+        answer = await Upstream([closed_port(), second.server]).query(NAME, A)
+        assert addresses(answer)[0] == ["203.0.113.7"]
+        assert trio.current_time() - began < TRY
+
+
+@with_jumping_clock
+async def test_without_any_answer_every_server_is_asked_twice():
+    async with open_nameserver(silent) as first, open_nameserver(silent) as second:
+        with pytest.raises(NoAnswer):
+            await Upstream([first.server, second.server]).query(NAME, A)
+    assert (len(first.asked), len(second.asked)) == (2, 2)
+
+
+@with_jumping_clock
+async def test_an_answer_that_was_cut_is_asked_for_over_tcp():
+    def cut(query, udp):
+        made = response(query, *(("www.example.test", "A", f"203.0.113.{n}") for n in range(200)))
+        if not udp:
+            return [made.to_wire()]
+        made.answer.clear()
+        made.flags |= dns.flags.TC
+        return [made.to_wire()]
+
+    async with open_nameserver(cut) as server:
+        answer = await Upstream([server.server]).query(NAME, A)
+    assert len(addresses(answer)[0]) == 200
+    assert server.asked == ["www.example.test. A udp", "www.example.test. A tcp"]
+
+
+@with_jumping_clock
+async def test_what_answers_another_question_is_not_looked_at():
+    """Forged ids, other questions, queries, noise: the right answer still comes after them."""
+
+    def forged(query, udp):
+        right = response(query, BOTH[0])
+        wrong = response(query, ("www.example.test", "A", "198.51.100.66"))
+        wrong.id ^= 1
+        other = response(dns.message.make_query("evil.test", "A", id=query.id), ("evil.test", "A", "198.51.100.66"))
+        messages = [wrong, other, query, right]
+        return [b"", b"\0", b"noise that is no message", *(message.to_wire() for message in messages)]
+
+    async with open_nameserver(forged) as server:
+        answer = await Upstream([server.server]).query(NAME, A)
+    assert addresses(answer)[0] == ["203.0.113.7"]
+
+
+@with_jumping_clock
+async def test_an_answer_from_another_address_is_not_heard():
+    sent = []
+
+    def stolen(query, udp):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.2", 0))
+            for port in ports():
+                sock.sendto(response(query, ("www.example.test", "A", "198.51.100.66")).to_wire(), ("127.0.0.1", port))
+                sent.append(port)
+        return [response(query, BOTH[0]).to_wire()]
+
+    async with open_nameserver(stolen) as server:
+        answer = await Upstream([server.server]).query(NAME, A)
+    assert addresses(answer)[0] == ["203.0.113.7"]
+    assert sent
+
+
+def ports() -> list[int]:
+    """The local ports of the UDP sockets that are connected now: more than a forger would know."""
+    rows = [line.split() for line in Path("/proc/self/net/udp").read_text().splitlines()[1:]]
+    return [int(row[1].partition(":")[2], 16) for row in rows if row[2] != "00000000:0000"]
+
+
+@with_jumping_clock
+async def test_a_chain_of_names_leads_to_addresses():
+    chain = (
+        ("www.example.test", "CNAME", "real.example.test."),
+        ("real.example.test", "A", "203.0.113.7"),
+    )
+
+    def answer(query, udp):
+        return [response(query, *(chain if query.question[0].rdtype == A else chain[:1])).to_wire()]
+
+    async with open_nameserver(answer) as server:
+        found = await Upstream([server.server]).resolve("www.example.test")
+    assert (found.v4, found.v6, found.ttl) == (["203.0.113.7"], [], 30)
+
+
+@with_jumping_clock
+async def test_both_families_are_asked_at_once_and_each_question_is_sent_once():
+    async with open_nameserver(zone(*BOTH)) as server:
+        upstream, found = Upstream([server.server]), []
+
+        async def resolve():
+            found.append(await upstream.resolve("www.example.test"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(resolve)
+            nursery.start_soon(upstream.query, NAME, A)
+        assert sorted(server.asked) == ["www.example.test. A udp", "www.example.test. AAAA udp"]
+        await upstream.resolve("www.example.test")  # and later anew
+        assert len(server.asked) == 4
+    assert [one.both() for one in found] == [["2001:db8::7", "203.0.113.7"]] * 20
+
+
+@pytest.mark.parametrize(("answering", "silent_one"), [(A, AAAA), (AAAA, A)])
+@with_jumping_clock
+async def test_one_familys_addresses_do_not_wait_long_for_the_others(answering, silent_one):
+    def half(query, udp):
+        return zone(*BOTH)(query, udp) if query.question[0].rdtype == answering else None
+
+    async with open_nameserver(half) as server:
+        began = trio.current_time()
+        found = await Upstream([server.server]).resolve("www.example.test")
+        assert len(found.both()) == 1
+        assert SECOND_FAMILY <= trio.current_time() - began < TRY
+
+
+@with_jumping_clock
+async def test_who_gives_up_does_not_take_the_answer_from_the_others():
+    async with open_nameserver(silent) as first, open_nameserver(zone(*BOTH)) as second:
+        upstream, found = Upstream([first.server, second.server]), []
+
+        async def impatient():
+            with trio.move_on_after(TRY / 2):
+                await upstream.query(NAME, A)
+
+        async def patient():
+            found.append(await upstream.query(NAME, A))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(impatient)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(patient)
+            nursery.start_soon(patient)
+        assert [addresses(answer)[0] for answer in found] == [["203.0.113.7"]] * 2
+        assert len(first.asked) == 2  # the impatient one's, then one for both
+
+
+@with_jumping_clock
+async def test_who_waits_for_the_same_answer_is_told_that_there_is_none():
+    async with open_nameserver(silent) as server:
+        upstream, failed = Upstream([server.server]), []
+
+        async def ask():
+            with pytest.raises(NoAnswer):
+                await upstream.query(NAME, A)
+            failed.append(True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            nursery.start_soon(ask)
+        assert (len(failed), len(server.asked)) == (2, 2)
+
+
+@with_jumping_clock
+async def test_addresses_and_localhost_are_never_asked_for():
+    async with open_nameserver(zone(*BOTH)) as server:
+        upstream = Upstream([server.server])
+        assert (await upstream.resolve("203.0.113.9")).both() == ["203.0.113.9"]
+        assert (await upstream.resolve("2001:db8::9")).both() == ["2001:db8::9"]
+        for name in ("localhost", "db.localhost"):
+            assert (await upstream.resolve(name)).both() == ["::1", "127.0.0.1"]
+        assert (await upstream.resolve("a" * 64 + ".test")).both() == []
+        assert (await upstream.resolve("www..test")).both() == []
+        assert server.asked == []
+        assert (await upstream.resolve("www.example.test")).both() == ["2001:db8::7", "203.0.113.7"]
+
+
+@with_jumping_clock
+async def test_resolv_conf_is_followed_as_it_changes(tmp_path, monkeypatch):
+    conf = tmp_path / "resolv.conf"
+    monkeypatch.setattr(module, "RESOLV_CONF", conf)
+    async with open_nameserver(zone(*BOTH)) as first, open_nameserver(zone()) as second:
+        upstream = Upstream()
+        conf.write_text(f"# nameserver 192.0.2.1\nsearch test\nnameserver nonsense\nnameserver {first.server}\n")
+        assert (await upstream.query(NAME, A)).rcode() == dns.rcode.NOERROR
+        conf.write_text(f"nameserver\t{second.server}\nnameserver {first.server}\n")
+        assert (await upstream.query(NAME, A)).rcode() == dns.rcode.NXDOMAIN
+    assert (len(first.asked), len(second.asked)) == (1, 1)
+
+
+@pytest.mark.parametrize("text", ["", "options ndots:2\n", None])
+def test_without_a_nameserver_the_host_itself_is_asked(text, tmp_path, monkeypatch):
+    conf = tmp_path / "resolv.conf"
+    if text is not None:
+        conf.write_text(text)
+    monkeypatch.setattr(module, "RESOLV_CONF", conf)
+    assert module._system() == [("127.0.0.1", 53)]
+
+
+@pytest.mark.parametrize(
+    "text", ["dns.example", "203.0.113.53:0", "203.0.113.53:99999", "203.0.113.53:x", "[::1", "", "1.2.3"]
+)
+def test_a_nameserver_that_is_no_address_is_told(text):
+    with pytest.raises(PolicyError, match="nameserver"):
+        Upstream(["203.0.113.53", "[2001:db8::53]:5353", "2001:db8::53", text])

@@ -1,0 +1,111 @@
+"""Apps, and the files they are loaded from: what is wrong is said in one sentence that begins with the place."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyinterceptor import App, Container, PolicyError
+from pyinterceptor.app import Env, load_app
+
+HEAD = "from pyinterceptor import App, Container, Response\n"
+WRONG = {
+    "a syntax error": ("def broken(:\n    pass\n", ":2: SyntaxError: invalid syntax"),
+    "an exception": ("\n\nvalues = {}\nvalues['key']\n", ":5: KeyError: 'key'"),
+    "an exception below": ("def work():\n    1 / 0\n\nwork()\n", ":3: ZeroDivisionError: division by zero"),
+    "a missing module": ("import nonesuch_module\n", ":2: ModuleNotFoundError: No module named 'nonesuch_module'"),
+    "an exit": ("raise SystemExit('had enough')\n", ":2: SystemExit: had enough"),
+    "no app": ("", ": defines no App called `app`; write app = App(containers=[…])"),
+    "something else called app": ("app = 7\n", ": defines no App called `app`; write app = App(containers=[…])"),
+    "no container": (
+        "app = App(containers=[])\n",
+        ":2: an App needs at least one container class: App(containers=[Sandbox])",
+    ),
+    "no handler": (
+        "class Sandbox(Container):\n    pass\nSandbox.outbound = 7\n",
+        ":4: outbound must be a function (request, env, ctx), not int",
+    ),
+    "a bad host": (
+        "class Sandbox(Container):\n    pass\n"
+        "@Sandbox.outbound_by_host('http://my.kv/')\ndef handler(request, env, ctx): ...\n"
+        "app = App(containers=[Sandbox])\n",
+        ":2: Sandbox: host pattern 'http://my.kv/': write a host, not a URL or a network",
+    ),
+    "a bad network": (
+        "class Sandbox(Container):\n    local_networks = ['10.0.0.0/33']\napp = App(containers=[Sandbox])\n",
+        ":2: Sandbox: local_networks: '10.0.0.0/33' is not a network or address with a port",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def modules_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_with_a_file_is_said_with_its_line(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, said = WRONG[what]
+    (tmp_path / "an_app.py").write_text(HEAD + text)
+    monkeypatch.chdir(tmp_path)
+    for path in ("an_app.py", str(tmp_path / "an_app.py")):
+        with pytest.raises(PolicyError) as caught:
+            load_app(path)
+        assert str(caught.value).startswith(path + said)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_python_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "app.txt").write_text("")
+    for path, said in (("app.txt", "not a Python file"), ("nonesuch.py", "no such file"), ("", "no such file")):
+        with pytest.raises(PolicyError, match=said):
+            load_app(str(tmp_path / path))
+
+
+def test_an_error_in_a_module_of_the_apps_own_names_the_line_that_imports_it(tmp_path: Path) -> None:
+    (tmp_path / "beside_it.py").write_text("def broken(:\n")
+    (tmp_path / "an_app.py").write_text("\nimport beside_it\n")
+    with pytest.raises(PolicyError, match=r"an_app\.py:2: SyntaxError: invalid syntax \(beside_it\.py, line 1\)"):
+        load_app(str(tmp_path / "an_app.py"))
+
+
+def test_an_app_finds_its_own_modules_also_later(tmp_path: Path) -> None:
+    (tmp_path / "its_module.py").write_text("VALUE = 'found'\n")
+    (tmp_path / "an_app.py").write_text(
+        HEAD
+        + "class Sandbox(Container): ...\n"
+        + "def late():\n    import its_module\n    return its_module.VALUE\n"
+        + "app = App(containers=[Sandbox], bindings={'late': late})\n"
+    )
+    app = load_app(str(tmp_path / "an_app.py"))
+    assert [cls.__name__ for cls in app.containers] == ["Sandbox"]
+    assert app.env.late() == "found"
+
+
+def test_the_classes_of_an_app_are_told_apart_by_name() -> None:
+    class Sandbox(Container):
+        pass
+
+    def another() -> type[Container]:
+        return type(Container)("Sandbox", (Container,), {})
+
+    with pytest.raises(PolicyError, match="two container classes are called Sandbox"):
+        App(containers=[Sandbox, another()])
+    with pytest.raises(PolicyError, match="takes subclasses of Container, not 7"):
+        App(containers=[7])  # type: ignore[list-item]
+
+
+def test_a_binding_that_is_not_there_is_said_with_those_that_are() -> None:
+    env = Env({"kv": 1, "r2": 2})
+    assert (env.kv, env.r2) == (1, 2)
+    with pytest.raises(AttributeError, match="no binding is called 'KV'; the app's bindings: kv, r2"):
+        _ = env.KV
