@@ -37,6 +37,7 @@ async def open_nameserver(answer: Answer) -> AsyncIterator[Nameserver]:
     """Serves UDP and TCP on the same port until the block ends."""
     with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, trio.socket.socket() as listener:
         await datagrams.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port may have been a connection's before
         await listener.bind(datagrams.getsockname())
         listener.listen()
         nameserver = Nameserver(datagrams.getsockname()[1], answer)
