@@ -80,22 +80,22 @@ class Outbound:
         if attached.running >= HANDLERS:
             return Response("Too many handlers are running for this container.\n", 503, {"retry-after": "1"})
         attached.running += 1
-        scope = FetchScope(attached.client)
+        scope, response = FetchScope(attached.client), None
         try:
             with scope:
                 answer = policy.handlers[rule](request, self._env, attached.context)
-                response = await answer if hasattr(answer, "__await__") else answer
-                if not isinstance(response, Response):
-                    raise TypeError(f"the handler returned {type(response).__name__}, not a Response")
-                scope.keep(response)
-                return response
+                answer = await answer if hasattr(answer, "__await__") else answer
+            if not isinstance(answer, Response):
+                raise TypeError(f"the handler returned {type(answer).__name__}, not a Response")
+            response = answer
+            return response
         except (DialRefused, FetchError) as error:
             log.warning("%s %s: the handler's fetch failed: %s", request.method, request.url, error)
             return unreachable(request.url.host, error)
         finally:
             attached.running -= 1
             if scope.has_fetched:
-                await scope.let_go()
+                await scope.let_go(response)
 
     async def _pass(self, request: Request) -> Response:
         """As if the container's own connection went on: to the address it dialled, whatever host the request names."""

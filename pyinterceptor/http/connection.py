@@ -18,7 +18,7 @@ import trio
 
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.errors import FetchError, PeerError
-from pyinterceptor.http.answering import Framing, asks_to_close, framing, response_head
+from pyinterceptor.http.answering import Framing, framing, options_of, response_head
 from pyinterceptor.http.deadlines import NEVER, Deadline, Deadlines
 from pyinterceptor.http.incoming import Incoming
 from pyinterceptor.http.transfer import Pump, Pumping, SourceFailed, send_body
@@ -31,6 +31,7 @@ log = logging.getLogger("pyinterceptor")
 
 Respond = Callable[[Request], Awaitable[Response]]
 
+FRAME_MORE, FRAME_BAD, BODY_NONE = int(lib.FRAME_MORE), int(lib.FRAME_BAD), int(lib.BODY_NONE)
 WRITTEN = 65536  # bytes that have one deadline
 NOT_FOR_HANDLERS = frozenset({"CONNECT", "TRACE"})
 ALLOW = {"allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
@@ -114,15 +115,14 @@ class Connection:
         wire = self._wire
         self._is_waiting = False
         self._deadline.expires = self._deadlines.now + self._limits.idle
-        while not wire.buffer:
-            if not await wire.more():
-                return None
+        if not wire and not await wire.more():
+            return None
         self._deadline.expires = NEVER
         frame = wire.frame()
-        if frame.status != lib.FRAME_MORE:
+        if frame.status != FRAME_MORE:
             return frame
         with trio.move_on_after(self._limits.head):
-            while (frame := wire.frame()).status == lib.FRAME_MORE:
+            while (frame := wire.frame()).status == FRAME_MORE:
                 if not await wire.more():
                     return None
             return frame
@@ -131,10 +131,10 @@ class Connection:
 
     async def _serve_one(self, frame: Any) -> bool:
         """One request; True if another may follow."""
-        if frame.status == lib.FRAME_BAD:
+        if frame.status == FRAME_BAD:
             return await self._refuse(frame.answer, ffi.string(frame.reason).decode())
         host = ffi.string(frame.host).decode()
-        first, fields = self._wire.take_head(frame.head_length)
+        first, lines = self._wire.take_head(frame.head_length)
         method, target, version = first.split(" ")
         if method.upper() in NOT_FOR_HANDLERS:
             return await self._refuse(405, f"{method} is not for handlers", ALLOW)
@@ -143,8 +143,8 @@ class Connection:
         except ValueError as error:
             return await self._refuse(400, str(error))
         incoming = self._incoming(frame)
-        length = frame.body_length if frame.body == lib.BODY_LENGTH else None
-        request = Request.incoming(url, method, target, Headers.parsed(fields), Body(incoming, length))
+        body = Body() if incoming is None else Body(incoming, incoming.length)
+        request = Request.incoming(url, method, target, Headers.unread(lines), body)
         response = await self._answer(request)
         try:
             if isinstance(response, Switched):
@@ -170,7 +170,7 @@ class Connection:
         return url
 
     def _incoming(self, frame: Any) -> Incoming | None:
-        if frame.body == lib.BODY_NONE:
+        if frame.body == BODY_NONE:
             return None
         expects, stall = bool(frame.expect_continue), self._limits.stall
         return Incoming(self._wire, self._stream, frame.body, frame.body_length, expects=expects, stall=stall)
@@ -179,7 +179,10 @@ class Connection:
         """The response of whoever decides; 500 with a logged traceback if that raises."""
         self._wait()
         try:
-            return await self._respond(request)
+            response = await self._respond(request)
+            if response.body.content is None and response.body.is_used:
+                raise RuntimeError("the response's body was read already")
+            return response
         except PeerError as error:
             return Response(f"pyinterceptor: {error}\n", error.status)
         except Exception:
@@ -190,11 +193,10 @@ class Connection:
         """Passes the bytes of whatever the client and the origin speak from now on."""
         origin = response.exchange.connection.stream
         self.is_answering = True
-        await self.write(response.head() + response.exchange.parser.surplus)
-        if early := self._wire.take(len(self._wire.buffer)):
-            await origin.send_all(early)
-        self._is_waiting = False
+        await self._write(response.head() + response.exchange.parser.surplus)
         self._renew()
+        if early := self._wire.take(len(self._wire)):
+            await origin.send_all(early)
         await copy_both_ways(self._stream, origin, self._renew)
         self.is_answering = False
         return False
@@ -204,26 +206,26 @@ class Connection:
 
     async def _send(self, response: Response, incoming: Incoming | None, frame: Any, *, is_old: bool) -> bool:
         """Writes the response, then deals with what is left of the request; True if the connection persists."""
-        content = response.body.content
-        framed = framing(response, to_head=bool(frame.is_head), is_old=is_old)
-        persists = bool(frame.keep_alive) and framed is not Framing.UNTIL_CLOSE and not asks_to_close(response)
+        content, options = response.body.content, options_of(response)
+        framed = framing(response, to_head=frame.is_head, is_old=is_old)
+        persists = bool(frame.keep_alive) and framed != "until close" and "close" not in options
         if incoming is not None:
-            is_streamed = content is None and framed is not Framing.BARE
+            is_streamed = content is None and framed != "bare"
             persists = await incoming.precede(self._limits.drain, is_streamed=is_streamed) and persists
         connection = "close" if not persists else "keep-alive" if is_old else None
-        head = response_head(response, framed, _date(), connection)
+        head = response_head(response, framed, _date(), options=options, connection=connection)
         self.is_answering = True
-        if framed is Framing.BARE:
-            await self.write(head)
+        if framed == "bare":
+            await self._write(head)
         elif content is not None:
-            await self.write(head + content)
+            await self._write(head + content)
         else:
             await self.write(head)
             await self._send_body(response.body, framed)
         self.is_answering = False
         if incoming is None or not persists:
             return persists
-        self._is_waiting = False
+        self._deadline.expires = NEVER
         with trio.move_on_after(self._limits.head):
             return await incoming.drain(self._limits.drain)
         return False
@@ -231,9 +233,8 @@ class Connection:
     async def _send_body(self, body: Body, framed: Framing) -> None:
         """Sends a body as it comes. One that breaks off ends the connection with a reset, not as if it were whole."""
         pump = None if self._pump is None else self._lend
-        is_chunked = framed is Framing.CHUNKED
         try:
-            await send_body(body, self, is_chunked=is_chunked, pump=pump, stall=self._limits.stall)
+            await send_body(body, self, is_chunked=framed == "chunked", pump=pump, stall=self._limits.stall)
         except SourceFailed as failure:
             cause = failure.__cause__
             if isinstance(cause, PeerError | FetchError):
@@ -252,6 +253,11 @@ class Connection:
         self._wait()
 
     async def write(self, data: bytes) -> None:
+        """Some of a response that goes on."""
+        await self._write(data)
+        self._wait()
+
+    async def _write(self, data: bytes) -> None:
         self._is_waiting = False
         self._deadline.expires = self._deadlines.now + self._limits.stall
         if len(data) <= WRITTEN:
@@ -260,7 +266,6 @@ class Connection:
             for start in range(0, len(data), WRITTEN):
                 await self._stream.send_all(memoryview(data)[start : start + WRITTEN])
                 self._deadline.expires = self._deadlines.now + self._limits.stall
-        self._wait()
 
     def _wait(self) -> None:
         """Nothing is due from the client: it may take as long as it takes, while the client is there."""
@@ -272,15 +277,14 @@ class Connection:
     async def _refuse(self, status: int, why: str, headers: dict[str, str] | None = None) -> bool:
         """Answers what can't be taken; the connection ends."""
         response = Response(f"pyinterceptor: {why}\n", status, headers)
-        head = response_head(response, Framing.LENGTH, _date(), "close")
+        head = response_head(response, "length", _date(), connection="close")
         self.is_answering = True
-        await self.write(head + (response.body.content or b""))
+        await self._write(head + (response.body.content or b""))
         self.is_answering = False
         return False
 
     async def _linger(self) -> None:
         """Waits for the client to close: unread bytes would turn our close into a reset, and undo the response."""
-        self._is_waiting = False
         self._deadline.expires = NEVER
         with trio.move_on_after(self._limits.linger), suppress(trio.BusyResourceError):  # a handler's task still reads
             await self._stream.send_eof()

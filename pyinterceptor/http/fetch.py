@@ -18,16 +18,16 @@ from pyinterceptor.web.headers import Source as Fields
 
 
 class FetchScope:
-    """`with FetchScope(client) as scope:` around one call of a handler, `scope.keep(response)` what it returns; then
-    `await scope.let_go()`, if it `has_fetched`."""
+    """`with FetchScope(client) as scope:` around one call of a handler; then, if it `has_fetched`,
+    `await scope.let_go(response)` with what the handler has returned."""
 
-    __slots__ = ("_fetched", "_kept", "_token", "client", "is_over")
+    __slots__ = ("_fetched", "_token", "client", "has_fetched", "is_over")
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.is_over = False
-        self._fetched: list[Body] = []
-        self._kept: Response | None = None
+        self.has_fetched = False
+        self._fetched: list[Body]
         self._token: Token[FetchScope | None]
 
     def __enter__(self) -> FetchScope:
@@ -38,27 +38,21 @@ class FetchScope:
         _current.reset(self._token)
         self.is_over = True
 
-    @property
-    def has_fetched(self) -> bool:
-        return bool(self._fetched)
-
     def track(self, response: Response) -> None:
         """The response was fetched in this scope."""
+        if not self.has_fetched:
+            self.has_fetched, self._fetched = True, []
         self._fetched.append(response.body)
 
-    def keep(self, response: Response) -> None:
-        """The handler has returned this: what it needs outlives the scope, until it is read or closed."""
-        self._kept = response
-
-    async def let_go(self) -> None:
-        """Closes what was fetched, neither returned nor read."""
-        kept = None if self._kept is None else self._kept.body
+    async def let_go(self, response: Response | None) -> None:
+        """Closes what was fetched, neither returned nor read. What `response` needs outlives the scope."""
+        kept = None if response is None else response.body
         others = [body for body in self._fetched if body is not kept]
-        if self._kept is not None and kept is not None and kept.content is None and len(others) == len(self._fetched):
+        if response is not None and kept is not None and kept.content is None and len(others) == len(self._fetched):
             # A stream of the handler's own may read from what was fetched: both end together.
-            self._kept.body = Body(_Derived(kept, others), kept.length)
-            return
-        await _close(others)
+            response.body = Body(_Derived(kept, others), kept.length)
+        else:
+            await _close(others)
 
 
 class _Derived:

@@ -44,6 +44,7 @@ class Incoming:
         self._expects = expects  # 100 (Continue) is sent when the body is first asked for
         self._inviting: trio.Event | None = None
         self._is_chunked = kind == lib.BODY_CHUNKED
+        self.length = None if self._is_chunked else length
         self._left = 0 if self._is_chunked else length  # bytes, of the body or of the chunk that was begun
         self._is_in_chunk = False  # its last CRLF is still to come
         self._is_in_trailers = False
@@ -79,10 +80,12 @@ class Incoming:
             return
         self._expects, self._inviting = False, trio.Event()
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._stall):  # all of it, or nothing
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._stall) as scope:  # all, or nothing
                 await self._client.send_all(CONTINUE)
         finally:
             self._inviting.set()
+        if scope.cancelled_caught:
+            raise trio.BrokenResourceError("the client takes nothing")
 
     async def precede(self, drain: int, *, is_streamed: bool) -> bool:
         """The response begins now; True if the next request may be found after at most `drain` bytes of this one.
@@ -122,7 +125,7 @@ class Incoming:
 
     @property
     def remaining(self) -> int:
-        return max(0, self._left - len(self._wire.buffer))
+        return max(0, self._left - len(self._wire))
 
     async def take(self) -> bytes:
         self._is_read = True
@@ -142,7 +145,7 @@ class Incoming:
         while not self.is_done:
             if not self._left and self._is_chunked:
                 await self._begin_chunk()
-            elif not self._wire.buffer:
+            elif not self._wire:
                 await self._more()
             else:
                 return self._some()
@@ -176,8 +179,8 @@ class Incoming:
 
     async def _line(self, most: int) -> bytes:
         """One line without its CRLF."""
-        while (end := self._wire.buffer.find(b"\r\n")) < 0:
-            if len(self._wire.buffer) > most + 1:
+        while (end := self._wire.find_line()) < 0:
+            if len(self._wire) > most + 1:
                 raise self._broken("a line of the body is too long")
             await self._more()
         if end > most:

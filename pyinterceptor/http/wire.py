@@ -9,41 +9,53 @@ from typing import Any, Protocol
 
 from pyinterceptor._relay import ffi, lib
 
+HEAD_MAX = int(lib.HEAD_MAX)
+
 
 class Receiver(Protocol):
     async def receive_some(self) -> bytes | bytearray: ...
 
 
 class Wire:
-    """Borrows the stream. `buffer` holds what was read and not yet used."""
+    """Borrows the stream. Its length is that of what was read and not yet used."""
 
     def __init__(self, stream: Receiver) -> None:
         self.stream = stream
-        self.buffer = b""
+        self._bytes = b""
+        self._at = 0  # what stands before it is used: cutting it off at every step would be quadratic
         self._frame = ffi.new("struct frame *")
 
+    def __len__(self) -> int:
+        return len(self._bytes) - self._at
+
     async def more(self) -> bool:
-        """Reads once into the buffer; False at the end."""
-        data = await self.stream.receive_some()
-        self.buffer = self.buffer + data if self.buffer else bytes(data)
+        """Reads once; False at the end."""
+        data = bytes(await self.stream.receive_some())
+        self._bytes = self._bytes[self._at :] + data if self._bytes else data
+        self._at = 0
         return bool(data)
 
     def frame(self) -> Any:
-        """The frame of the request head in the buffer (status lib.FRAME_MORE: not complete)."""
-        lib.frame_request(self.buffer, min(len(self.buffer), lib.HEAD_MAX), self._frame)
+        """The frame of the request head that comes next (status lib.FRAME_MORE: not complete)."""
+        start = ffi.from_buffer(self._bytes) + self._at if self._at else self._bytes
+        lib.frame_request(start, min(len(self._bytes) - self._at, HEAD_MAX), self._frame)
         return self._frame
 
+    def find_line(self) -> int:
+        """How many bytes stand before the next CRLF, -1 where there is none yet."""
+        found = self._bytes.find(b"\r\n", self._at)
+        return found if found < 0 else found - self._at
+
     def take(self, most: int) -> bytes:
-        """What the buffer has, up to `most` bytes of it."""
-        taken = self.buffer[:most]
-        self.buffer = self.buffer[most:]
+        """What is here, up to `most` bytes of it."""
+        start = self._at
+        taken = self._bytes[start : start + most]
+        self._at += len(taken)
+        if self._at == len(self._bytes):
+            self._bytes, self._at = b"", 0
         return taken
 
-    def take_head(self, length: int) -> tuple[str, list[tuple[str, str]]]:
-        """The first line and the fields of a head that was framed."""
-        first, *lines = self.take(length)[:-4].decode("latin-1").split("\r\n")
-        fields = []
-        for line in lines:
-            name, _, value = line.partition(":")
-            fields.append((name, value.strip(" \t")))
-        return first, fields
+    def take_head(self, length: int) -> tuple[str, str]:
+        """The first line and the other lines of a head that was framed."""
+        first, _, lines = self.take(length).decode("latin-1").partition("\r\n")
+        return first, lines

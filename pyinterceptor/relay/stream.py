@@ -1,7 +1,8 @@
 """A socket of the hub as a Trio stream.
 
-The system call is tried first; a task parks only where it would block. So that a busy connection starves nobody, every
-CHECKPOINT_EVERY-th call gives them their turn first (and a place to be cancelled).
+A task parks only where a system call would block: the epoll tells of every change once, so after a short read the
+socket is empty until it tells of another. So that a busy connection starves nobody, every CHECKPOINT_EVERY-th call
+gives them their turn first (and a place to be cancelled).
 """
 
 from __future__ import annotations
@@ -33,15 +34,18 @@ class HubStream(trio.abc.HalfCloseableStream):
         self.has_left = False
         self.on_leave: Callable[[bool], None] | None = None
         self._forget = forget
+        self._may_have_bytes = True
         self._reader: trio.lowlevel.Task | None = None
         self._writer: trio.lowlevel.Task | None = None
         self._calls = 0
 
     def wake(self, events: int) -> None:
         """The hub saw these epoll events."""
-        if events & READABLE and self._reader is not None:
-            task, self._reader = self._reader, None
-            trio.lowlevel.reschedule(task)
+        if events & READABLE:
+            self._may_have_bytes = True
+            if self._reader is not None:
+                task, self._reader = self._reader, None
+                trio.lowlevel.reschedule(task)
         if events & WRITABLE and self._writer is not None:
             task, self._writer = self._writer, None
             trio.lowlevel.reschedule(task)
@@ -64,13 +68,20 @@ class HubStream(trio.abc.HalfCloseableStream):
         self._calls += 1
         if self._calls % CHECKPOINT_EVERY == 0:  # before the call: cancelled after it, what was read would be lost
             await trio.lowlevel.checkpoint()
+        most = RECEIVE if max_bytes is None else max_bytes
         while True:
+            if not self._may_have_bytes:
+                self._reader = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_reader)
             try:
-                return self.socket.recv(RECEIVE if max_bytes is None else max_bytes)
+                data = self.socket.recv(most)
             except BlockingIOError:
-                await self._park_reader()
+                self._may_have_bytes = False
             except OSError as error:
                 raise self._failure("read", error) from error
+            else:
+                self._may_have_bytes = len(data) == most or self.has_left
+                return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """All of it, or raises as trio.abc.SendStream says."""
@@ -84,7 +95,8 @@ class HubStream(trio.abc.HalfCloseableStream):
             try:
                 sent = self.socket.send(rest)
             except BlockingIOError:
-                await self._park_writer()
+                self._writer = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_writer)
             except OSError as error:
                 raise self._failure("write", error) from error
             else:
@@ -128,18 +140,10 @@ class HubStream(trio.abc.HalfCloseableStream):
             return trio.ClosedResourceError("this connection was closed here")
         return trio.BrokenResourceError(f"{step}: {error.strerror}")
 
-    async def _park_reader(self) -> None:
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._reader = None
-            return trio.lowlevel.Abort.SUCCEEDED
+    def _abort_reader(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
-        self._reader = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    async def _park_writer(self) -> None:
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._writer = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._writer = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _abort_writer(self, _: object) -> trio.lowlevel.Abort:
+        self._writer = None
+        return trio.lowlevel.Abort.SUCCEEDED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any
 from urllib.parse import parse_qs, quote, urljoin
 
 import idna
@@ -22,16 +21,11 @@ class URL:
     Raises: ValueError for what is no absolute http or https URL, or has a user's name in it.
     """
 
-    __slots__ = ("host", "port", "scheme", "target")
-
-    scheme: str
-    host: str  # lower case, without brackets
-    port: int
-    target: str  # as a request line has it (RFC 9112 section 3.2): path and query, or "*"
+    __slots__ = ("_host", "_port", "_scheme", "_target")
 
     def __init__(self, url: str | URL) -> None:
         if isinstance(url, URL):
-            self._set(url.scheme, url.host, url.port, url.target)
+            self._scheme, self._host, self._port, self._target = url.scheme, url.host, url.port, url.target
             return
         match = ABSOLUTE.match(_checked(url))
         if match is None:
@@ -40,24 +34,33 @@ class URL:
         host, port = _authority(match[2], url)
         if not target.startswith("/"):
             target = f"/{target}"
-        self._set(scheme, host, PORTS[scheme] if port is None else port, quote(target, ASCII))
+        self._scheme, self._host, self._target = scheme, host, quote(target, ASCII)
+        self._port = PORTS[scheme] if port is None else port
 
     @classmethod
     def parsed(cls, scheme: str, host: str, port: int, target: str) -> URL:
         """Made of parts that a strict parser has read: not checked again."""
         url = cls.__new__(cls)
-        url._set(scheme, host, port, target)
+        url._scheme, url._host, url._port, url._target = scheme, host, port, target
         return url
 
-    def _set(self, scheme: str, host: str, port: int, target: str) -> None:
-        put = object.__setattr__
-        put(self, "scheme", scheme)
-        put(self, "host", host)
-        put(self, "port", port)
-        put(self, "target", target)
+    @property
+    def scheme(self) -> str:
+        return self._scheme
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("a URL can't be changed; make another")
+    @property
+    def host(self) -> str:
+        """In lower case, without brackets."""
+        return self._host
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def target(self) -> str:
+        """As a request line has it (RFC 9112 section 3.2): path and query, or "*"."""
+        return self._target
 
     @property
     def path(self) -> str:

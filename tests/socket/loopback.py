@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import trio
 
+from pyinterceptor.http.transfer import Pump, Pumping
 from pyinterceptor.relay.hub import Hub
+from pyinterceptor.relay.relay import Budget, Options, open_relay
 from pyinterceptor.relay.stream import HubStream
 
 PATIENCE = 30.0  # seconds until a test counts as stuck
@@ -102,19 +106,46 @@ class PythonPumping:
                     self.moved += sent
 
 
-class PythonPump:
-    """Counts how often it was used and what it moved."""
+@contextmanager
+def python_pump(source: socket.socket, sink: socket.socket, limit: int) -> Iterator[PythonPumping]:
+    yield PythonPumping(source, sink, limit)
 
-    def __init__(self) -> None:
+
+@asynccontextmanager
+async def c_pump() -> AsyncIterator[Pump]:
+    """The relay's own, of a container without a network."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        async with open_relay(listener, Options()) as relay:
+            address = ipaddress.ip_address("198.51.100.1")
+            relay.add_container(7, address, address, Budget())
+            yield partial(relay.pump, 7)
+
+
+class Counted:
+    """A pump, and what was moved by it each time."""
+
+    def __init__(self, pump: Pump) -> None:
         self.pumped: list[int] = []
+        self._pump = pump
 
     @contextmanager
-    def __call__(self, source: socket.socket, sink: socket.socket, limit: int) -> Iterator[PythonPumping]:
-        pumping = PythonPumping(source, sink, limit)
-        try:
-            yield pumping
-        finally:
-            self.pumped.append(pumping.moved)
+    def __call__(self, source: socket.socket, sink: socket.socket, limit: int) -> Iterator[Pumping]:
+        with self._pump(source, sink, limit) as pumping:
+            try:
+                yield pumping
+            finally:
+                self.pumped.append(pumping.moved)
+
+
+@asynccontextmanager
+async def open_pump(kind: str) -> AsyncIterator[Counted]:
+    """In "Python" or in "C"."""
+    if kind == "Python":
+        yield Counted(python_pump)
+    else:
+        async with c_pump() as pump:
+            yield Counted(pump)
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> tuple[bytes, bool]:

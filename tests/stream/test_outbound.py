@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from pyinterceptor._relay import ffi, lib
 
 from pyinterceptor import Container, DialRefused, FetchError, Response, fetch
 from pyinterceptor.container import Context
 from pyinterceptor.http.client import open_client
+from pyinterceptor.http.dial import Dialer
 from pyinterceptor.outbound import Attached, Outbound
 from pyinterceptor.policies import policy_of
+from pyinterceptor.policy.addresses import packed
 from pyinterceptor.relay.relay import Cause
 from tests.stream.dialogue import GET, Client, http, in_trio, ok, serving
 from tests.stream.origins import Internet, internet
@@ -314,6 +319,41 @@ async def test_a_request_to_a_synthetic_address_goes_by_its_name(destination: st
         await origin.gets(http("GET /a HTTP/1.1", "Host: other.example"))
         await origin.sends(OK)
         await client.gets(http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok"))
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", "520 "),
+        ("127.0.0.1:5432", "520 "),
+        ("[::1]", "520 "),
+        ("[::ffff:127.0.0.1]", "520 "),
+        ("[64:ff9b::7f00:1]", "520 "),
+        ("inside.example", "520 "),
+        (SYNTHETIC, "520 "),
+        ("203.0.113.1", "502 Bad Gateway"),  # it may be dialled; nobody is there
+    ],
+)
+@in_trio
+async def test_a_host_that_is_local_is_refused_where_a_request_goes_by_its_name(host: str, status: str) -> None:
+    dials: list[str] = []
+
+    async def resolve(name: str) -> Any:
+        return SimpleNamespace(v4=["10.0.0.1"], v6=["::1"])
+
+    async def connect(ip: str, port: int) -> Any:
+        dials.append(ip)
+        raise OSError(errno.ECONNREFUSED, "Connection refused")
+
+    def may_dial(ip: str, port: int, local: bool) -> bool:
+        to = ffi.new("struct endpoint *", {"address": packed(ipaddress.ip_address(ip)), "port": port})
+        return bool(lib.policy_may_dial(ffi.NULL, to))
+
+    dial = Dialer(resolve=resolve, may_dial=may_dial, make_stream=trio.SocketStream, connect=connect)
+    async with internet() as net, open_client(dial) as net.client, container(passing(), net, SYNTHETIC) as client:
+        await client.sends(http("GET / HTTP/1.1", f"Host: {host}"))
+        await client.gets(http(f"HTTP/1.1 {status}")[:-2])
+    assert dials == (["203.0.113.1"] if status.startswith("502") else [])
 
 
 @in_trio

@@ -258,6 +258,22 @@ async def test_a_handler_that_raises_is_answered_for_and_the_connection_lives(
     assert isinstance(record.exc_info[1], KeyError)
 
 
+@pytest.mark.usefixtures("expected_errors")
+@in_trio
+async def test_a_response_whose_body_was_read_is_a_500_and_not_an_empty_one(caplog: pytest.LogCaptureFixture) -> None:
+    async def read_it(request: Request) -> Response:
+        response = Response(parts() if request.url.path == "/stream" else "onetwo")
+        assert await response.text() == "onetwo"
+        return response
+
+    async with serving(read_it) as client:
+        await client.sends(GET)
+        await client.gets(ok("onetwo"))
+        await client.sends(GET.replace(b"/", b"/stream", 1))
+        await client.gets(http("HTTP/1.1 500 Internal Server Error")[:-2])
+    assert "read already" in str(caplog.records[-1].exc_info)
+
+
 @pytest.mark.parametrize(
     "make",
     [
