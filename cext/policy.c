@@ -83,6 +83,7 @@ static int is_host_byte(uint8_t byte)
 uint32_t policy_canonical_host(const char *host, uint32_t length, char *out)
 {
 	char folded[HOST_MAX + 1];
+	int is_bracketed = length && host && *host == '[';
 	if (!host || !bare_host(&host, &length))
 		return 0;
 	if (length && host[length - 1] == '.')
@@ -102,7 +103,7 @@ uint32_t policy_canonical_host(const char *host, uint32_t length, char *out)
 	uint32_t address = canonical_address(folded, out);
 	if (address)
 		return address;
-	if (memchr(folded, ':', length))
+	if (is_bracketed || memchr(folded, ':', length))
 		return 0;
 	memcpy(out, folded, length + 1);
 	return length;
