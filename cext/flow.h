@@ -19,6 +19,7 @@
 /* The low bits of what epoll says of a socket; the rest is the address of its flow or pump. */
 #define COOKIE_UPSTREAM 1
 #define COOKIE_PUMP 2
+#define IDLE_PIPES_MAX 32  /* kept by a thread */
 #define BUFFER_SIZE 262144 /* bytes: a thread's copy buffer, and a pipe */
 
 struct counters {
@@ -120,13 +121,24 @@ struct relay {
 };
 
 /* relay.c */
+double now(void); /* seconds, CLOCK_MONOTONIC */
+
+/* container.c */
 struct container *container_find(struct relay *relay, uint32_t id); /* takes a reference, or NULL */
 void container_release(struct container *container);
 void container_release_name(struct container *container, const uint8_t synthetic[16]); /* a flow to it has ended */
 struct table *table_of(struct container *container); /* takes a reference, or NULL */
 void table_release(struct table *table);
+
+/* events.c */
 void signal_fd(int fd);
 int relay_post(struct relay *relay, const struct relay_event *event); /* 0, or -1 without memory */
+
+/* thread.c */
+int thread_prepare(struct thread *thread, struct relay *relay); /* 0, or -1 with errno */
+int thread_start(struct thread *thread);                        /* 0, or an errno */
+void thread_dispose(struct thread *thread);
+void wake_threads(struct relay *relay);
 
 /* accept.c */
 void flow_accept(struct thread *thread);

@@ -15,7 +15,6 @@
 #define COPY_FIRST 131072   /* bytes copied before a pipe pays */
 #define PIPE_PAYS 65536     /* bytes of a message below which it doesn't */
 #define TURN_MAX 1048576    /* bytes a flow may move before the others of its thread have their turn */
-#define IDLE_PIPES_MAX 32   /* kept by a thread */
 
 static int pipe_get(struct thread *thread, struct container *container, int pipe[2])
 {

@@ -83,6 +83,7 @@ static int is_host_byte(uint8_t byte)
 uint32_t policy_canonical_host(const char *host, uint32_t length, char *out)
 {
 	char folded[HOST_MAX + 1];
+	int is_bracketed = length && host && *host == '[';
 	if (!host || !bare_host(&host, &length))
 		return 0;
 	if (length && host[length - 1] == '.')
@@ -102,7 +103,7 @@ uint32_t policy_canonical_host(const char *host, uint32_t length, char *out)
 	uint32_t address = canonical_address(folded, out);
 	if (address)
 		return address;
-	if (memchr(folded, ':', length))
+	if (is_bracketed || memchr(folded, ':', length))
 		return 0;
 	memcpy(out, folded, length + 1);
 	return length;
@@ -227,9 +228,12 @@ struct range {
 static const struct range local_ranges[] = {
 	V4(0, 0, 0, 0, 8),        V4(10, 0, 0, 0, 8),     V4(100, 64, 0, 0, 10), V4(127, 0, 0, 0, 8),
 	V4(169, 254, 0, 0, 16),   V4(172, 16, 0, 0, 12),  V4(192, 0, 0, 0, 24),  V4(192, 168, 0, 0, 16),
-	V4(198, 18, 0, 0, 15),    V4(224, 0, 0, 0, 4),    V4(240, 0, 0, 0, 4),
+	V4(192, 88, 99, 0, 24),   V4(198, 18, 0, 0, 15),  V4(224, 0, 0, 0, 4),   V4(240, 0, 0, 0, 4),
 	{{0xfc}, 7},              {{0xfe, 0x80}, 10},     {{0xfe, 0xc0}, 10},    {{0xff}, 8},
 	{{0x01}, 64},             /* discard-only 100::/64 */
+	{{0x20, 0x01}, 32},       /* Teredo 2001::/32, whose addresses hide v4 ones */
+	{{0x20, 0x01, 0, 2}, 48}, /* benchmarking 2001:2::/48 */
+	{{0x5f}, 16},             /* segment routing 5f00::/16 */
 	{{0}, 128},               {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 128},
 };
 
@@ -241,15 +245,17 @@ static int in_prefix(const uint8_t address[16], const uint8_t network[16], uint3
 	return rest == 0 || ((address[whole] ^ network[whole]) & (uint8_t)(0xff00 >> rest)) == 0;
 }
 
-/* The v4 address inside a translated form, as v4-mapped: NAT64 (RFC 6052), 6to4 (RFC 3056), v4-compatible (RFC 4291). */
+/* The v4 address inside a translated form, as v4-mapped: NAT64 (RFC 6052), SIIT (RFC 7915), 6to4 (RFC 3056), v4-compatible
+ * (RFC 4291). */
 static int embedded_v4(const uint8_t address[16], uint8_t out[16])
 {
 	static const uint8_t nat64[16] = {0, 0x64, 0xff, 0x9b}, nat64_local[16] = {0, 0x64, 0xff, 0x9b, 0, 1};
-	static const uint8_t sixto4[16] = {0x20, 0x02}, compatible[16] = {0};
+	static const uint8_t sixto4[16] = {0x20, 0x02}, compatible[16] = {0}, translated[16] = {[8] = 0xff, [9] = 0xff};
 	memcpy(out, v4_mapped, sizeof v4_mapped);
 	if (in_prefix(address, sixto4, 16))
 		memcpy(out + 12, address + 2, 4);
-	else if (in_prefix(address, nat64, 96) || in_prefix(address, nat64_local, 48) || in_prefix(address, compatible, 96))
+	else if (in_prefix(address, nat64, 96) || in_prefix(address, nat64_local, 48) ||
+	         in_prefix(address, compatible, 96) || in_prefix(address, translated, 96))
 		memcpy(out + 12, address + 12, 4);
 	else
 		return 0;

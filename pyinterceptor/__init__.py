@@ -13,7 +13,7 @@ from pyinterceptor.errors import (
 )
 from pyinterceptor.http.fetch import fetch
 from pyinterceptor.interceptor import open_interceptor
-from pyinterceptor.relay.relay import Budget
+from pyinterceptor.policy.budget import Budget
 from pyinterceptor.web import URL, Headers, Request, Response
 
 __all__ = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pyinterceptor.errors import PolicyError
-from pyinterceptor.relay.relay import Budget
+from pyinterceptor.policy.budget import Budget
 from pyinterceptor.web import Request, Response
 
 Handler = Callable[[Request, Any, "Context"], Awaitable[Response] | Response]

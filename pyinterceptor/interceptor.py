@@ -31,6 +31,7 @@ from pyinterceptor.http.dial import Dialer
 from pyinterceptor.http.server import Server, open_server
 from pyinterceptor.outbound import Attached, Outbound
 from pyinterceptor.policies import policy_of
+from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Ended, Event, Handoff, Options, Relay, Resolve, open_relay
 from pyinterceptor.runtime import (
@@ -77,7 +78,12 @@ class Interceptor:
         self._generations = 0
         self._synthetic = synthetic
         self.resolver = Resolver(
-            decide=self._decide_name, upstream=upstream, relay=relay, v6=v6, networks=synthetic
+            decide=self._decide_name,
+            budget_of=self._budget_of,
+            upstream=upstream,
+            relay=relay,
+            v6=v6,
+            networks=synthetic,
         )
 
     async def get_container(self, cls: type[Container], name: str = "default", *, user: str | None = None) -> Box:
@@ -165,7 +171,7 @@ class Interceptor:
             try:
                 self._relay.publish_policy(seat.ifindex, policy.blob)
                 self._attached[seat.ifindex] = Attached(
-                    seat.ifindex, context, policy, client, self._synthetic
+                    seat.ifindex, context, policy, client, self._synthetic, cls.budget
                 )
                 yield partial(self._gateway.attach, seat)
             finally:
@@ -177,6 +183,9 @@ class Interceptor:
 
     def _may_dial(self, container: int, ip: str, port: int, local: bool) -> bool:
         return self._relay.may_dial(ipaddress.ip_address(ip), port, container=container, local=local)
+
+    def _budget_of(self, container: int) -> Budget:
+        return self._attached[container].budget
 
     def _decide_name(self, container: int, host: str) -> int | None:
         """What an HTTP request for this name would get; None for a container that isn't there."""

@@ -6,7 +6,7 @@ Everything a client can be told of a refusal is written here.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyinterceptor._relay import lib
@@ -17,13 +17,13 @@ from pyinterceptor.http.client import Client
 from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.policies import Policy
 from pyinterceptor.policy.addresses import Address
+from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.table import Decision
 from pyinterceptor.relay.relay import Cause
 from pyinterceptor.web import Request, Response
 
 log = logging.getLogger("pyinterceptor")
 
-HANDLERS = 256  # at once, a container; more are told to come back
 REFUSED = 520  # what a container's call gets that nothing allows
 HANDLE = int(lib.VERDICT_HANDLE)
 
@@ -43,7 +43,9 @@ class Attached:
     policy: Policy
     client: Client  # its own: what it may dial and its pooled connections are nobody else's
     synthetic: Networks = SYNTHETIC
+    budget: Budget = field(default_factory=Budget)
     running: int = 0  # handlers
+    refused: int = 0  # requests, for want of budget
 
 
 class Outbound:
@@ -77,7 +79,8 @@ class Outbound:
 
     async def _handle(self, request: Request, handler: Handler) -> Response:
         attached = self._attached
-        if attached.running >= HANDLERS:
+        if attached.running >= attached.budget.handlers:
+            attached.refused += 1
             return Response("Too many handlers are running for this container.\n", 503, {"retry-after": "1"})
         attached.running += 1
         scope, response = FetchScope(attached.client), None

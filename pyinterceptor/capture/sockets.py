@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 
 from pyinterceptor.capture.files import abi
 
@@ -35,7 +36,8 @@ def open_dns() -> socket.socket:
     dns.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     dns.setsockopt(socket.IPPROTO_IP, IP_RECVORIGDSTADDR, 1)
     dns.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
-    dns.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, DNS_QUEUE)
+    with suppress(PermissionError):  # in a user namespace it is the host's to say, and the queue stays short
+        dns.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, DNS_QUEUE)
     dns.bind(("::", abi()["DNS_PORT"]))
     return dns
 

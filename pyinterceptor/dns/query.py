@@ -29,8 +29,9 @@ HOST_LABEL = re.compile(rb"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
 class Query:
     """`code` is what the answer has to say to the question's form, NOERROR where it can be answered.
 
-    `question` is name, type and class as they came, empty where they can't be read. `payload` is the size of an
-    answer over UDP that EDNS permits, 0 without EDNS.
+    `question` is name, type and class as they came, empty where they can't be read. `host` is the name as rules
+    compare it, "" for what is no host name. `payload` is the size of an answer over UDP that EDNS permits, 0
+    without EDNS.
     """
 
     id: int
@@ -38,16 +39,9 @@ class Query:
     code: Rcode
     question: bytes = b""
     labels: tuple[bytes, ...] = ()
+    host: str = ""
     kind: int = 0
     payload: int = 0
-
-    @property
-    def host(self) -> str:
-        """The name as rules compare it; "" for what is no host name."""
-        labels = [label.lower() for label in self.labels]
-        if not labels or labels[-1].isdigit() or not all(map(HOST_LABEL.fullmatch, labels)):
-            return ""
-        return b".".join(labels).decode("ascii")
 
 
 def read(wire: bytes) -> Query:
@@ -69,7 +63,7 @@ def read(wire: bytes) -> Query:
     kind, cls = struct.unpack_from("!2H", wire, end)
     payload, version = _edns(wire[end + 4 :]) if additional else (0, 0)
     code = BADVERS if version else REFUSED if cls != IN else NOTIMP if kind in META else NOERROR
-    return Query(number, flags, code, wire[HEADER : end + 4], labels, kind, payload)
+    return Query(number, flags, code, wire[HEADER : end + 4], labels, _host(labels), kind, payload)
 
 
 def _name(wire: bytes) -> tuple[tuple[bytes, ...], int] | None:
@@ -85,6 +79,13 @@ def _name(wire: bytes) -> tuple[tuple[bytes, ...], int] | None:
         labels.append(wire[at + 1 : at + 1 + length])
         at += 1 + length
     return None
+
+
+def _host(labels: tuple[bytes, ...]) -> str:
+    folded = [label.lower() for label in labels]
+    if not folded or folded[-1].isdigit() or not all(map(HOST_LABEL.fullmatch, folded)):
+        return ""
+    return b".".join(folded).decode("ascii")
 
 
 def _edns(record: bytes) -> tuple[int, int]:

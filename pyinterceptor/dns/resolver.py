@@ -26,9 +26,8 @@ from pyinterceptor.dns.query import Query, read
 from pyinterceptor.dns.upstream import NoAnswer, Upstream
 from pyinterceptor.errors import PeerError
 from pyinterceptor.policy.addresses import Address
+from pyinterceptor.policy.budget import Budget
 
-QUERIES = 128  # of one container, waiting for upstream
-STREAMS = 64  # TCP connections of one container
 KEPT = 300.0  # seconds at least that the relay remembers whose an address was: clients keep answers longer than told
 LOOPBACK: dict[int, Address] = {A: ipaddress.IPv4Address("127.0.0.1"), AAAA: ipaddress.IPv6Address("::1")}
 
@@ -64,6 +63,7 @@ class Asker:
 
     container: int  # ifindex
     names: Names
+    budget: Budget
     counts: Counts = field(default_factory=Counts)
     waiting: int = 0
     streams: int = 0
@@ -79,18 +79,21 @@ class Waiting:
 
 
 class Resolver:
-    """`decide(container, host)` gives the verdict of an HTTP request for the host, None for no container."""
+    """`decide(container, host)` gives the verdict of an HTTP request for the host, None for no container;
+    `budget_of(container)` what it may have waiting."""
 
     def __init__(
         self,
         *,
         decide: Callable[[int, str], int | None],
+        budget_of: Callable[[int], Budget],
         upstream: Upstream,
         relay: Publisher,
         v6: bool,
         networks: Networks = SYNTHETIC,
     ) -> None:
         self._decide = decide
+        self._budget_of = budget_of
         self._upstream = upstream
         self._relay = relay
         self._v6 = v6
@@ -119,7 +122,7 @@ class Resolver:
             return self._synthetic(asker, query, host)
         if verdict == lib.VERDICT_REFUSE:
             return reply(query, NXDOMAIN)
-        if asker.waiting >= QUERIES:
+        if asker.waiting >= asker.budget.queries:
             asker.counts.over_budget += 1
             return reply(query, SERVFAIL)
         asker.waiting += 1
@@ -159,7 +162,7 @@ class Resolver:
     def stream(self, container: int) -> Iterator[bool]:
         """A TCP connection's place in the container's budget: False where there is none."""
         asker = self._asker(container)
-        has_place = asker.streams < STREAMS
+        has_place = asker.streams < asker.budget.query_streams
         asker.counts.over_budget += not has_place
         asker.streams += 1
         try:
@@ -178,7 +181,9 @@ class Resolver:
     def _asker(self, container: int) -> Asker:
         asker = self._askers.get(container)
         if asker is None:
-            asker = self._askers[container] = Asker(container, Names(self._networks))
+            asker = self._askers[container] = Asker(
+                container, Names(self._networks), self._budget_of(container)
+            )
         return asker
 
     def _one_of(self, query: Query, pair: Mapping[int, Address]) -> bytes:

@@ -18,7 +18,7 @@ log = logging.getLogger("pyinterceptor")
 
 IP_PKTINFO = 8  # ip(7); the socket module of Python 3.11 doesn't have it
 IDLE = 30.0  # seconds that a TCP client may take to ask one question and take its answer
-BATCH = 16  # datagrams between two turns of everybody else
+BATCH = 256  # datagrams between two turns of everybody else
 
 Peer = tuple[str, int, int, int]
 

@@ -1,6 +1,6 @@
 """Host names and patterns in the one form they are compared in.
 
-Pure. Case-folded, IDNA-encoded (UTS 46), without a trailing dot; an address in its shortest text (RFC 5952).
+Pure. Case-folded, IDNA-encoded (UTS 46), without a trailing dot; an address as inet_ntop(3) writes it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 
 import idna
 
+from pyinterceptor._relay import ffi, lib
 from pyinterceptor.errors import PolicyError
 
-HOST_MAX = 255  # bytes, RFC 1035 section 2.3.4
 LABEL = re.compile(r"[a-z0-9_*]([a-z0-9_*-]*[a-z0-9_*])?")
 
 
@@ -41,12 +41,16 @@ def is_glob(text: str) -> bool:
 
 
 def _address(text: str) -> str | None:
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
-        address = ipaddress.ip_address(text.strip("[]") if text.startswith("[") else text)
+        address = ipaddress.ip_address(bare)
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if address.version == 6 else None
-    return str(mapped or address)
+    if address.version == 6 and address.scope_id is not None:
+        return None
+    made = ffi.new("char[]", lib.HOST_MAX + 1)  # C's spelling: there are addresses that ipaddress writes otherwise
+    written = lib.policy_canonical_host(bare.encode("ascii"), len(bare), made)
+    return str(ffi.string(made, written).decode("ascii"))
 
 
 def _name(text: str, shown: str) -> str:
@@ -58,7 +62,7 @@ def _name(text: str, shown: str) -> str:
             name = ".".join(_label(label) for label in name.split("."))
         except idna.IDNAError as error:
             raise PolicyError(f"host {shown!r}: {error}") from error
-    if not name or len(name) > HOST_MAX or not all(LABEL.fullmatch(label) for label in name.split(".")):
+    if not name or len(name) > lib.HOST_MAX or not all(LABEL.fullmatch(label) for label in name.split(".")):
         raise PolicyError(f"host {shown!r} is not a host name or address")
     return name
 

@@ -19,6 +19,7 @@ import trio
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.errors import CaptureError
 from pyinterceptor.policy.addresses import Address, packed, unpacked
+from pyinterceptor.policy.budget import Budget
 
 BATCH = 64  # events taken at once
 
@@ -37,16 +38,6 @@ class Cause(IntEnum):
     DETACHED = lib.END_DETACHED
     NAME_UNKNOWN = lib.END_NAME_UNKNOWN
     NO_RESOURCES = lib.END_NO_RESOURCES
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What one container may hold at once in the relay (decision 9 of the design)."""
-
-    flows: int = 4000
-    openings: int = 512  # not yet decided
-    handoffs: int = 1024  # with Python
-    pipes: int = 64
 
 
 @dataclass(frozen=True, slots=True)

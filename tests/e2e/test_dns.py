@@ -41,6 +41,33 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as so
     sys.stdin.read()
 """
 
+FLOOD = """
+import itertools, socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.connect(("203.0.113.53", 53))
+print("flooding", flush=True)
+for number in itertools.count():
+    name = bytes([10]) + b"%010d" % number + bytes([4]) + b"glob" + bytes([2]) + b"kv" + bytes(1)
+    try:
+        sock.send(bytes(2) + b"\\1\\0\\0\\1" + bytes(6) + name + b"\\0\\1\\0\\1")
+    except ConnectionRefusedError:
+        pass
+"""
+PATIENT = """
+import socket
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.connect(("203.0.113.53", 53))
+sock.settimeout(5)  # as resolv.conf(5) has it
+answered = 0
+for number in range(100):
+    sock.send(number.to_bytes(2, "big") + b"\\1\\0\\0\\1" + bytes(6) + b"\\2my\\2kv\\0\\0\\1\\0\\1")
+    try:
+        answered += sock.recv(512)[:2] == number.to_bytes(2, "big")
+    except TimeoutError:
+        break
+print(answered)
+"""
+
 
 class Plain(Container):
     """No rule: everything passes, dialled in C."""
@@ -294,5 +321,17 @@ def test_an_address_that_a_flow_is_open_to_is_not_given_to_another_name(
             while (line := await dig(box, "second.test")) == "SERVFAIL":
                 await trio.lowlevel.checkpoint()
             assert line == "NOERROR 198.18.1.0"
+
+    trio.run(main)
+
+
+def test_a_container_that_floods_its_resolver_takes_nobody_elses_answers(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with containers(Mixed, instance, ["flooding", "patient"]) as [flooding, patient]:
+            argv = ["/usr/bin/python3", "-c", FLOOD]
+            async with aclosing(await flooding.start(argv, stdout=subprocess.PIPE)) as flood:
+                assert (await flood.stdout.receive_some()).startswith(b"flooding")
+                assert await output(patient, ["/usr/bin/python3", "-c", PATIENT]) == "100\n"
+                assert flood.returncode is None
 
     trio.run(main)

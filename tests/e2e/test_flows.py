@@ -17,7 +17,8 @@ import trio
 
 from pyinterceptor import App, Container, Response, open_interceptor
 from pyinterceptor.capture.namespace import inside
-from pyinterceptor.relay.relay import Budget, Options
+from pyinterceptor.policy.budget import Budget
+from pyinterceptor.relay.relay import Options
 from tests.e2e.dialogue import DEADLINE, PORT, End, Scene, namespace_of, scene
 from tests.world import ORIGIN_V4, ORIGIN_V6, World
 

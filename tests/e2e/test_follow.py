@@ -191,7 +191,7 @@ def test_an_expected_continue_and_early_hints_pass_before_the_response(
 
 def test_a_handler_is_asked_with_expect_continue_after_a_splice(world: World, instance: str) -> None:
     async def dialogue(scene: Scene) -> None:
-        client, origin = await spliced(scene)
+        client, _ = await spliced(scene)
         await client.says(b"PUT /x HTTP/1.1\r\nHost: my.kv\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
         await client.hears(b"HTTP/1.1 100 Continue\r\n\r\n")
         await client.says(b"hello")

@@ -17,10 +17,26 @@ static void check_head(const uint8_t *bytes, uint32_t length, const struct frame
 		abort();
 }
 
+/* As a flow is followed: a look at what is there, then chunk data that passes unseen. */
+static uint32_t eat_as_followed(struct chunks *state, const uint8_t *bytes, uint32_t length)
+{
+	uint32_t eaten = 0;
+	while (eaten < length && !state->done && !state->bad) {
+		uint32_t there = length - eaten < 7 ? length - eaten : 7;
+		eaten += chunks_eat(state, bytes + eaten, there);
+		uint64_t ahead = chunks_ahead(state);
+		if (ahead > length - eaten)
+			ahead = length - eaten;
+		chunks_skip(state, ahead);
+		eaten += (uint32_t)ahead;
+	}
+	return eaten;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
 	struct frame frame, shorter;
-	struct chunks whole = {0}, single = {0};
+	struct chunks whole = {0}, single = {0}, followed = {0};
 	uint32_t length = (uint32_t)size, eaten = 0;
 	frame_request(bytes, length, &frame);
 	check_head(bytes, length, &frame);
@@ -34,6 +50,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	uint32_t together = chunks_eat(&whole, bytes, length);
 	while (eaten < length && chunks_eat(&single, bytes + eaten, 1) == 1)
 		eaten++;
+	if (eat_as_followed(&followed, bytes, length) != together || followed.done != whole.done || followed.bad != whole.bad)
+		abort();
 	if (together > length || together != eaten || whole.done != single.done || whole.bad != single.bad)
 		abort();
 	return 0;

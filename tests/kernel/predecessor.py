@@ -4,17 +4,20 @@ Opens the gateway of that name and attaches the network namespace of the descrip
 be killed. INTERPRETER is who compiles the kernel program, instead of the usual one.
 
 `predecessor.py INSTANCE NETNS each` reads lines "FUNCTION NUMBER" instead and makes a predecessor for each, which kills
-itself before it executes that line of the function (its qualified name), as lines are counted when it runs; or when it
-is attached. Says "dead" when it is.
+itself before it executes that statement of the function (its qualified name), as they are counted when it runs; or when
+it is attached. Says "dead" when it is.
 """
 
 from __future__ import annotations
 
+import ast
 import itertools
 import os
 import signal
 import sys
 import threading
+from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -31,17 +34,24 @@ async def main(instance: str, netns: int, then: Any) -> None:
 
 
 def die_at(function: str, number: int) -> None:
-    lines = itertools.count()
+    statements = itertools.count()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code.co_qualname != function or "pyinterceptor/capture" not in frame.f_code.co_filename:
+        code = frame.f_code
+        if code.co_qualname != function or "pyinterceptor/capture" not in code.co_filename:
             return None
-        if event == "line" and next(lines) == number:
+        if event == "line" and frame.f_lineno in begins(code.co_filename) and next(statements) == number:
             die()
         return trace
 
     threading.settrace(trace)
     sys.settrace(trace)
+
+
+@cache
+def begins(file: str) -> set[int]:
+    """The lines that begin a statement."""
+    return {node.lineno for node in ast.walk(ast.parse(Path(file).read_text())) if isinstance(node, ast.stmt)}
 
 
 def die() -> None:

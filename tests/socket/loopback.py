@@ -14,8 +14,9 @@ from typing import Any
 import trio
 
 from pyinterceptor.http.transfer import Pump, Pumping
+from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.hub import Hub
-from pyinterceptor.relay.relay import Budget, Options, open_relay
+from pyinterceptor.relay.relay import Options, open_relay
 from pyinterceptor.relay.stream import HubStream
 
 PATIENCE = 30.0  # seconds until a test counts as stuck

@@ -36,11 +36,10 @@ class Nameserver:
 async def open_nameserver(answer: Answer) -> AsyncIterator[Nameserver]:
     """Serves UDP and TCP on the same port until the block ends."""
     with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, trio.socket.socket() as listener:
-        await datagrams.bind(("127.0.0.1", 0))
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port may have been a connection's before
-        await listener.bind(datagrams.getsockname())
+        await listener.bind(("127.0.0.1", 0))  # first: a connection that has ended may still have a TCP port
+        await datagrams.bind(listener.getsockname())
         listener.listen()
-        nameserver = Nameserver(datagrams.getsockname()[1], answer)
+        nameserver = Nameserver(listener.getsockname()[1], answer)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_datagrams, datagrams, nameserver)
             nursery.start_soon(trio.serve_listeners, _stream_of(nameserver), [trio.SocketListener(listener)])

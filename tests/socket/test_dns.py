@@ -18,9 +18,10 @@ from pyinterceptor._relay import lib
 
 from pyinterceptor.dns.answers import addresses
 from pyinterceptor.dns.query import QUERY_MAX
-from pyinterceptor.dns.resolver import KEPT, QUERIES, Resolver, Waiting
+from pyinterceptor.dns.resolver import KEPT, Resolver, Waiting
 from pyinterceptor.dns.server import serve_udp
 from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, Upstream
+from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile, decide
 from tests.socket.clock import with_jumping_clock
@@ -28,6 +29,7 @@ from tests.socket.nameserver import Answer, Nameserver, open_nameserver, respons
 
 LO = socket.if_nametoindex("lo")  # the container that these tests' datagrams come from
 OTHER = LO + 1000
+BUDGET = Budget(queries=20)
 NOWHERE = (ipaddress.IPv4Address(0), 0)
 IP_PKTINFO, IPV6_RECVPKTINFO = 8, 49  # linux/in.h, linux/in6.h
 WWW = (("www.test", "A", "203.0.113.7"), ("www.test", "AAAA", "2001:db8::7"))
@@ -89,6 +91,7 @@ async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
             relay = Published()
             resolver = Resolver(
                 decide=lambda container, host: decide(table, lib.PROTOCOL_HTTP, host, NOWHERE).verdict,
+                budget_of=lambda container: BUDGET,
                 upstream=Upstream([nameserver.server]),
                 relay=relay,
                 v6=v6,
@@ -247,20 +250,20 @@ async def test_a_container_at_its_limit_is_told_so_and_another_is_served():
     async with bench(silent) as here:
         with here.client() as client:
             await client.connect(("127.0.0.1", here._port))
-            for number in range(QUERIES + 50):
+            for number in range(BUDGET.queries + 50):
                 await client.send(dns.message.make_query(f"n{number}.test", "A", id=number).to_wire())
             refused = [dns.message.from_wire(await client.recv(65535)) for _ in range(50)]
             assert {answer.rcode() for answer in refused} == {dns.rcode.SERVFAIL}
-            assert {answer.id for answer in refused} == set(range(QUERIES, QUERIES + 50))
+            assert {answer.id for answer in refused} == set(range(BUDGET.queries, BUDGET.queries + 50))
             assert here.resolver.count(LO).over_budget == 50
             assert addresses(await here.ask("my.kv"))[0] == ["198.18.1.0"]  # needs nobody upstream
             began = trio.current_time()
-            others = [here.wait(f"n{number}.test", OTHER) for number in range(QUERIES)]
+            others = [here.wait(f"n{number}.test", OTHER) for number in range(BUDGET.queries)]
             assert here.resolver.count(OTHER).over_budget == 0
             async with trio.open_nursery() as nursery:
                 for other in others:
                     nursery.start_soon(here.resolver.passed, other)
-                for _ in range(QUERIES):
+                for _ in range(BUDGET.queries):
                     answer = dns.message.from_wire(await client.recv(65535))
                     assert answer.rcode() == dns.rcode.SERVFAIL
             assert trio.current_time() - began < 2 * TRY + 2

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import pytest
 import trio
 
-from pyinterceptor.relay.relay import Budget, Options, Relay, open_relay
+from pyinterceptor.policy.budget import Budget
+from pyinterceptor.relay.relay import Options, Relay, open_relay
 
 BOX = 1  # a container's number; no interface is looked at here
 LARGE = os.urandom(1 << 20) * 40

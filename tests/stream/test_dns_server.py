@@ -18,13 +18,15 @@ from pyinterceptor._relay import lib
 
 from pyinterceptor.dns.names import NAMES_MAX, REUSE_AFTER, SYNTHETIC
 from pyinterceptor.dns.query import QUERY_MAX
-from pyinterceptor.dns.resolver import STREAMS, Resolver
+from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import IDLE, serve_tcp
 from pyinterceptor.dns.upstream import Upstream
+from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile, decide
 
 BOX, OTHER, GONE = 7, 8, 9  # interfaces
+BUDGET = Budget()
 NOWHERE = (ipaddress.IPv4Address(0), 0)
 
 
@@ -53,7 +55,9 @@ def resolver_of(hosts=("my.kv",), *, catch_all=False, internet=False, v6=True, u
     def verdict(container: int, host: str) -> int | None:
         return None if container == GONE else decide(table, lib.PROTOCOL_HTTP, host, NOWHERE).verdict
 
-    return Resolver(decide=verdict, upstream=Upstream(upstream), relay=relay or Published(), v6=v6)
+    return Resolver(
+        decide=verdict, budget_of=lambda _: BUDGET, upstream=Upstream(upstream), relay=relay or Published(), v6=v6
+    )
 
 
 def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -350,14 +354,14 @@ async def test_a_client_that_takes_no_answer_is_left_when_its_time_is_up():
 async def test_a_containers_connections_are_counted_and_its_last_ones_are_closed_at_once():
     resolver, clients = resolver_of(), []
     async with trio.open_nursery() as nursery:
-        for container in (*[BOX] * (STREAMS + 20), OTHER):
+        for container in (*[BOX] * (BUDGET.query_streams + 20), OTHER):
             theirs, ours = trio.testing.memory_stream_pair()
             nursery.start_soon(serve, ours, resolver, container)
             await trio.testing.wait_all_tasks_blocked()
             clients.append(theirs)
-        for refused in clients[STREAMS:-1]:
+        for refused in clients[BUDGET.query_streams:-1]:
             assert await refused.receive_some() == b""
-        for served in (clients[0], clients[STREAMS - 1], clients[-1]):
+        for served in (clients[0], clients[BUDGET.query_streams - 1], clients[-1]):
             await Client(served).send("my.kv")
             assert told(await Client(served).read()) == ["198.18.1.0"]
         assert (resolver.count(BOX).over_budget, resolver.count(OTHER).over_budget) == (20, 0)

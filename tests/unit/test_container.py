@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyinterceptor import App, Container, PolicyError, Response
+from pyinterceptor import App, Budget, Container, PolicyError, Response
 
 
 async def one(request, env, ctx):
@@ -81,3 +81,9 @@ def test_a_missing_binding_names_the_known_ones():
     assert app.env.GREETING == "hello"
     with pytest.raises(AttributeError, match="'GREETNG'.*GREETING"):
         _ = app.env.GREETNG
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "many", None, True, 2**31])
+def test_a_budget_that_is_no_count_is_refused_by_its_name(wrong):
+    with pytest.raises(PolicyError, match="handlers must be a count"):
+        Budget(handlers=wrong)

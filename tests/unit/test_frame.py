@@ -35,6 +35,7 @@ AMBIGUOUS = [
     (b"GET / HTTP/1.1\r\nHost: my kv\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: my.kv:8a\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: my.kv..\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: [my.kv]\r\n\r\n", 400),
     (b"GET http://other/ HTTP/1.1\r\nHost: my.kv\r\n\r\n", 400),
     (b"GET http://a@my.kv/ HTTP/1.1\r\nHost: my.kv\r\n\r\n", 400),
     (b"GET  / HTTP/1.1\r\nHost: my.kv\r\n\r\n", 400),

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Containers as the relay knows them: their policy's table, their names, their counters. Called from any thread.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "flow.h"
+
+static struct table *table_new(const void *blob, uint32_t size)
+{
+	struct table *table = aligned_alloc(16, (sizeof *table + size + 15) & ~(size_t)15);
+	if (table) {
+		atomic_init(&table->references, 1);
+		table->size = size;
+		memcpy(table->blob, blob, size);
+	}
+	return table;
+}
+
+void table_release(struct table *table)
+{
+	if (table && atomic_fetch_sub(&table->references, 1) == 1)
+		free(table);
+}
+
+struct table *table_of(struct container *container)
+{
+	pthread_mutex_lock(&container->lock);
+	struct table *table = container->table;
+	if (table)
+		atomic_fetch_add(&table->references, 1);
+	pthread_mutex_unlock(&container->lock);
+	return table;
+}
+
+/* ---- containers ---- */
+
+void container_release(struct container *container)
+{
+	if (atomic_fetch_sub(&container->references, 1) != 1)
+		return;
+	table_release(container->table);
+	names_free(container->names);
+	pthread_mutex_destroy(&container->lock);
+	free(container);
+}
+
+struct container *container_find(struct relay *relay, uint32_t id)
+{
+	pthread_mutex_lock(&relay->lock);
+	struct container *container = relay->containers;
+	while (container && container->id != id)
+		container = container->next;
+	if (container)
+		atomic_fetch_add(&container->references, 1);
+	pthread_mutex_unlock(&relay->lock);
+	return container;
+}
+
+int relay_add_container(struct relay *relay, uint32_t id, const struct relay_budget *budget, const uint8_t v4[16],
+                        const uint8_t v6[16])
+{
+	struct container *known = container_find(relay, id), *container;
+	if (known) {
+		container_release(known);
+		return -EEXIST;
+	}
+	container = calloc(1, sizeof *container);
+	if (!container || !(container->names = names_new())) {
+		free(container);
+		return -ENOMEM;
+	}
+	pthread_mutex_init(&container->lock, NULL);
+	atomic_init(&container->references, 1);
+	container->id = id;
+	container->budget = *budget;
+	memcpy(container->v4, v4, 16);
+	memcpy(container->v6, v6, 16);
+	pthread_mutex_lock(&relay->lock);
+	container->next = relay->containers;
+	relay->containers = container;
+	pthread_mutex_unlock(&relay->lock);
+	return 0;
+}
+
+int relay_publish_policy(struct relay *relay, uint32_t id, const void *blob, uint32_t size)
+{
+	if (!policy_check(blob, size))
+		return -EINVAL;
+	struct container *container = container_find(relay, id);
+	if (!container)
+		return -ENOENT;
+	struct table *table = table_new(blob, size), *old = NULL;
+	if (table) {
+		pthread_mutex_lock(&container->lock);
+		old = container->table;
+		container->table = table;
+		pthread_mutex_unlock(&container->lock);
+	}
+	table_release(old);
+	container_release(container);
+	return table ? 0 : -ENOMEM;
+}
+
+int relay_remove_container(struct relay *relay, uint32_t id)
+{
+	struct container **link, *container;
+	pthread_mutex_lock(&relay->lock);
+	for (link = &relay->containers; *link && (*link)->id != id; link = &(*link)->next)
+		;
+	container = *link;
+	if (container)
+		*link = container->next;
+	pthread_mutex_unlock(&relay->lock);
+	if (!container)
+		return -ENOENT;
+	atomic_store(&container->is_gone, 1);
+	container_release(container);
+	for (uint32_t i = 0; i < relay->thread_count; i++)
+		atomic_store(&relay->threads[i].has_lost_container, 1);
+	wake_threads(relay);
+	return 0;
+}
+
+void container_release_name(struct container *container, const uint8_t synthetic[16])
+{
+	pthread_mutex_lock(&container->lock);
+	struct name *name = names_by_address(container->names, synthetic);
+	if (name && name->flows)
+		name->flows--;
+	pthread_mutex_unlock(&container->lock);
+}
+
+void relay_returned(struct relay *relay, uint32_t id, const uint8_t *synthetic, uint64_t sent, uint64_t received)
+{
+	struct container *container = container_find(relay, id);
+	atomic_fetch_add(&relay->counters.sent, sent);
+	atomic_fetch_add(&relay->counters.received, received);
+	if (!container)
+		return;
+	atomic_fetch_sub(&container->handoffs, 1);
+	atomic_fetch_add(&container->counters.sent, sent);
+	atomic_fetch_add(&container->counters.received, received);
+	if (synthetic)
+		container_release_name(container, synthetic);
+	container_release(container);
+}
+
+int relay_publish_name(struct relay *relay, uint32_t id, const char *name, const uint8_t *synthetic, const uint8_t *addresses,
+                       uint32_t count, double seconds)
+{
+	struct container *container = container_find(relay, id);
+	if (!container)
+		return -ENOENT;
+	pthread_mutex_lock(&container->lock);
+	struct name *known = names_by_text(container->names, name);
+	int is_awaited = known && known->is_asked;
+	int result = names_publish(container->names, name, synthetic, addresses, count, now() + seconds);
+	pthread_mutex_unlock(&container->lock);
+	container_release(container);
+	if (is_awaited)
+		wake_threads(relay);
+	return result;
+}
+
+void relay_name_failed(struct relay *relay, uint32_t id, const char *text)
+{
+	struct container *container = container_find(relay, id);
+	if (!container)
+		return;
+	pthread_mutex_lock(&container->lock);
+	struct name *name = names_by_text(container->names, text);
+	if (name) {
+		name->is_asked = 0;
+		name->has_failed = 1;
+	}
+	pthread_mutex_unlock(&container->lock);
+	container_release(container);
+	wake_threads(relay);
+}
+
+int relay_may_dial(struct relay *relay, uint32_t id, const struct endpoint *to, int local)
+{
+	if (local)
+		return 1;
+	struct container *container = id ? container_find(relay, id) : NULL;
+	struct table *table = container ? table_of(container) : NULL;
+	int netlink = dial_route_open();
+	int permitted = netlink < 0 ? 0 : dial_permitted(netlink, table ? table->blob : NULL, to);
+	if (netlink >= 0)
+		close(netlink);
+	table_release(table);
+	if (container)
+		container_release(container);
+	return permitted != 0; /* where no route leads the dial itself says so */
+}
+
+static void copy_counters(struct counters *from, struct relay_counters *out)
+{
+	*out = (struct relay_counters){from->accepted, from->spliced,  from->handled, from->refused,  from->reset, from->failed_dials,
+	                               from->over_budget, from->sent, from->received, from->flows};
+}
+
+void relay_count(struct relay *relay, uint32_t id, struct relay_counters *out)
+{
+	memset(out, 0, sizeof *out);
+	struct container *container = id ? container_find(relay, id) : NULL;
+	if (id == 0)
+		copy_counters(&relay->counters, out);
+	if (container) {
+		copy_counters(&container->counters, out);
+		container_release(container);
+	}
+}

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A thread of the relay: its epoll, its turns, its flows' deadlines.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "flow.h"
+
+#define TICK 0.1          /* seconds between two looks at every flow's deadlines */
+#define BATCH 256         /* epoll events a turn */
+#define COOKIE_LISTENER 8 /* no flow's address */
+#define COOKIE_WAKE 16
+
+static void bury(struct thread *thread)
+{
+	while (thread->dead) {
+		struct flow *flow = thread->dead;
+		thread->dead = flow->next;
+		container_release(flow->container);
+		free(flow->host);
+		free(flow->name);
+		free(flow);
+	}
+}
+
+static void tick(struct thread *thread)
+{
+	for (struct flow *flow = thread->flows, *next; flow; flow = next) {
+		next = flow->next;
+		flow_tick(thread, flow);
+	}
+}
+
+/* Somebody has a pump, a name that flows may wait for, or the end of a container. */
+static void woken(struct thread *thread, double *next_tick)
+{
+	pumps_begin(thread);
+	if (thread->resolving || atomic_exchange(&thread->has_lost_container, 0))
+		*next_tick = thread->now;
+}
+
+static void serve_ready(struct thread *thread)
+{
+	struct flow *flow = thread->ready;
+	thread->ready = NULL;
+	while (flow) {
+		struct flow *next = flow->next_ready;
+		flow->is_ready = 0;
+		if (flow->stage != STAGE_DEAD)
+			flow_service(thread, flow, 0);
+		flow = next;
+	}
+}
+
+/* One socket's event. */
+static void serve_event(struct thread *thread, const struct epoll_event *event)
+{
+	uintptr_t address = (uintptr_t)(event->data.u64 & ~(uint64_t)(COOKIE_UPSTREAM | COOKIE_PUMP));
+	if (event->data.u64 & COOKIE_PUMP) {
+		pump_service(thread, (struct relay_pump *)address);
+		return;
+	}
+	struct flow *flow = (struct flow *)address;
+	int is_upstream = event->data.u64 & COOKIE_UPSTREAM, is_broken = (event->events & EPOLLERR) != 0;
+	if (flow->stage != STAGE_DEAD)
+		flow_service(thread, flow, is_broken && (!is_upstream || flow->stage == STAGE_MOVING));
+}
+
+static void turn(struct thread *thread, double *next_tick)
+{
+	struct epoll_event events[BATCH];
+	uint64_t drained;
+	int timeout = thread->ready || thread->ready_pumps ? 0 : thread->flows ? (int)(TICK * 1000) : -1;
+	int count = epoll_wait(thread->epoll, events, BATCH, timeout);
+	thread->now = now();
+	for (int i = 0; i < count; i++) {
+		if (events[i].data.u64 == COOKIE_LISTENER)
+			flow_accept(thread);
+		else if (events[i].data.u64 != COOKIE_WAKE)
+			serve_event(thread, &events[i]);
+		else if (read(thread->wake, &drained, sizeof drained) > 0)
+			woken(thread, next_tick);
+	}
+	serve_ready(thread);
+	pumps_serve_ready(thread);
+	if (thread->now >= *next_tick) {
+		tick(thread);
+		*next_tick = thread->now + TICK;
+	}
+	/* A dead flow may still stand in the list of ready ones: it goes with the next turn. */
+	if (!thread->ready)
+		bury(thread);
+	pumps_bury(thread);
+}
+
+static void *thread_main(void *argument)
+{
+	struct thread *thread = argument;
+	double next_tick = 0;
+	while (!atomic_load(&thread->relay->is_closing))
+		turn(thread, &next_tick);
+	while (thread->flows)
+		flow_end(thread, thread->flows, END_DETACHED);
+	bury(thread);
+	pumps_bury(thread);
+	return NULL;
+}
+
+static int watch(struct thread *thread, int fd, uint64_t cookie, uint32_t flags)
+{
+	struct epoll_event event = {.events = EPOLLIN | flags, .data.u64 = cookie};
+	return epoll_ctl(thread->epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+int thread_prepare(struct thread *thread, struct relay *relay)
+{
+	thread->relay = relay;
+	thread->now = now();
+	thread->epoll = epoll_create1(EPOLL_CLOEXEC);
+	thread->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	thread->netlink = dial_route_open();
+	thread->buffer = malloc(BUFFER_SIZE);
+	thread->pipes = calloc(IDLE_PIPES_MAX, sizeof *thread->pipes);
+	if (thread->epoll < 0 || thread->wake < 0 || thread->netlink < 0 || !thread->buffer || !thread->pipes)
+		return -1;
+	thread->spare = fcntl(thread->epoll, F_DUPFD_CLOEXEC, 0);
+	if (watch(thread, relay->listener, COOKIE_LISTENER, EPOLLEXCLUSIVE) < 0)
+		return -1;
+	return watch(thread, thread->wake, COOKIE_WAKE, 0);
+}
+
+void thread_dispose(struct thread *thread)
+{
+	for (uint32_t i = 0; i < thread->idle_pipes; i++) {
+		close(thread->pipes[i][0]);
+		close(thread->pipes[i][1]);
+	}
+	int fds[] = {thread->epoll, thread->wake, thread->netlink, thread->spare};
+	for (int i = 0; i < 4; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	free(thread->buffer);
+	free(thread->pipes);
+}
+
+/* Signals are the interpreter's: the threads are born with all of them blocked. */
+int thread_start(struct thread *thread)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int error = pthread_create(&thread->id, NULL, thread_main, thread);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return error;
+}
+
+void wake_threads(struct relay *relay)
+{
+	for (uint32_t i = 0; i < relay->thread_count; i++)
+		signal_fd(relay->threads[i].wake);
+}
