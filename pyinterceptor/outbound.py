@@ -63,7 +63,7 @@ class Outbound:
 
     async def respond(self, request: Request) -> Response:
         """Decides this request by the policy of this moment."""
-        policy, host = self._attached.policy, request.url.host
+        policy, host = self._attached.policy, request.host
         if policy is not self._policy or host != self._host:
             self._decision = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
             self._policy, self._host = policy, host
@@ -94,7 +94,7 @@ class Outbound:
             return response
         except (DialRefused, FetchError) as error:
             log.warning("%s %s: the handler's fetch failed: %s", request.method, request.url, error)
-            return unreachable(request.url.host, error)
+            return unreachable(request.host, error)
         finally:
             attached.running -= 1
             if scope.has_fetched:
@@ -107,7 +107,7 @@ class Outbound:
         try:
             return await self._attached.client.pass_on(request, at=at, port=port)
         except (DialRefused, FetchError) as error:
-            return unreachable(request.url.host, error)
+            return unreachable(request.host, error)
 
 
 def unreachable(host: str, error: DialRefused | FetchError) -> Response:

@@ -24,7 +24,8 @@ from pyinterceptor.http.incoming import Incoming
 from pyinterceptor.http.transfer import Pump, Pumping, SourceFailed, send_body
 from pyinterceptor.http.tunnel import Switched, copy_both_ways
 from pyinterceptor.http.wire import Wire
-from pyinterceptor.web import URL, Body, Headers, Request, Response
+from pyinterceptor.web import URL, Body, Request, Response
+from pyinterceptor.web.request import Place
 from pyinterceptor.web.url import split_host
 
 log = logging.getLogger("pyinterceptor")
@@ -135,18 +136,16 @@ class Connection:
         """One request; True if another may follow."""
         if frame.status == FRAME_BAD:
             return await self._refuse(frame.answer, ffi.string(frame.reason).decode())
-        first, lines = self._wire.take_head(frame.head_length)
-        method, target, version = first.split(" ")
+        method, target, version, lines = self._wire.take_head(frame.head_length)
         if frame.status != FRAME_PLAIN and method.upper() in NOT_FOR_HANDLERS:
             return await self._refuse(405, f"{method} is not for handlers", ALLOW)
         try:
-            url = self._url(ffi.string(frame.host).decode(), target)
+            place = self._place(ffi.string(frame.host).decode(), target)
         except ValueError as error:
             return await self._refuse(400, str(error))
         incoming = None if frame.body == BODY_NONE else self._incoming(frame)
-        body = Body() if incoming is None else Body(incoming, incoming.length)
-        request = Request.incoming(url, method, target, Headers.unread(lines), body)
-        response = await self._answer(request)
+        body = None if incoming is None else Body(incoming, incoming.length)
+        response = await self._answer(Request.incoming(method, target, place, lines, body))
         try:
             if response.status == SWITCHED:
                 return await self._switch(cast("Switched", response))
@@ -158,17 +157,20 @@ class Connection:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                     await response.aclose()
 
-    def _url(self, host: str, target: str) -> URL:
-        """Raises: ValueError for one that could be read in two ways."""
+    def _place(self, host: str, target: str) -> Place:
+        """What the request's URL is made of.
+
+        Raises: ValueError for what could be read in two ways.
+        """
         if "#" in target:
             raise ValueError("the target has a fragment")
         if target[0] == "/" or target == "*":
             name = split_host(host)[0] if ":" in host else host.lower() or self._host
-            return URL.parsed(self._scheme, name, self._port, target)
+            return self._scheme, name, self._port, target
         url = URL(target)
         if url.scheme != self._scheme:
             raise ValueError(f"a target of the scheme {url.scheme} on a connection of {self._scheme}")
-        return url
+        return url.scheme, url.host, url.port, url.target
 
     def _incoming(self, frame: Any) -> Incoming:
         expects, stall = bool(frame.expect_continue), self._limits.stall

@@ -56,7 +56,8 @@ class Wire:
             self._bytes, self._at = b"", 0
         return held[start:end]
 
-    def take_head(self, length: int) -> tuple[str, str]:
-        """The first line and the other lines of a head that was framed."""
+    def take_head(self, length: int) -> tuple[str, str, str, str]:
+        """Method, target and version of a request head that was framed, and the lines of its fields."""
         first, _, lines = self.take(length).decode("latin-1").partition("\r\n")
-        return first, lines
+        method, target, version = first.split(" ")
+        return method, target, version, lines
