@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyinterceptor._relay import lib
-from pyinterceptor.container import Context
+from pyinterceptor.container import Context, Handler
 from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.errors import DialRefused, FetchError
 from pyinterceptor.http.client import Client
@@ -46,7 +46,6 @@ class Attached:
     budget: Budget = field(default_factory=Budget)
     running: int = 0  # handlers
     refused: int = 0  # requests, for want of budget
-    requests: int = 0
 
 
 class Outbound:
@@ -57,27 +56,28 @@ class Outbound:
         self._env = env
         self._destination = destination
         self._cause = cause  # what C failed at, of the first request
-        self._decided: tuple[Policy, str] | None = None  # a policy never changes its mind: the same host, the same rule
+        # A policy never changes its mind: the same host, the same decision.
+        self._policy: Policy | None = None
+        self._host = ""
         self._decision: Decision
 
     async def respond(self, request: Request) -> Response:
         """Decides this request by the policy of this moment."""
-        attached, policy, host = self._attached, self._attached.policy, request.url.host
-        attached.requests += 1
-        if self._decided is None or self._decided[0] is not policy or self._decided[1] != host:
+        policy, host = self._attached.policy, request.host
+        if policy is not self._policy or host != self._host:
             self._decision = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
-            self._decided = (policy, host)
-        decision = self._decision
+            self._policy, self._host = policy, host
+        verdict = self._decision.verdict
         cause, self._cause = self._cause, Cause.DONE
-        if decision.verdict == HANDLE:
-            return await self._handle(request, policy, decision.rule)
-        if decision.verdict == lib.VERDICT_REFUSE:
+        if verdict == HANDLE:
+            return await self._handle(request, policy.handlers[self._decision.rule])
+        if verdict == lib.VERDICT_REFUSE:
             return refusal(REFUSED, host, "no rule allows it")
         if cause in CAUSES:
             return refusal(CAUSES[cause][0], host, CAUSES[cause][1])
         return await self._pass(request)
 
-    async def _handle(self, request: Request, policy: Policy, rule: int) -> Response:
+    async def _handle(self, request: Request, handler: Handler) -> Response:
         attached = self._attached
         if attached.running >= attached.budget.handlers:
             attached.refused += 1
@@ -86,7 +86,7 @@ class Outbound:
         scope, response = FetchScope(attached.client), None
         try:
             with scope:
-                answer = policy.handlers[rule](request, self._env, attached.context)
+                answer = handler(request, self._env, attached.context)
                 answer = await answer if hasattr(answer, "__await__") else answer
             if not isinstance(answer, Response):
                 raise TypeError(f"the handler returned {type(answer).__name__}, not a Response")
@@ -94,7 +94,7 @@ class Outbound:
             return response
         except (DialRefused, FetchError) as error:
             log.warning("%s %s: the handler's fetch failed: %s", request.method, request.url, error)
-            return unreachable(request.url.host, error)
+            return unreachable(request.host, error)
         finally:
             attached.running -= 1
             if scope.has_fetched:
@@ -107,7 +107,7 @@ class Outbound:
         try:
             return await self._attached.client.pass_on(request, at=at, port=port)
         except (DialRefused, FetchError) as error:
-            return unreachable(request.url.host, error)
+            return unreachable(request.host, error)
 
 
 def unreachable(host: str, error: DialRefused | FetchError) -> Response:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import trio
 
@@ -24,14 +24,17 @@ from pyinterceptor.http.incoming import Incoming
 from pyinterceptor.http.transfer import Pump, Pumping, SourceFailed, send_body
 from pyinterceptor.http.tunnel import Switched, copy_both_ways
 from pyinterceptor.http.wire import Wire
-from pyinterceptor.web import URL, Body, Headers, Request, Response
+from pyinterceptor.web import URL, Body, Request, Response
+from pyinterceptor.web.request import Place
 from pyinterceptor.web.url import split_host
 
 log = logging.getLogger("pyinterceptor")
 
 Respond = Callable[[Request], Awaitable[Response]]
 
-FRAME_MORE, FRAME_BAD, BODY_NONE = int(lib.FRAME_MORE), int(lib.FRAME_BAD), int(lib.BODY_NONE)
+FRAME_MORE, FRAME_PLAIN, FRAME_BAD = int(lib.FRAME_MORE), int(lib.FRAME_PLAIN), int(lib.FRAME_BAD)
+BODY_NONE = int(lib.BODY_NONE)
+SWITCHED = 101
 WRITTEN = 65536  # bytes that have one deadline
 NOT_FOR_HANDLERS = frozenset({"CONNECT", "TRACE"})
 ALLOW = {"allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
@@ -133,22 +136,19 @@ class Connection:
         """One request; True if another may follow."""
         if frame.status == FRAME_BAD:
             return await self._refuse(frame.answer, ffi.string(frame.reason).decode())
-        host = ffi.string(frame.host).decode()
-        first, lines = self._wire.take_head(frame.head_length)
-        method, target, version = first.split(" ")
-        if method.upper() in NOT_FOR_HANDLERS:
+        method, target, version, lines = self._wire.take_head(frame.head_length)
+        if frame.status != FRAME_PLAIN and method.upper() in NOT_FOR_HANDLERS:
             return await self._refuse(405, f"{method} is not for handlers", ALLOW)
         try:
-            url = self._url(host, target)
+            place = self._place(ffi.string(frame.host).decode(), target)
         except ValueError as error:
             return await self._refuse(400, str(error))
-        incoming = self._incoming(frame)
-        body = Body() if incoming is None else Body(incoming, incoming.length)
-        request = Request.incoming(url, method, target, Headers.unread(lines), body)
-        response = await self._answer(request)
+        incoming = None if frame.body == BODY_NONE else self._incoming(frame)
+        body = None if incoming is None else Body(incoming, incoming.length)
+        response = await self._answer(Request.incoming(method, target, place, lines, body))
         try:
-            if isinstance(response, Switched):
-                return await self._switch(response)
+            if response.status == SWITCHED:
+                return await self._switch(cast("Switched", response))
             return await self._send(response, incoming, frame, is_old=version == "HTTP/1.0")
         finally:
             if incoming is not None:
@@ -157,21 +157,22 @@ class Connection:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                     await response.aclose()
 
-    def _url(self, host: str, target: str) -> URL:
-        """Raises: ValueError for one that could be read in two ways."""
+    def _place(self, host: str, target: str) -> Place:
+        """What the request's URL is made of.
+
+        Raises: ValueError for what could be read in two ways.
+        """
         if "#" in target:
             raise ValueError("the target has a fragment")
         if target[0] == "/" or target == "*":
             name = split_host(host)[0] if ":" in host else host.lower() or self._host
-            return URL.parsed(self._scheme, name, self._port, target)
+            return self._scheme, name, self._port, target
         url = URL(target)
         if url.scheme != self._scheme:
             raise ValueError(f"a target of the scheme {url.scheme} on a connection of {self._scheme}")
-        return url
+        return url.scheme, url.host, url.port, url.target
 
-    def _incoming(self, frame: Any) -> Incoming | None:
-        if frame.body == BODY_NONE:
-            return None
+    def _incoming(self, frame: Any) -> Incoming:
         expects, stall = bool(frame.expect_continue), self._limits.stall
         return Incoming(self._wire, self._stream, frame.body, frame.body_length, expects=expects, stall=stall)
 
@@ -180,7 +181,8 @@ class Connection:
         self._wait()
         try:
             response = await self._respond(request)
-            if response.body.content is None and response.body.is_used:
+            body = response.body
+            if body.content is None and body.is_used:
                 raise RuntimeError("the response's body was read already")
             return response
         except PeerError as error:
@@ -206,7 +208,8 @@ class Connection:
 
     async def _send(self, response: Response, incoming: Incoming | None, frame: Any, *, is_old: bool) -> bool:
         """Writes the response, then deals with what is left of the request; True if the connection persists."""
-        content, options = response.body.content, options_of(response)
+        body, options = response.body, options_of(response)
+        content = body.content
         framed = framing(response, to_head=frame.is_head, is_old=is_old)
         persists = bool(frame.keep_alive) and framed != "until close" and "close" not in options
         if incoming is not None:
@@ -221,7 +224,7 @@ class Connection:
             await self._write(head + content)
         else:
             await self.write(head)
-            await self._send_body(response.body, framed)
+            await self._send_body(body, framed)
         self.is_answering = False
         if incoming is None or not persists:
             return persists

@@ -9,11 +9,9 @@ from typing import Any, Protocol
 
 from pyinterceptor._relay import ffi, lib
 
-HEAD_MAX = int(lib.HEAD_MAX)
-
 
 class Receiver(Protocol):
-    async def receive_some(self) -> bytes | bytearray: ...
+    async def receive_some(self) -> bytes: ...
 
 
 class Wire:
@@ -30,15 +28,17 @@ class Wire:
 
     async def more(self) -> bool:
         """Reads once; False at the end."""
-        data = bytes(await self.stream.receive_some())
-        self._bytes = self._bytes[self._at :] + data if self._bytes else data
-        self._at = 0
+        data = await self.stream.receive_some()
+        if self._bytes:
+            self._bytes, self._at = self._bytes[self._at :] + data, 0
+        else:
+            self._bytes = data
         return bool(data)
 
     def frame(self) -> Any:
         """The frame of the request head that comes next (status lib.FRAME_MORE: not complete)."""
         start = ffi.from_buffer(self._bytes) + self._at if self._at else self._bytes
-        lib.frame_request(start, min(len(self._bytes) - self._at, HEAD_MAX), self._frame)
+        lib.frame_request(start, len(self._bytes) - self._at, self._frame)
         return self._frame
 
     def find_line(self) -> int:
@@ -48,14 +48,16 @@ class Wire:
 
     def take(self, most: int) -> bytes:
         """What is here, up to `most` bytes of it."""
-        start = self._at
-        taken = self._bytes[start : start + most]
-        self._at += len(taken)
-        if self._at == len(self._bytes):
+        held, start = self._bytes, self._at
+        end = start + most
+        if end < len(held):
+            self._at = end
+        else:
             self._bytes, self._at = b"", 0
-        return taken
+        return held[start:end]
 
-    def take_head(self, length: int) -> tuple[str, str]:
-        """The first line and the other lines of a head that was framed."""
+    def take_head(self, length: int) -> tuple[str, str, str, str]:
+        """Method, target and version of a request head that was framed, and the lines of its fields."""
         first, _, lines = self.take(length).decode("latin-1").partition("\r\n")
-        return first, lines
+        method, target, version = first.split(" ")
+        return method, target, version, lines

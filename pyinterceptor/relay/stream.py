@@ -2,7 +2,7 @@
 
 A task parks only where a system call would block: the epoll tells of every change once, so after a short read the
 socket is empty until it tells of another. So that a busy connection starves nobody, every CHECKPOINT_EVERY-th call
-gives them their turn first (and a place to be cancelled).
+in a row that didn't wait gives them their turn first (and a place to be cancelled).
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class HubStream(trio.abc.HalfCloseableStream):
         most = RECEIVE if max_bytes is None else max_bytes
         while True:
             if not self._may_have_bytes:
+                self._calls = 0
                 self._reader = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abort_reader)
             try:

@@ -42,17 +42,14 @@ class Body:
         self._chunks: AsyncIterable[bytes | str] | None = None
         self.is_used = False
         if content is None:
-            self.content = b""
-        elif isinstance(content, str):
-            self.content = content.encode()
-        elif isinstance(content, bytes | bytearray | memoryview):
-            self.content = bytes(content)
+            self.content, self.length = b"", 0
+        elif isinstance(content, str | bytes | bytearray | memoryview):
+            self.content = content.encode() if isinstance(content, str) else bytes(content)
+            self.length = len(self.content)
         elif isinstance(content, AsyncIterable):
-            self.content = None
-            self._chunks = content
+            self.content, self.length, self._chunks = None, length, content
         else:
             raise TypeError(f"a body is bytes, str or an async iterable of them, not {type(content).__name__}")
-        self.length = length if self.content is None else len(self.content)
 
     @property
     def source(self) -> Source | None:

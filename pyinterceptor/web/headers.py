@@ -22,13 +22,10 @@ class Headers:
     Raises: ValueError for a name that is no token or a value with a control byte or beyond Latin-1.
     """
 
-    __slots__ = ("_made", "_unread")
-
-    _made: CIMultiDict[str] | None
-    _unread: str
+    __slots__ = ("_fields",)
 
     def __init__(self, fields: Source | Headers | None = None) -> None:
-        self._made = CIMultiDict()
+        self._fields: CIMultiDict[str] = CIMultiDict()
         if isinstance(fields, Headers):
             self._fields.extend(fields._fields)
         elif fields is not None:
@@ -39,26 +36,19 @@ class Headers:
     def parsed(cls, fields: Sequence[tuple[str, str]]) -> Headers:
         """Fields that a strict parser has read: not checked again."""
         headers = cls.__new__(cls)
-        headers._made = CIMultiDict(fields)
+        headers._fields = CIMultiDict(fields)
         return headers
 
     @classmethod
-    def unread(cls, lines: str) -> Headers:
-        """The lines of a head that a strict parser has checked, taken apart when somebody asks."""
+    def read(cls, lines: str) -> Headers:
+        """The fields on the lines of a head that a strict parser has checked."""
         headers = cls.__new__(cls)
-        headers._made, headers._unread = None, lines
+        headers._fields = CIMultiDict()
+        for line in lines.split("\r\n"):
+            name, colon, value = line.partition(":")
+            if colon:
+                headers._fields.add(name, value.strip(" \t"))
         return headers
-
-    @property
-    def _fields(self) -> CIMultiDict[str]:
-        made = self._made
-        if made is None:
-            made = self._made = CIMultiDict()
-            for line in self._unread.split("\r\n"):
-                name, colon, value = line.partition(":")
-                if colon:
-                    made.add(name, value.strip(" \t"))
-        return made
 
     def get(self, name: str, default: str | None = None) -> str | None:
         values = self._fields.getall(name, ())

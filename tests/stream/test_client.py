@@ -10,7 +10,7 @@ import trio.testing
 
 from pyinterceptor.errors import FetchError
 from pyinterceptor.http.pool import IDLE_SECONDS
-from pyinterceptor.web import URL, Body, Headers, Request, Response
+from pyinterceptor.web import Body, Request, Response
 from tests.stream.dialogue import http, in_trio
 from tests.stream.origins import Internet, Origin, internet
 
@@ -18,10 +18,10 @@ GET = http("GET / HTTP/1.1", "host: my.kv")
 OK = http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok")
 
 
-def incoming(method: str, target: str, fields: list[tuple[str, str]], body: Body | None = None) -> Request:
-    """A request as the server makes them."""
-    url = URL.parsed("http", "my.kv", 80, target if target.startswith(("/", "*")) else "/")
-    return Request.incoming(url, method, target, Headers.parsed(fields), body or Body())
+def incoming(method: str, target: str, fields: list[tuple[str, str]]) -> Request:
+    """A request without a body as the server makes them."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    return Request.incoming(method, target, ("http", "my.kv", 80, target), lines, None)
 
 
 async def ask(net: Internet, origin: Origin | None = None, answer: bytes = OK) -> tuple[Response, Origin]:
