@@ -5,6 +5,16 @@ class InterceptorError(Exception):
     """All of ours. The message names the step and the thing it failed on."""
 
 
+def ungrouped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception that nurseries have wrapped, however often; the group itself where it holds several."""
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        if len(inner.exceptions) > 1:
+            return group
+        inner = inner.exceptions[0]
+    return inner
+
+
 class CaptureError(InterceptorError):
     """The kernel refused something that capture needs: the process ends."""
 

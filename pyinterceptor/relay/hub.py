@@ -25,16 +25,17 @@ class Hub:
         self._streams: dict[int, HubStream] = {}
 
     async def run(self) -> None:
-        """Wakes the tasks of ready sockets, until cancelled; then lets go of the epoll."""
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for fd, events in self._epoll.poll(0, BATCH):
-                    stream = self._streams.get(fd)
-                    if stream is not None:
-                        stream.wake(events)
-        finally:
-            self._epoll.close()
+        """Wakes the tasks of ready sockets, until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            for fd, events in self._epoll.poll(0, BATCH):
+                stream = self._streams.get(fd)
+                if stream is not None:
+                    stream.wake(events)
+
+    def close(self) -> None:
+        """Lets go of the epoll; the streams are their owners' to close."""
+        self._epoll.close()
 
     def stream(self, sock: socket.socket) -> HubStream:
         """Takes a connected, non-blocking socket."""

@@ -7,7 +7,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -57,11 +57,11 @@ def reset(sock: socket.socket) -> None:
 
 @asynccontextmanager
 async def open_hub() -> AsyncIterator[Hub]:
-    async with trio.open_nursery() as nursery:
-        hub = Hub()
-        nursery.start_soon(hub.run)
-        yield hub
-        nursery.cancel_scope.cancel()
+    with closing(Hub()) as hub:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            yield hub
+            nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
