@@ -99,7 +99,9 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
         options=Options(reports=options.verbose),
     ) as interceptor:
         box = await interceptor.get_container(cls, "run", user=options.user)
-        return await box.run_inherited(options.command)
+        code = await box.run_inherited(options.command)
+        await box.stop()
+        return code
 
 
 def doctor(options: argparse.Namespace) -> int:

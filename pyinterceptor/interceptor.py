@@ -9,14 +9,13 @@ import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
-from typing import Any
 
 import trio
 
 from pyinterceptor._relay import lib
 from pyinterceptor.app import App
 from pyinterceptor.box import Box
-from pyinterceptor.capture.gateway import Gateway, open_gateway
+from pyinterceptor.capture.gateway import Gateway, Seat, open_gateway
 from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
 from pyinterceptor.container import Container, Context, container_id
 from pyinterceptor.dns.names import SYNTHETIC, Networks
@@ -35,6 +34,8 @@ from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Options, Relay, open_relay
 from pyinterceptor.runtime import NetnsContainer, PodmanContainer, open_netns_container, open_podman_container
 
+SETTLE_TIMEOUT = 2.0  # seconds
+SETTLE_PAUSE = 0.005  # seconds
 UNSPECIFIED = (ipaddress.IPv4Address(0), 0)  # the destination of a name that nobody has dialled yet
 
 
@@ -73,7 +74,9 @@ class Interceptor:
         )
 
     async def get_container(self, cls: type[Container], name: str = "default", *, user: str | None = None) -> Box:
-        """The container of this class and name; it is started if it does not run (as `user`, or who invoked us).
+        """The container of this class and name; it is started if it does not run.
+
+        As `user`, by default who invoked us; in an image one of the image's, by default the one it names.
 
         Raises: PolicyError for a class that the app doesn't have or rules that can't be;
         RuntimeFailure, CaptureError where it can't be started or attached.
@@ -122,16 +125,19 @@ class Interceptor:
         """One container from its start to its stop."""
         key = cls.__name__, name
         try:
-            async with self._attachment(cls, name) as attach:
+            async with self._attachment(cls, name) as seat:
+                attach = partial(self._gateway.attach, seat)
                 opening: AbstractAsyncContextManager[NetnsContainer | PodmanContainer]
                 if cls.image is None:
                     opening = open_netns_container(name=name, user=user, attach=attach)
                 else:
-                    opening = open_podman_container(name=name, image=cls.image, attach=attach)
+                    opening = open_podman_container(name=name, image=cls.image, user=user, attach=attach)
                 async with opening as workload:
                     box = self._boxes[key] = Box(workload)
                     task_status.started(box)
                     await box.stopping.wait()
+                    await workload.stop()
+                    await self._settle(seat.ifindex)
         except BaseExceptionGroup as group:  # the client's nursery wraps what passes through it
             error = ungrouped(group)
             raise error from error.__cause__
@@ -139,8 +145,14 @@ class Interceptor:
             if key in self._boxes:
                 self._boxes.pop(key).gone.set()
 
+    async def _settle(self, container: int) -> None:
+        """Its processes have ended, and what they sent may be on its way: lets that arrive, for a moment."""
+        with trio.move_on_after(SETTLE_TIMEOUT):
+            while self._relay.count(container).flows:  # noqa: ASYNC110  # C counts, and tells nobody
+                await trio.sleep(SETTLE_PAUSE)
+
     @asynccontextmanager
-    async def _attachment(self, cls: type[Container], name: str) -> AsyncIterator[Any]:
+    async def _attachment(self, cls: type[Container], name: str) -> AsyncIterator[Seat]:
         """A seat at the gateway and all that is known of it, before the veth exists; gone with the block."""
         self._generations += 1
         policy = policy_of(cls, self._generations)
@@ -158,7 +170,7 @@ class Interceptor:
                 self.attached[seat.ifindex] = Attached(
                     seat.ifindex, context, policy, client, self._synthetic, cls.budget
                 )
-                yield partial(self._gateway.attach, seat)
+                yield seat
             finally:
                 self._relay.remove_container(seat.ifindex)
                 self.attached.pop(seat.ifindex, None)

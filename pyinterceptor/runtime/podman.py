@@ -125,10 +125,12 @@ async def open_podman_container(
     name: str,
     attach: Callable[[int], Awaitable[object]],
     nameserver: str = "169.254.1.1",
+    user: str | None = None,
 ) -> AsyncIterator[PodmanContainer]:
     """A container of `image`, which runs the image's own command with an open standard input.
 
-    `attach(netns_fd)` gives its network, before any process of it runs.
+    `attach(netns_fd)` gives its network, before any process of it runs. `user` is one of the image's (default:
+    the one it names).
 
     Raises: RuntimeFailure, and what `attach` raises.
     """
@@ -144,6 +146,7 @@ async def open_podman_container(
         stack.push_async_callback(box.stop)
         options = [*_confinement(directory), "--hostname", hostname(name), *_network(directory, nameserver)]
         options += ["--name", identifier, "--label", f"{OWNER}={_mark(os.getpid())}"]
+        options += [] if user is None else ["--user", user]
         await _have_image(image)
         await _podman("create", "--interactive", *options, image)
         await _podman("init", identifier)

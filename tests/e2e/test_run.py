@@ -155,6 +155,7 @@ def test_an_image_is_run_in_and_one_that_is_not_there_is_said_so(app: str) -> No
         ran = run("--container", "InImage", app, "--", "sh", "-c", "cat; wget -qO- http://my.kv/; exit 4", input=b"in ")
         assert (ran.returncode, ran.stdout, ran.stderr) == (4, b"in InImage ", b"")
         assert run("--container", "InImage", app, "--", "nonesuch").returncode == 127
+        assert run("--container", "InImage", "--user", "7", app, "--", "id", "-u").stdout == b"7\n"
     finally:
         remove_image(IMAGE)
     ran = run("--container", "InNone", app, "--", "true")
@@ -184,6 +185,17 @@ def test_verbose_prints_one_line_a_flow_as_it_ends_and_nothing_else_is_said_with
     assert run(app, "--", *command).stderr.decode().count("rule=") == 0
     spliced = run("-v", "--container", "Open", app, "--", *fetches[1].split()).stderr.decode().splitlines()
     assert [line.split()[:2] for line in spliced] == [["SPLICE", "origin.test"]]
+
+
+def test_what_a_command_sent_before_it_ended_still_arrives(app: str, world: World) -> None:
+    """And is told, with all its bytes: the command waits for no answer."""
+    payload = 20_000_000
+    script = f"exec 3<>/dev/tcp/{ORIGIN_V4}/9; head -c {payload} /dev/zero >&3"
+    ran = run("-v", "--container", "Open", app, "--", "bash", "-c", script)
+    assert ran.returncode == 0
+    (line,) = ran.stderr.decode().splitlines()
+    assert line.startswith(f"SPLICE - {ORIGIN_V4}:9 ")
+    assert f" sent={payload} " in line
 
 
 # --- what can be wrong ---

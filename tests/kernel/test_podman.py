@@ -207,6 +207,38 @@ def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_liv
     assert list(Path(tempfile.gettempdir()).glob("pyinterceptor-*")) == []
 
 
+def test_the_user_is_one_of_the_images() -> None:
+    async def main() -> None:
+        async with open_podman_container(name="box", image=IMAGE, attach=no_network, user="4242:4343") as box:
+            assert (await box.exec("sh -c 'id -u; id -g'")).text == "4242\n4343\n"
+        with pytest.raises(RuntimeFailure, match="nonesuch"):
+            async with open_podman_container(name="box", image=IMAGE, attach=no_network, user="nonesuch"):
+                raise AssertionError("it was opened")
+
+    trio.run(main)
+    assert ours() == []
+
+
+@pytest.mark.parametrize("target", ["../run/systemd/resolve/stub-resolv.conf", "/nowhere/resolv.conf"])
+def test_resolv_conf_is_ours_also_where_the_images_is_a_link_to_nothing(target: str) -> None:
+    name = f"{IMAGE}-linked"
+    written = io.BytesIO(root_archive())
+    with tarfile.open(fileobj=written, mode="a") as archive:
+        entry = tarfile.TarInfo("etc/resolv.conf")
+        entry.type, entry.linkname = tarfile.SYMTYPE, target
+        archive.addfile(entry)
+    importing = [*PODMAN, "import", "--change", 'CMD ["/bin/cat"]', "-", name]
+    subprocess.run(importing, input=written.getvalue(), capture_output=True, check=True)
+
+    async def scenario(box: PodmanContainer) -> None:
+        assert (await box.exec("cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
+
+    try:
+        in_box(scenario, image=name)
+    finally:
+        remove_image(name)
+
+
 def test_an_image_that_is_not_there_is_said_so() -> None:
     with pytest.raises(RuntimeFailure, match="nonesuch/image.* is not here and can't be pulled"):
         in_box(never, image="localhost/nonesuch/image")
