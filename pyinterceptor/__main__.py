@@ -53,12 +53,20 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "run",
         help="run a command in a fresh container under an app's rules",
-        usage="%(prog)s [-v] [--container CLASS] [--user USER] [--nameserver ADDRESS] APP -- COMMAND…",
+        usage="%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--nameserver ADDRESS]"
+        " APP -- COMMAND…",
     )
     verb.set_defaults(verb=run)
     verb.add_argument("app", metavar="APP", help="a Python file that defines `app`")
     verb.add_argument("--container", metavar="CLASS", help="the app's class to run it in (default: its first)")
     verb.add_argument("--user", help="the user to run it as (default: who invoked us)")
+    verb.add_argument(
+        "--env",
+        metavar="NAME[=VALUE]",
+        action="append",
+        default=[],
+        help="a variable for the command, with our value if none is given; few of ours pass unasked",
+    )
     verb.add_argument(
         "--nameserver", metavar="ADDRESS", action="append", help="ask this one instead of /etc/resolv.conf's"
     )
@@ -76,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet: Ctrl-C ends us without a word
     app = load_app(options.app)
     cls = chosen(app, options.container)
+    options.env = dict(map(variable, options.env))
     if os.geteuid() != 0:
         raise InterceptorError("attach a container: needs root; run it with sudo")
     return trio.run(until_signalled, partial(run_in_container, app, cls, options))
@@ -99,9 +108,19 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
         options=Options(reports=options.verbose),
     ) as interceptor:
         box = await interceptor.get_container(cls, "run", user=options.user)
-        code = await box.run_inherited(options.command)
+        code = await box.run_inherited(options.command, env=options.env)
         await box.stop()
         return code
+
+
+def variable(text: str) -> tuple[str, str]:
+    """What --env says. Raises: PolicyError for a name that we have no value for."""
+    name, given, value = text.partition("=")
+    if not name:
+        raise PolicyError(f"--env {text}: give it a name")
+    if not given and name not in os.environ:
+        raise PolicyError(f"--env {text}: {name} is not set here; give it a value")
+    return name, value if given else os.environ[name]
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -39,9 +39,9 @@ class Box:
         """Starts a long-lived command inside; returns it running."""
         return await self._workload.start(argv, **options)
 
-    async def run_inherited(self, argv: Sequence[str]) -> int:
+    async def run_inherited(self, argv: Sequence[str], **options: Any) -> int:
         """Runs a command on our own streams and terminal; returns its exit code (128+n: ended by signal n)."""
-        return await self._workload.run_inherited(argv)
+        return await self._workload.run_inherited(argv, **options)
 
     async def stop(self) -> None:
         """Ends everything inside, then the container; returns when it is gone. Twice is no error."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from pyinterceptor.errors import CaptureError
+from pyinterceptor.threads import on_own_thread
 
 CLONE_NEWNET = 0x40000000  # unshare(2)
 MS_BIND = 4096  # mount(2)
@@ -21,25 +21,6 @@ MNT_DETACH = 2  # umount2(2)
 T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def on_own_thread(step: Callable[[], T]) -> T:
-    """Runs `step` on a thread that is not used again; waits, and passes its result or exception on."""
-    result: list[T] = []
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            result.append(step())
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run, name="capture")
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
-    return result[0]
 
 
 def inside(namespace: int, step: Callable[[], T]) -> T:

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from pyinterceptor.capture.files import kernel_directory
 from pyinterceptor.capture.filter import Filter
-from pyinterceptor.capture.namespace import on_own_thread, unshare_network
+from pyinterceptor.capture.namespace import unshare_network
 from pyinterceptor.capture.netlink import new_batch, open_netlink, send
 from pyinterceptor.capture.pins import try_program
 from pyinterceptor.capture.program import INTERPRETERS
 from pyinterceptor.capture.sockets import open_dns, open_listener
 from pyinterceptor.errors import CaptureError
+from pyinterceptor.threads import on_own_thread
 
 # linux/capability.h
 CAPABILITIES = {

@@ -32,13 +32,13 @@ from pyinterceptor.runtime.process import (
     Running,
     Started,
     Stream,
-    in_fresh_thread,
     split,
     start_process,
 )
 from pyinterceptor.runtime.seccomp import install_filter
 from pyinterceptor.runtime.terminal import supervise
 from pyinterceptor.runtime.user import User, invoking_user, named_user
+from pyinterceptor.threads import on_own_thread
 
 CLONE_FS = 0x00000200
 CLONE_NEWNET = 0x40000000
@@ -198,7 +198,7 @@ async def open_netns_container(
     as_user = invoking_user() if user is None else named_user(user)
     directory = _prepared(workdir)
     async with AsyncExitStack() as stack:
-        netns_fd = await trio.to_thread.run_sync(in_fresh_thread, _new_netns)
+        netns_fd = await trio.to_thread.run_sync(on_own_thread, _new_netns)
         stack.callback(os.close, netns_fd)
         await attach(netns_fd)
         init, pid = await _start_init(name, directory, nameserver, netns_fd)

@@ -12,16 +12,15 @@ import select
 import shlex
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import trio
 
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.threads import on_own_thread
 
-T = TypeVar("T")
 Stream = int | IO[bytes] | None
 
 NOT_FOUND = 127
@@ -184,26 +183,7 @@ async def start_process(
                 raise CommandNotRun(f"run {argv[0]}: {error.strerror}", NOT_EXECUTABLE) from error
             raise RuntimeFailure(f"run {argv[0]}: {error.strerror}") from error
 
-    return Running(await trio.to_thread.run_sync(in_fresh_thread, work))
-
-
-def in_fresh_thread(work: Callable[[], T]) -> T:
-    """Runs `work` in a thread that nobody uses before or after; raises what it raised."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="pyinterceptor-enter")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return Running(await trio.to_thread.run_sync(on_own_thread, work))
 
 
 def exit_code(returncode: int | None) -> int | None:

@@ -136,6 +136,20 @@ def test_the_user_is_who_invoked_us_or_who_is_named(app: str) -> None:
     assert (ran.returncode, said(ran)) == (125, "pyinterceptor: run as nonesuch: no such user")
 
 
+def test_of_our_environment_a_command_gets_what_is_asked_for(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "secret")
+    monkeypatch.setenv("WANTED", "ours")
+    env = run("--env", "WANTED", "--env", "GIVEN=a=b", app, "--", "env").stdout.decode().splitlines()
+    assert {"WANTED=ours", "GIVEN=a=b"} <= set(env)
+    assert any(line.startswith("PATH=") for line in env)
+    assert "secret" not in str(env)
+    ran = run("--env", "NONESUCH", app, "--", "env")
+    assert (ran.returncode, said(ran)) == (
+        2,
+        "pyinterceptor: --env NONESUCH: NONESUCH is not set here; give it a value",
+    )
+
+
 def test_the_container_class_is_the_apps_first_or_the_one_named(app: str, world: World) -> None:
     post = ["curl", "-s", "-m", "20", "-d", "body", "http://my.kv/"]
     assert run(app, "--", *post).stdout == b"Closed body"

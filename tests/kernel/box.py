@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from pyinterceptor.capture.namespace import inside, on_own_thread, unshare_network
+from pyinterceptor.capture.namespace import inside, unshare_network
+from pyinterceptor.threads import on_own_thread
 
 T = TypeVar("T")
 DEADLINE = 5.0  # seconds; nothing that works comes near it
