@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -145,7 +144,6 @@ static void admit(struct thread *thread, int fd, const struct sockaddr_in6 *peer
 	struct sockaddr_in6 own;
 	socklen_t length = sizeof own;
 	struct endpoint from;
-	int on = 1;
 	endpoint_of(peer, &from);
 	struct container *container = identify(thread->relay, fd, &from);
 	if (!container || getsockname(fd, (struct sockaddr *)&own, &length) < 0) {
@@ -159,7 +157,6 @@ static void admit(struct thread *thread, int fd, const struct sockaddr_in6 *peer
 		if (flow) {
 			flow->from = from;
 			endpoint_of(&own, &flow->to);
-			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 			begin(thread, flow);
 			return; /* the flow has the container's reference */
 		}

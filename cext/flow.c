@@ -152,7 +152,7 @@ static void move_both(struct thread *thread, struct flow *flow)
 			return;
 		}
 		/* What a client has sent after the last request of its connection goes nowhere, and must not hold the flow. */
-		int is_over = flow->is_followed && flow->received.is_shut && peer_has_closed(flow->client);
+		int is_over = flow->is_followed && flow->received.is_shut && flow->client_has_closed;
 		if (is_over || (flow->sent.is_shut && flow->received.is_shut)) {
 			flow_end(thread, flow, END_DONE);
 			return;

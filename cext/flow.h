@@ -82,7 +82,7 @@ struct flow {
 	char *name; /* what the container's DNS gave the destination for; NULL: nothing */
 	uint64_t number;
 	int client, upstream;
-	uint8_t stage, is_judged, is_ready, is_opening, is_followed, is_synthetic, has_failed, protocol, cause;
+	uint8_t stage, is_judged, is_ready, is_opening, is_followed, is_synthetic, has_failed, client_has_closed, protocol, cause;
 	struct decision decision;
 	struct endpoint from, to;
 	struct direction sent, received;
@@ -148,7 +148,7 @@ void judge(struct thread *thread, struct flow *flow);
 void decide(struct flow *flow, const struct table *table, uint32_t protocol, const char *host);
 
 /* follow.c */
-void follow_begin(struct flow *flow);
+void follow_begin(struct flow *flow, const struct frame *first);
 int follow(struct thread *thread, struct flow *flow); /* 1: more may move now */
 
 /* connect.c */

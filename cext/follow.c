@@ -13,12 +13,6 @@
 
 #include "flow.h"
 
-void follow_begin(struct flow *flow)
-{
-	flow->is_followed = 1;
-	flow->sent.allowed = flow->received.allowed = 0;
-}
-
 /* From here on bytes pass unseen, both ways. */
 static int let_pass(struct flow *flow)
 {
@@ -123,6 +117,13 @@ static int allow_request(struct flow *flow, const struct frame *frame)
 	return 1;
 }
 
+void follow_begin(struct flow *flow, const struct frame *first)
+{
+	flow->is_followed = 1;
+	flow->received.allowed = 0;
+	allow_request(flow, first);
+}
+
 static int decided_request(struct thread *thread, struct flow *flow, const struct table *table, const struct frame *frame)
 {
 	if (frame->status != FRAME_PLAIN && !policy_differs(table->blob))
@@ -149,7 +150,7 @@ static int request_head(struct thread *thread, struct flow *flow)
 		return 1;
 	}
 	frame_request(thread->buffer, (uint32_t)got, &frame);
-	if (frame.status == FRAME_MORE && !peer_has_closed(flow->client))
+	if (frame.status == FRAME_MORE && !flow->client_has_closed)
 		return 0;
 	struct table *table = table_of(flow->container);
 	if (!table) {
@@ -177,7 +178,7 @@ static int follow_request(struct thread *thread, struct flow *flow)
 		follow->request = AT_END;
 	if (follow->is_awaited || follow->is_last) {
 		uint8_t byte;
-		flow->sent.has_ended = peer_has_closed(flow->client) && recv(flow->client, &byte, 1, MSG_PEEK) == 0;
+		flow->sent.has_ended = flow->client_has_closed && recv(flow->client, &byte, 1, MSG_PEEK) == 0;
 		return flow->sent.has_ended;
 	}
 	follow->request = AT_HEAD;

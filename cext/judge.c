@@ -25,15 +25,18 @@ void decide(struct flow *flow, const struct table *table, uint32_t protocol, con
 
 /* HTTP that passes is followed. What can't be (or was begun by the server's own words) is Python's where another of its
  * requests could be decided differently, and opaque where none could. */
-static void judged_http(struct thread *thread, struct flow *flow, int differs, int is_ambiguous)
+static void judged_http(struct thread *thread, struct flow *flow, int differs, const struct opening *opening)
 {
 	int has_begun = flow->received.moved > 0, passes = flow->decision.verdict == VERDICT_SPLICE;
-	if (!passes || (differs && (is_ambiguous || has_begun))) {
+	if (!passes || (differs && (opening->ambiguous || has_begun))) {
 		hand_off(thread, flow);
 		return;
 	}
-	if (!is_ambiguous && !has_begun)
-		follow_begin(flow);
+	if (!opening->ambiguous && !has_begun) {
+		struct frame first;
+		frame_request(thread->buffer, opening->head_length, &first);
+		follow_begin(flow, &first);
+	}
 	if (flow->stage == STAGE_OPENING)
 		begin_dial(thread, flow);
 }
@@ -53,7 +56,7 @@ static void judged(struct thread *thread, struct flow *flow, const struct table 
 	flow->is_judged = 1;
 	flow_decided(flow);
 	if (opening->protocol == PROTOCOL_HTTP)
-		judged_http(thread, flow, differs, opening->ambiguous);
+		judged_http(thread, flow, differs, opening);
 	else if (flow->decision.verdict != VERDICT_SPLICE)
 		flow_end(thread, flow, END_REFUSED);
 	else if (flow->has_failed)
@@ -66,7 +69,7 @@ static void judged(struct thread *thread, struct flow *flow, const struct table 
  * still make it HTTP and matter. */
 static void judge_incomplete(struct thread *thread, struct flow *flow, const struct table *table, ssize_t got)
 {
-	int differs = policy_differs(table->blob), has_closed = got == 0 || peer_has_closed(flow->client);
+	int differs = policy_differs(table->blob), has_closed = got == 0 || flow->client_has_closed;
 	const struct relay_options *options = &thread->relay->options;
 	double patience = differs ? options->opening_deadline : options->sniff_wait;
 	struct opening opening;

@@ -24,6 +24,7 @@ def open_listener() -> socket.socket:
     listener = _open(socket.SOCK_STREAM)
     # Inherited by what is accepted: when we are killed open flows are reset; no answer cut short looks complete.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited, too
     listener.bind(("::", 0))
     listener.listen(BACKLOG)
     return listener
