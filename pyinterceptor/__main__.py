@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("pyinterceptor").setLevel(logging.INFO if options.verbose else logging.WARNING)
     try:
         return int(options.verb(options))
-    except Exception as error:
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads us any more: nothing more to say
+        return OURS
+    except (Exception, BaseExceptionGroup) as error:
         return complain(error, options.verbose)
 
 
@@ -133,10 +136,10 @@ def doctor(options: argparse.Namespace) -> int:
 
 def complain(error: BaseException, verbose: bool) -> int:
     """Says what went wrong in one line, and where with `verbose`; returns the exit code."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
     if verbose:
         traceback.print_exception(error)
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]  # the first is told, all of them with `verbose`
     said = " ".join(str(error).split())
     if not isinstance(error, InterceptorError):
         place = traceback.extract_tb(error.__traceback__)[-1]

@@ -7,6 +7,7 @@ body; subclasses inherit. Nothing here opens or starts anything: the rules are r
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -154,4 +155,10 @@ class Container(metaclass=ContainerType):
 def _callable(handler: Any, where: str) -> Any:
     if not callable(handler):
         raise PolicyError(f"{where} must be a function (request, env, ctx), not {type(handler).__name__}")
+    try:
+        inspect.signature(handler).bind(None, None, None)
+    except TypeError as error:
+        raise PolicyError(f"{where} must take (request, env, ctx): {error}") from error
+    except ValueError:
+        return handler  # a builtin that doesn't say what it takes
     return handler

@@ -34,7 +34,7 @@ from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Options, Relay, open_relay
 from pyinterceptor.runtime import NetnsContainer, PodmanContainer, open_netns_container, open_podman_container
 
-SETTLE_TIMEOUT = 2.0  # seconds
+SETTLE_TIMEOUT = 0.5  # seconds
 SETTLE_PAUSE = 0.005  # seconds
 UNSPECIFIED = (ipaddress.IPv4Address(0), 0)  # the destination of a name that nobody has dialled yet
 

@@ -27,9 +27,10 @@ log = logging.getLogger("pyinterceptor")
 REFUSED = 520  # what a container's call gets that nothing allows
 HANDLE = int(lib.VERDICT_HANDLE)
 
+GUARDED = (REFUSED, "its address is local to the host, and local_networks doesn't name it")
 CAUSES = {
     Cause.DIAL_FAILED: (502, "the host could not be reached"),
-    Cause.DIAL_GUARD: (REFUSED, "its address is local to the host and no rule names it"),
+    Cause.DIAL_GUARD: GUARDED,
     Cause.NAME_UNKNOWN: (502, "the name does not resolve"),
 }
 
@@ -94,7 +95,9 @@ class Outbound:
             return response
         except (DialRefused, FetchError) as error:
             log.warning("%s %s: the handler's fetch failed: %s", request.method, request.url, error)
-            return unreachable(request.host, error)
+            # The handler's errands are no business of the container: it isn't told whom it asked.
+            status = REFUSED if isinstance(error, DialRefused) else 502
+            return refusal(status, request.host, "its handler could not reach what it asked")
         finally:
             attached.running -= 1
             if scope.has_fetched:
@@ -106,15 +109,10 @@ class Outbound:
         at = None if address in self._attached.synthetic else str(address)
         try:
             return await self._attached.client.pass_on(request, at=at, port=port)
-        except (DialRefused, FetchError) as error:
-            return unreachable(request.host, error)
-
-
-def unreachable(host: str, error: DialRefused | FetchError) -> Response:
-    """What a container is told of a host that can't be asked."""
-    if isinstance(error, DialRefused):
-        return refusal(REFUSED, host, CAUSES[Cause.DIAL_GUARD][1])
-    return refusal(502, host, str(error))
+        except DialRefused:
+            return refusal(GUARDED[0], request.host, GUARDED[1])
+        except FetchError as error:
+            return refusal(502, request.host, str(error))
 
 
 def refusal(status: int, host: str, why: str) -> Response:

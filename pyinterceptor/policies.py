@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyinterceptor.container import Container, Handler
+from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy import table
+from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
 
 CATCH_ALL = "*"  # how the catch-all is called in logs
@@ -35,6 +37,7 @@ def policy_of(cls: type[Container], generation: int) -> Policy:
 
     Raises: PolicyError for a pattern, network or handler that can't be.
     """
+    _check_settings(cls)
     hosts = dict(cls.outbound_by_host)
     handlers, names = list(hosts.values()), list(hosts)
     catch_all = cls.outbound.handler
@@ -48,3 +51,23 @@ def policy_of(cls: type[Container], generation: int) -> Policy:
         local_networks=tuple(cls.local_networks),
     )
     return Policy(generation, table.compile(rules, generation), tuple(handlers), tuple(names))
+
+
+def _check_settings(cls: type[Container]) -> None:
+    """Raises: PolicyError for a setting of another type: misread, it could open what was meant to be closed."""
+    internet, networks, image = cls.enable_internet, cls.local_networks, cls.image
+    if not isinstance(internet, bool):
+        raise PolicyError(f"enable_internet must be True or False, not {internet!r}")
+    if isinstance(networks, str) or not all(isinstance(text, str) for text in _items(networks)):
+        raise PolicyError(f"local_networks must be a list of networks or addresses, not {networks!r}")
+    if image is not None and not (isinstance(image, str) and image):
+        raise PolicyError(f"image must be the name of a podman image, not {image!r}")
+    if not isinstance(cls.budget, Budget):
+        raise PolicyError(f"budget must be a Budget, as in Budget(flows=100), not {cls.budget!r}")
+
+
+def _items(networks: Any) -> list[Any]:
+    try:
+        return list(networks)
+    except TypeError:
+        return [networks]

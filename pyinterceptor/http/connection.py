@@ -187,7 +187,7 @@ class Connection:
             return response
         except PeerError as error:
             return Response(f"pyinterceptor: {error}\n", error.status)
-        except Exception:
+        except (Exception, SystemExit):  # a handler that says exit() ends its request, not the interceptor
             log.exception("%s %s: the handler failed", request.method, request.url)
             return Response("pyinterceptor: the handler failed\n", 500)
 

@@ -94,7 +94,8 @@ class Dialer:
         if not permitted:
             where = " and ".join(endpoint(ip, port) for ip in ips)
             of = "" if host in ips else f"{host} is "
-            raise DialRefused(f"connect to {host}: {of}{where}, which no rule lets it reach")
+            remedy = "local_networks or fetch(…, local=True) must name it"
+            raise DialRefused(f"connect to {host}: {of}{where}, which is local to the host: {remedy}")
         return permitted
 
     async def _others(self, host: str, at: str, port: int, local: bool) -> list[str]:

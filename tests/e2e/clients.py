@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from pyinterceptor import App, Container, open_interceptor
+from pyinterceptor.relay.relay import Options
 
 URLLIB = """
 import sys, urllib.request
@@ -29,10 +30,13 @@ CLIENTS: dict[str, list[str]] = {
 
 
 @asynccontextmanager
-async def container(cls: type[Container], instance: str, seen: list[str]) -> AsyncIterator[Any]:
+async def container(
+    cls: type[Container], instance: str, seen: list[str], options: Options | None = None
+) -> AsyncIterator[Any]:
     """A container of the class; its handlers find `seen` in `env`."""
     with trio.fail_after(TIME):
-        async with open_interceptor(App(containers=[cls], bindings={"seen": seen}), instance=instance) as interceptor:
+        app = App(containers=[cls], bindings={"seen": seen})
+        async with open_interceptor(app, instance=instance, options=options) as interceptor:
             yield await interceptor.get_container(cls, "box")
 
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from pyinterceptor import Container, Response, fetch
+from pyinterceptor.relay.relay import Options
 from tests.e2e.clients import CLIENTS, container, output
 from tests.world import ORIGIN_V4, ORIGIN_V6, OTHER_V4, OTHER_V6, World
 from tests.world.world import run
@@ -167,12 +168,17 @@ def test_ssh_speaks_through_a_splice(world: World, instance: str) -> None:
     trio.run(main)
 
 
-def test_a_server_that_speaks_first_is_heard(world: World, instance: str) -> None:
+@pytest.mark.parametrize("cls", [Handled, Passing], ids=["no rule", "catch-all"])
+def test_a_server_that_speaks_first_is_heard_at_once(cls: type[Container], world: World, instance: str) -> None:
+    """Nobody waits to see whether the client speaks first: that would take 5 s here."""
+
     async def main() -> None:
-        async with container(Handled, instance, []) as box:
+        async with container(cls, instance, [], Options(sniff_wait=5.0)) as box:
             for host in ("v4.origin.test", "v6.origin.test"):
                 script = f'exec 3<>/dev/tcp/{host}/25; head -n 1 <&3; echo "and back" >&3; head -n 1 <&3'
+                started = trio.current_time()
                 answer = await output(box, ["bash", "-c", script])
+                assert trio.current_time() - started < 5
                 assert answer == "220 the world greets first\r\nand back\n"
 
     trio.run(main)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -213,6 +215,130 @@ def test_a_failed_dial_ends_its_flow_alone(words: bytes, world: World, instance:
             else:
                 await lost.hears_a_reset()
             await exchange(client, origin)
+
+    trio.run(main)
+
+
+class Cramped(Container):
+    """Everything passes, in no pipe but one; one connection may be with Python."""
+
+    budget = Budget(handoffs=1, pipes=1)
+
+
+@Cramped.outbound_by_host("my.kv")
+async def wait(request: Any, env: Any, ctx: Any) -> Response:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+def test_connections_above_those_that_python_may_have_are_reset(world: World, instance: str) -> None:
+    ask = b"GET / HTTP/1.1\r\nHost: my.kv\r\n\r\n"
+
+    async def main() -> None:
+        async with scene(world, Cramped, instance) as opened:
+            held = await opened.client(port=80)
+            await held.says(ask)
+            while opened.interceptor.count(Cramped, "box").handled == 0:
+                await trio.lowlevel.checkpoint()
+            for _ in range(2):
+                client = await opened.client(port=80)
+                await client.says(ask)
+                await client.hears_a_reset()
+            assert opened.interceptor.count(Cramped, "box").over_budget == 2
+            await held.resets()
+            while opened.interceptor.count(Cramped, "box").over_budget < 3:  # its place is free again some time
+                client = await opened.client(port=80)
+                await client.says(ask)
+                with trio.move_on_after(0.1) as waited:
+                    await client.hears_a_reset()
+                if waited.cancelled_caught:
+                    break
+            assert opened.interceptor.count(Cramped, "box").handled == 2
+
+    trio.run(main)
+
+
+def pipes() -> int:
+    """How many descriptors of pipes this process has."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found += os.readlink(f"/proc/self/fd/{name}").startswith("pipe:")
+    return found
+
+
+@pytest.mark.parametrize(("cls", "most"), [(Cramped, 1), (Passing, 64)])
+def test_bodies_move_in_no_more_pipes_than_their_container_may_have(
+    cls: type[Container], most: int, world: World, instance: str
+) -> None:
+    """Four clients that read nothing hold a pipe each, where they may; what finds none is copied."""
+    size = 50_000_000
+
+    async def main() -> None:
+        async with scene(world, cls, instance) as opened:
+            pairs = [await pair(opened) for _ in range(4)]
+            before = pipes()
+            async with trio.open_nursery() as nursery:
+                for _, origin in pairs:
+                    nursery.start_soon(origin.says, b"\0" * size)
+                heard = [await client.reads(20_000_000) for client, _ in pairs]
+                assert pipes() - before == 2 * min(most, len(pairs))
+                for (client, _), first in zip(pairs, heard, strict=True):
+                    assert len(first) + len(await client.reads(size - len(first))) == size
+
+    trio.run(main)
+
+
+def test_a_flow_without_a_byte_ends_at_its_idle_deadline(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Passing, instance, Options(idle_deadline=1.0)) as opened:
+            client, origin = await pair(opened)
+            other = await pair(opened)
+            began = trio.current_time()
+            for _ in range(4):
+                await trio.sleep(0.4)
+                await exchange(*other)
+            await client.hears_a_reset()
+            await origin.hears_a_reset()
+            assert trio.current_time() - began >= 1.0
+            await exchange(*other)  # which wasn't idle as long
+
+    trio.run(main)
+
+
+def test_a_flow_that_is_closed_on_one_side_ends_at_its_linger_deadline(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Passing, instance, Options(linger_deadline=1.0)) as opened:
+            client, origin = await pair(opened)
+            other = await pair(opened)
+            began = trio.current_time()
+            await client.says_no_more()
+            await origin.hears_the_end()
+            await client.hears_a_reset()
+            assert trio.current_time() - began >= 1.0
+            await exchange(*other)
+
+    trio.run(main)
+
+
+def test_a_splice_moves_while_python_is_held(world: World, instance: str) -> None:
+    """The interpreter's lock is kept for two seconds; a download that begins meanwhile ends meanwhile."""
+    script = "sleep 0.3; curl -s http://v4.origin.test/large.bin | wc -c; date +%s.%N"
+    usleep = ctypes.PyDLL(None).usleep  # a PyDLL's functions keep the lock, unlike a CDLL's
+
+    async def main() -> None:
+        async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
+            box = await interceptor.get_container(Passing)
+            await box.exec("getent hosts v4.origin.test", check=True)
+            script_at = script.replace("v4.origin.test", ORIGIN_V4)
+            running = await box.start(["sh", "-c", script_at], stdout=subprocess.PIPE)
+            usleep(2_000_000)
+            free_again = time.time()
+            count, ended = (await line(running.stdout) + await line(running.stdout)).split()
+            await running.wait()
+            await running.aclose()
+            assert int(count) == 200 * 1024 * 1024
+            assert float(ended) < free_again
 
     trio.run(main)
 

@@ -182,7 +182,7 @@ def test_fetch_reaches_a_local_address_only_where_it_is_said(world: World, insta
                 with inside(world, address) as server:
                     refused = await guarded.fetch(url)
                     assert (refused.status, server.reached) == (REFUSED, 0), address
-                    assert "which no rule lets it reach" in refused.body
+                    assert "local to the host: local_networks or fetch(…, local=True) must name it" in refused.body
                     assert await guarded.fetch(url, local=True) == Answer(200, "inside\n"), address
                     assert server.reached == 1
                     assert await named.fetch(url) == Answer(200, "inside\n"), address
@@ -222,7 +222,7 @@ def test_a_web_client_is_told_why_its_splice_is_refused(address: str, world: Wor
                 before = world.counts()
                 refused = await guarded.get(url)
                 assert (refused.status, world.counts()) == (REFUSED, before)
-                assert "its address is local to the host and no rule names it" in refused.body
+                assert "its address is local to the host, and local_networks doesn't name it" in refused.body
                 answered = await named.get(url)
                 assert (answered.status, address in answered.body) == (200, True)
                 assert world.counts() != before

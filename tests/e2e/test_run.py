@@ -263,7 +263,7 @@ def test_without_root_it_is_125_and_says_to_use_sudo() -> None:
 
 
 def test_what_nobody_foresaw_is_one_sentence_and_a_traceback_with_verbose(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(APP + "\nClosed.image = 7\n")
+    (tmp_path / "app.py").write_text(APP + "\napp.containers = 7\n")
     ran = run(str(tmp_path / "app.py"), "--", "true")
     assert ran.returncode == 125
     form = r"pyinterceptor: internal error: TypeError: .* \(\w+\.py, line \d+\); run it with -v for the traceback"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
-from pyinterceptor import App, CaptureError, Container, PolicyError, open_interceptor
+from pyinterceptor import App, CaptureError, Container, PolicyError, Response, open_interceptor
 
 
 class Box(Container):
@@ -87,3 +89,23 @@ def test_a_class_that_the_app_does_not_have_is_refused_by_name(instance: str) ->
                 interceptor.count(Box)
 
     trio.run(main)
+
+
+def test_a_flow_that_is_still_with_its_handler_at_the_end_is_told_like_any_other(
+    instance: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(Container):
+        pass
+
+    @Slow.outbound_by_host("slow.test")
+    async def never(request: Any, env: Any, ctx: Any) -> Response:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def main() -> None:
+        async with open_interceptor(App(containers=[Slow]), instance=instance) as interceptor:
+            box = await interceptor.get_container(Slow)
+            assert (await box.exec("curl -s -m 0.5 http://slow.test/")).returncode == 28  # it gave up
+
+    trio.run(main)
+    assert [line.split()[:2] for line in caplog.messages] == [["HANDLE", "slow.test"]]

@@ -22,12 +22,14 @@ from pyinterceptor.http.dial import Dialer
 from pyinterceptor.outbound import Attached, Outbound
 from pyinterceptor.policies import policy_of
 from pyinterceptor.policy.addresses import packed
+from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Cause
 from tests.stream.dialogue import GET, Client, http, in_trio, ok, serving
 from tests.stream.origins import Internet, internet
 
 REAL, SYNTHETIC, SYNTHETIC_V6 = "198.51.100.7", "198.18.1.0", "fd70:7969:6e74:1::100"
 OK = http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok")
+GUARDED = "its address is local to the host, and local_networks doesn't name it"
 TEXT = "content-type: text/plain; charset=utf-8"
 
 
@@ -271,16 +273,18 @@ async def test_a_response_that_the_origin_cuts_off_ends_in_a_reset(
 
 
 @pytest.mark.parametrize(
-    ("error", "answer"),
+    ("error", "status", "why"),
     [
-        (FetchError("connect to x: timed out"), refusal("502 Bad Gateway", "my.kv: connect to x: timed out")),
-        (DialRefused("10.0.0.1"), refusal("520 ", "my.kv: its address is local to the host and no rule names it")),
+        (FetchError("connect to x: timed out"), "502 Bad Gateway", "connect to x: timed out"),
+        (DialRefused("10.0.0.1"), "520 ", GUARDED),
     ],
 )
 @in_trio
 async def test_a_fetch_that_fails_is_told_to_the_container_without_a_traceback(
-    error: Exception, answer: bytes, caplog: pytest.LogCaptureFixture
+    error: Exception, status: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Of a handler's it is told nothing but that; of what it asked itself, why."""
+
     async def fail(*_: Any) -> trio.abc.Stream:
         raise error
 
@@ -289,11 +293,61 @@ async def test_a_fetch_that_fails_is_told_to_the_container_without_a_traceback(
 
     async with internet() as net, open_client(fail) as net.client, container(handled_by(pass_on), net) as client:
         await client.sends(GET * 2)
-        await client.gets(answer * 2)
+        await client.gets(refusal(status, "my.kv: its handler could not reach what it asked") * 2)
+    assert str(error) in caplog.text
     assert {record.levelno for record in caplog.get_records("call")} == {logging.WARNING}
     async with internet() as net, open_client(fail) as net.client, container(passing(), net) as client:
         await client.sends(GET * 2)
+        await client.gets(refusal(status, f"my.kv: {why}") * 2)
+
+
+@in_trio
+async def test_a_handler_that_says_exit_is_500_and_the_connection_lives(
+    expected_errors: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def leave(request: Any, env: Any, ctx: Any) -> Response:
+        raise SystemExit("bye")
+
+    async with internet() as net, container(handled_by(leave), net) as client:
+        await client.sends(GET * 2)
+        failed = b"pyinterceptor: the handler failed\n"
+        answer = http("HTTP/1.1 500 Internal Server Error", TEXT, f"content-length: {len(failed)}", body=failed)
         await client.gets(answer * 2)
+    assert "SystemExit: bye" in caplog.text
+
+
+@in_trio
+async def test_a_container_whose_handlers_are_at_their_limit_is_told_to_come_back() -> None:
+    waiting, go = trio.Event(), trio.Event()
+
+    async def slow(request: Any, env: Any, ctx: Any) -> Response:
+        waiting.set()
+        await go.wait()
+        return Response()
+
+    async with internet() as net:
+        cls = handled_by(slow)
+        attached = Attached(7, Context("id", "x", "box"), policy_of(cls, 1), net.client, budget=Budget(handlers=1))
+        destination = (ipaddress.ip_address(SYNTHETIC), 80)
+
+        def responding() -> Any:
+            return Outbound(attached, {}, destination, Cause.DONE).respond
+
+        async with (
+            serving(responding(), destination=(SYNTHETIC, 80)) as first,
+            serving(responding(), destination=(SYNTHETIC, 80)) as second,
+        ):
+            await first.sends(GET)
+            await waiting.wait()
+            await second.sends(GET)
+            told = b"Too many handlers are running for this container.\n"
+            busy = ["HTTP/1.1 503 Service Unavailable", "retry-after: 1", TEXT, f"content-length: {len(told)}"]
+            await second.gets(http(*busy, body=told))
+            go.set()
+            await first.gets(http("HTTP/1.1 200 OK", "content-length: 0"))
+            await second.sends(GET)
+            await second.gets(http("HTTP/1.1 200 OK", "content-length: 0"))
+            assert attached.refused == 1
 
 
 # --- passed on and refused ------------------------------------------------------------------------------------------
@@ -381,7 +435,7 @@ async def test_what_nothing_allows_is_a_readable_520() -> None:
     ("cause", "answer"),
     [
         (Cause.DIAL_FAILED, refusal("502 Bad Gateway", "my.kv: the host could not be reached")),
-        (Cause.DIAL_GUARD, refusal("520 ", "my.kv: its address is local to the host and no rule names it")),
+        (Cause.DIAL_GUARD, refusal("520 ", f"my.kv: {GUARDED}")),
         (Cause.NAME_UNKNOWN, refusal("502 Bad Gateway", "my.kv: the name does not resolve")),
     ],
 )

@@ -3,6 +3,7 @@
 import pytest
 
 from pyinterceptor import App, Budget, Container, PolicyError, Response
+from pyinterceptor.policies import policy_of
 
 
 async def one(request, env, ctx):
@@ -87,3 +88,37 @@ def test_a_missing_binding_names_the_known_ones():
 def test_a_budget_that_is_no_count_is_refused_by_its_name(wrong):
     with pytest.raises(PolicyError, match="handlers must be a count"):
         Budget(handlers=wrong)
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("enable_internet", "no"),
+        ("enable_internet", 0),
+        ("local_networks", "10.0.0.0/8"),
+        ("local_networks", [10]),
+        ("local_networks", 7),
+        ("image", 7),
+        ("image", ""),
+        ("budget", 3),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_by_its_name(setting, wrong):
+    class Sandbox(Container):
+        pass
+
+    policy_of(Sandbox, 1)
+    setattr(Sandbox, setting, wrong)
+    with pytest.raises(PolicyError, match=f"{setting} must be"):
+        policy_of(Sandbox, 1)
+
+
+@pytest.mark.parametrize("wrong", [lambda: None, lambda request: None, lambda a, b, c, d: None])
+def test_a_handler_that_cannot_be_called_with_its_three_arguments_is_refused(wrong):
+    class Sandbox(Container):
+        pass
+
+    for right in (one, lambda request, env, ctx, more=None: None, lambda *arguments: None):
+        Sandbox.outbound = right
+    with pytest.raises(PolicyError, match=r"must take \(request, env, ctx\)"):
+        Sandbox.outbound = wrong
