@@ -173,7 +173,7 @@ int direction_is_empty(const struct direction *direction);
 void direction_free(struct thread *thread, struct container *container, struct direction *direction);
 
 /* pump.c */
-void pump_service(struct thread *thread, struct relay_pump *pump);
+void pump_service(struct thread *thread, struct relay_pump *pump, int is_broken);
 void pumps_begin(struct thread *thread);
 void pumps_serve_ready(struct thread *thread);
 void pumps_bury(struct thread *thread);

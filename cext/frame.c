@@ -114,8 +114,8 @@ static int read_length(struct slice value, struct fields *fields, struct frame *
 static int read_codings(struct slice value, struct fields *fields, struct frame *out)
 {
 	struct slice coding;
-	if (value.length == 0)
-		return bad(out, 400, "Transfer-Encoding is empty");
+	if (value.length == 0 || value.at[value.length - 1] == ',')
+		return bad(out, 400, "Transfer-Encoding has an empty member");
 	while (next_member(&value, &coding)) {
 		if (fields->chunked)
 			return bad(out, 400, "chunked is not the last transfer coding, once");
@@ -136,6 +136,16 @@ static void read_connection(struct slice value, struct fields *fields)
 		fields->keep_alive |= equals(option, "keep-alive");
 		fields->connection_upgrade |= equals(option, "upgrade");
 	}
+}
+
+/* HTTP/2 without TLS, which is no switch to opaque bytes but to requests that nobody would see. */
+static int offers_http2(struct slice value)
+{
+	struct slice protocol;
+	while (next_member(&value, &protocol))
+		if (protocol.length >= 3 && strncasecmp((const char *)protocol.at, "h2c", 3) == 0)
+			return 1;
+	return 0;
 }
 
 static int read_field(struct slice line, struct fields *fields, struct frame *out)
@@ -160,7 +170,7 @@ static int read_field(struct slice line, struct fields *fields, struct frame *ou
 		read_connection(value, fields);
 	} else if (equals(name, "upgrade")) {
 		fields->upgrades++;
-		fields->http2 |= value.length >= 3 && strncasecmp((const char *)value.at, "h2c", 3) == 0;
+		fields->http2 |= offers_http2(value);
 	} else if (equals(name, "expect")) {
 		fields->expect_continue |= equals(value, "100-continue");
 	}

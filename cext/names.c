@@ -9,6 +9,7 @@
 
 #include "names.h"
 
+#define PLACES_MAX (4 * NAMES_MAX) /* above it, addresses that names have left are forgotten at once */
 #define BUCKETS 1024 /* a power of two; allocated by the container's first name */
 
 /* An address and the name that last had it. */
@@ -21,7 +22,7 @@ struct place {
 
 struct names {
 	uint64_t seed; /* names come from the container: it must not choose our chains */
-	uint32_t synthetic, real;
+	uint32_t synthetic, real, places;
 	struct name *by_text[BUCKETS];
 	struct place *by_address[BUCKETS];
 };
@@ -117,6 +118,7 @@ static int claim(struct names *names, const uint8_t address[16], struct name *na
 		memcpy(place->address, address, 16);
 		place->next = names->by_address[at];
 		names->by_address[at] = place;
+		names->places++;
 	} else if (place->name != name && name_owns(place->name, address)) {
 		return 0;
 	} else if (place->name != name) {
@@ -124,6 +126,35 @@ static int claim(struct names *names, const uint8_t address[16], struct name *na
 	}
 	place->name = name;
 	return 0;
+}
+
+/* Takes out the place of a real address that its name doesn't have any more. */
+static void disclaim(struct names *names, const uint8_t address[16], const struct name *name)
+{
+	struct place **link = &names->by_address[bucket(names, address, 16)];
+	while (*link && memcmp((*link)->address, address, 16) != 0)
+		link = &(*link)->next;
+	struct place *place = *link;
+	if (!place || place->name != name || name_owns(name, address))
+		return;
+	*link = place->next;
+	free(place);
+	names->places--;
+}
+
+/* An address that a name has left leads to it for a while, as clients keep answers; but a server whose answers change for ever
+ * must not fill our memory with them. */
+static void set_addresses(struct names *names, struct name *name, const uint8_t *addresses, uint32_t count)
+{
+	uint8_t before[NAME_ADDRESSES_MAX][16];
+	uint32_t count_before = name->count;
+	memcpy(before, name->addresses, sizeof before);
+	name->count = count;
+	if (count)
+		memcpy(name->addresses, addresses, (size_t)count * 16);
+	for (uint32_t i = 0; i < count_before && names->places > PLACES_MAX; i++)
+		if (!has_address(name, before[i]))
+			disclaim(names, before[i], name);
 }
 
 static void drop(struct names *names, struct name *gone)
@@ -142,6 +173,7 @@ static void drop(struct names *names, struct name *gone)
 			}
 			*at = place->next;
 			free(place);
+			names->places--;
 		}
 	}
 	names->real -= !gone->is_synthetic;
@@ -217,11 +249,9 @@ int names_publish(struct names *names, const char *text, const uint8_t *syntheti
 	if (!name && !(name = add(names, text)))
 		return -ENOMEM;
 	if (count || !synthetic) {
-		name->count = count;
+		set_addresses(names, name, addresses, count);
 		name->expires = expires;
 		name->is_asked = name->has_failed = 0;
-		if (count)
-			memcpy(name->addresses, addresses, (size_t)count * 16);
 	}
 	for (uint32_t i = 0; i < count && !name->is_synthetic && !synthetic; i++)
 		if (claim(names, addresses + (size_t)i * 16, name))

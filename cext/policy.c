@@ -233,6 +233,7 @@ static const struct range local_ranges[] = {
 	{{0x01}, 64},             /* discard-only 100::/64 */
 	{{0x20, 0x01}, 32},       /* Teredo 2001::/32, whose addresses hide v4 ones */
 	{{0x20, 0x01, 0, 2}, 48}, /* benchmarking 2001:2::/48 */
+	{{0, 0x64, 0xff, 0x9b, 0, 1}, 48}, /* local NAT64 64:ff9b:1::/48 (RFC 8215): where in it the v4 address is, the site says */
 	{{0x5f}, 16},             /* segment routing 5f00::/16 */
 	{{0}, 128},               {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 128},
 };
@@ -249,13 +250,12 @@ static int in_prefix(const uint8_t address[16], const uint8_t network[16], uint3
  * (RFC 4291). */
 static int embedded_v4(const uint8_t address[16], uint8_t out[16])
 {
-	static const uint8_t nat64[16] = {0, 0x64, 0xff, 0x9b}, nat64_local[16] = {0, 0x64, 0xff, 0x9b, 0, 1};
+	static const uint8_t nat64[16] = {0, 0x64, 0xff, 0x9b};
 	static const uint8_t sixto4[16] = {0x20, 0x02}, compatible[16] = {0}, translated[16] = {[8] = 0xff, [9] = 0xff};
 	memcpy(out, v4_mapped, sizeof v4_mapped);
 	if (in_prefix(address, sixto4, 16))
 		memcpy(out + 12, address + 2, 4);
-	else if (in_prefix(address, nat64, 96) || in_prefix(address, nat64_local, 48) ||
-	         in_prefix(address, compatible, 96) || in_prefix(address, translated, 96))
+	else if (in_prefix(address, nat64, 96) || in_prefix(address, compatible, 96) || in_prefix(address, translated, 96))
 		memcpy(out + 12, address + 12, 4);
 	else
 		return 0;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "flow.h"
@@ -135,10 +136,23 @@ static void move_some(struct thread *thread, struct relay_pump *pump)
 	}
 }
 
-void pump_service(struct thread *thread, struct relay_pump *pump)
+/* The error of the side that has one, 0 where none has. */
+static int error_of(const struct relay_pump *pump)
+{
+	int error = 0;
+	socklen_t size = sizeof error;
+	if (getsockopt(pump->from, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error)
+		return error;
+	return getsockopt(pump->to, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
+}
+
+void pump_service(struct thread *thread, struct relay_pump *pump, int is_broken)
 {
 	pthread_mutex_lock(&pump->lock);
-	if (!pump->has_ended)
+	int error = is_broken && !pump->has_ended ? error_of(pump) : 0;
+	if (error)
+		end(pump, error); /* a sink that breaks while nothing comes for it is heard of here alone */
+	else if (!pump->has_ended)
 		move_some(thread, pump);
 	pthread_mutex_unlock(&pump->lock);
 }
@@ -150,7 +164,7 @@ void pumps_serve_ready(struct thread *thread)
 	while (pump) {
 		struct relay_pump *next = pump->next_ready;
 		pump->is_ready = 0;
-		pump_service(thread, pump);
+		pump_service(thread, pump, 0);
 		pump = next;
 	}
 }

@@ -24,9 +24,11 @@ static enum answer is_http2(const uint8_t *bytes, uint32_t length)
 	return length < whole ? MORE : YES;
 }
 
+/* RFC 9112 section 3 lets a lenient server take HT, VT, FF and a bare CR for a space; Python's http.server takes all that
+ * Latin-1 calls a space. */
 static int is_blank(uint8_t byte)
 {
-	return byte == ' ' || byte == '\t' || byte == '\r' || byte == '\n';
+	return byte == ' ' || (byte >= '\t' && byte <= '\r') || (byte >= 0x1c && byte <= 0x1f) || byte == 0x85 || byte == 0xa0;
 }
 
 static int is_letter(uint8_t byte)
@@ -68,12 +70,12 @@ static enum answer is_http1(const uint8_t *bytes, uint32_t length)
 	if (at == length)
 		return MORE;
 	uint32_t method = at - start;
-	if (method == 0 || (bytes[at] != ' ' && bytes[at] != '\t'))
+	if (method == 0 || !is_blank(bytes[at]))
 		return NO;
-	while (at < length && (bytes[at] == ' ' || bytes[at] == '\t'))
+	while (at < length && is_blank(bytes[at]) && bytes[at] != '\n')
 		at++;
 	uint32_t target = at;
-	while (at < length && bytes[at] != '\n' && bytes[at] != '\r') {
+	while (at < length && bytes[at] != '\n') {
 		if (bytes[at] == 0 || bytes[at] == 0x7f)
 			return NO;
 		at++;

@@ -63,7 +63,7 @@ static void serve_event(struct thread *thread, const struct epoll_event *event)
 {
 	uintptr_t address = (uintptr_t)(event->data.u64 & ~(uint64_t)(COOKIE_UPSTREAM | COOKIE_PUMP));
 	if (event->data.u64 & COOKIE_PUMP) {
-		pump_service(thread, (struct relay_pump *)address);
+		pump_service(thread, (struct relay_pump *)address, (event->events & EPOLLERR) != 0);
 		return;
 	}
 	struct flow *flow = (struct flow *)address;

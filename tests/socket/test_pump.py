@@ -119,6 +119,20 @@ def test_a_side_that_breaks_is_an_error(side: str) -> None:
     over_a_bridge(scenario)
 
 
+def test_a_sink_that_breaks_is_an_error_though_the_source_is_silent() -> None:
+    async def scenario(made: Bridge) -> None:
+        made.receiver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        with made.relay.pump(BOX, made.source, made.sink, 1000) as pumping:
+            await made.sender.send_all(SMALL)
+            await read(made.receiver, len(SMALL))
+            await trio.aclose_forcefully(made.receiver)
+            with pytest.raises(ConnectionResetError):
+                await pumping.wait()
+        assert pumping.moved == len(SMALL)
+
+    over_a_bridge(scenario)
+
+
 def test_the_count_is_known_while_bytes_move() -> None:
     async def scenario(made: Bridge) -> None:
         async with trio.open_nursery() as nursery:

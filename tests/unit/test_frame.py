@@ -13,6 +13,7 @@ AMBIGUOUS = [
     (PLAIN + b"Transfer-Encoding: chunked, identity\r\n\r\n", 400),
     (PLAIN + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
     (PLAIN + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    (PLAIN + b"Transfer-Encoding: chunked,\r\n\r\n", 400),
     (PLAIN + b"Transfer-Encoding:\r\n\r\n", 400),
     (PLAIN + b"Transfer-Encoding: \x0bchunked\r\n\r\n", 400),
     (PLAIN + b"Content-Length: +5\r\n\r\n", 400),
@@ -96,6 +97,7 @@ def test_what_two_parsers_could_read_differently_is_bad(head, answer):
         b"CONNECT my.kv:443 HTTP/1.1\r\nHost: my.kv\r\n\r\n",
         b"TRACE / HTTP/1.1\r\nHost: my.kv\r\n\r\n",
         PLAIN + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        PLAIN + b"Connection: upgrade\r\nUpgrade: websocket, h2c\r\n\r\n",
     ],
 )
 def test_what_is_legal_but_not_plain_is_told_apart(head):

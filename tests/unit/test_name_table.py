@@ -140,3 +140,15 @@ def test_who_publishes_anothers_address_as_his_own_does_not_get_its_connections(
 def test_a_name_that_is_none_is_refused(names, name):
     assert names.publish(name, ONE) == -errno.EINVAL
     assert names.publish("a" * 255, ONE) == 0
+
+
+def test_a_name_whose_addresses_change_for_ever_is_led_to_by_no_more_than_so_many(names):
+    """Its server may be in the container's pay."""
+    numbers = [str(ipaddress.IPv6Address((0x20010DB8 << 96) + number)) for number in range(40_000)]
+    assert names.publish("still.test", ONE) == 0
+    for address in numbers:
+        assert names.publish("restless.test", address) == 0
+    assert names.at(ONE) == "still.test"
+    assert names.at(numbers[-1]) == "restless.test"
+    known = sum(names.at(address) is not None for address in numbers)
+    assert known <= 4 * 4096 + 1

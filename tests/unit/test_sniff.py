@@ -76,7 +76,8 @@ def test_other_protocols_are_opaque_at_once(data):
     "line",
     [b"\r\nGET / HTTP/1.1", b" GET / HTTP/1.1", b"get / http/1.1", b"GET\t/\tHTTP/1.1", b"GET / HTTP/3.7"]
     + [b"GeT / HTTP/1.1", b"GET  /  HTTP/1.1", b"GET / x HTTP/1.1", b"GET HTTP/1.1", b"x! ? HTTP/1.1"]
-    + [b"GET /", b"get /x y", b"POST http://my.kv/"],
+    + [b"GET /", b"get /x y", b"POST http://my.kv/", b"GET\r/ HTTP/1.1", b"GET /\rHTTP/1.1", b"x\x0b/\x0cHTTP/1.1"]
+    + [b"GET\xa0/\xa0HTTP/1.1", b"\x1cGET\x85/ HTTP/1.1"],
 )
 def test_what_a_lenient_server_takes_for_http_is_http(line):
     head = line + b"\r\nHost: my.kv\r\n\r\n"
