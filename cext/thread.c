@@ -124,6 +124,7 @@ int thread_prepare(struct thread *thread, struct relay *relay)
 {
 	thread->relay = relay;
 	thread->now = now();
+	thread->spare = -1; /* what can't be opened must not look like descriptor 0 when it is disposed of */
 	thread->epoll = epoll_create1(EPOLL_CLOEXEC);
 	thread->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	thread->netlink = dial_route_open();
