@@ -126,15 +126,16 @@ void follow_begin(struct flow *flow, const struct frame *first)
 
 static int decided_request(struct thread *thread, struct flow *flow, const struct table *table, const struct frame *frame)
 {
-	if (frame->status != FRAME_PLAIN && !policy_differs(table->blob))
-		return let_pass(flow);
 	if (frame->status != FRAME_BAD) {
 		free(flow->host);
 		flow->host = frame->host_length ? strdup(frame->host) : NULL;
-		decide(flow, table, PROTOCOL_HTTP, flow->host);
 	}
-	if (frame->status == FRAME_PLAIN && flow->decision.verdict == VERDICT_SPLICE)
+	decide(flow, table, PROTOCOL_HTTP, frame->host_length ? frame->host : NULL);
+	int passes = flow->decision.verdict == VERDICT_SPLICE;
+	if (passes && frame->status == FRAME_PLAIN)
 		return allow_request(flow, frame);
+	if (passes && !policy_differs(table->blob))
+		return let_pass(flow);
 	hand_off(thread, flow);
 	return 0;
 }

@@ -351,6 +351,26 @@ def test_a_replaced_policy_decides_the_next_request_and_drops_no_connection(worl
     play(world, instance, dialogue, Changing)
 
 
+def test_a_request_that_is_not_followed_is_decided_by_the_replaced_policy_too(world: World, instance: str) -> None:
+    old = b"GET /page HTTP/1.0\r\nHost: a.test\r\n\r\n"
+
+    class Changing(Container):
+        """No rule at all, and no internet after a while."""
+
+    async def dialogue(scene: Scene) -> None:
+        client, origin = await spliced(scene)
+        await client.says(old)
+        await origin.hears(old)
+        client, origin = await spliced(scene)
+        Changing.enable_internet = False
+        scene.interceptor.replace_policy(Changing)
+        await client.says(old)
+        assert (await client.response())[0] == 520
+        await origin.hears_the_end()
+
+    play(world, instance, dialogue, Changing)
+
+
 def test_without_rules_nothing_is_refused_or_changed(world: World, instance: str) -> None:
     strange = b"get / http/9.9\nHost : x\n\nwhatever"
 
