@@ -30,6 +30,13 @@ int peer_has_closed(int fd)
 	return poll(&state, 1, 0) > 0;
 }
 
+/* The socket has an error that nobody has read yet. */
+int is_failed(int fd)
+{
+	struct pollfd state = {.fd = fd};
+	return poll(&state, 1, 0) > 0 && (state.revents & POLLERR);
+}
+
 struct relay_event event_of(const struct flow *flow, enum event_kind kind)
 {
 	struct relay_event event = {.kind = kind, .fd = -1, .flow = flow->number, .container = flow->container->id,
@@ -168,8 +175,12 @@ static void move_both(struct thread *thread, struct flow *flow)
 
 void flow_service(struct thread *thread, struct flow *flow, int is_broken)
 {
-	if (is_broken && flow->stage != STAGE_DEAD) {
-		flow_end(thread, flow, END_RESET);
+	if (is_broken) {
+		/* What was said before the reset is heard: a server's "413" to an upload that it didn't read. */
+		if (flow->stage == STAGE_MOVING)
+			move_both(thread, flow);
+		if (flow->stage != STAGE_DEAD)
+			flow_end(thread, flow, END_RESET);
 		return;
 	}
 	if (!flow->is_judged && flow->stage != STAGE_DEAD)

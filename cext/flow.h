@@ -165,6 +165,7 @@ void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause);
 void hand_off(struct thread *thread, struct flow *flow);
 void set_linger(int fd, int is_reset);
 int peer_has_closed(int fd);
+int is_failed(int fd);
 
 /* move.c */
 enum moved { MOVED_IDLE, MOVED_MORE, MOVED_BROKEN };

@@ -68,10 +68,13 @@ static void serve_event(struct thread *thread, const struct epoll_event *event)
 	}
 	struct flow *flow = (struct flow *)address;
 	int is_upstream = event->data.u64 & COOKIE_UPSTREAM, is_broken = (event->events & EPOLLERR) != 0;
+	/* An attempt to dial that failed may be named beside the one that has just become the upstream socket. */
+	if (is_broken && is_upstream)
+		is_broken = flow->stage == STAGE_MOVING && is_failed(flow->upstream);
 	if (!is_upstream && event->events & (EPOLLRDHUP | EPOLLHUP))
 		flow->client_has_closed = 1;
 	if (flow->stage != STAGE_DEAD)
-		flow_service(thread, flow, is_broken && (!is_upstream || flow->stage == STAGE_MOVING));
+		flow_service(thread, flow, is_broken);
 }
 
 static void turn(struct thread *thread, double *next_tick)

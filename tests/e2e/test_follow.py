@@ -429,3 +429,15 @@ def test_a_reset_on_one_side_becomes_a_reset_on_the_other(world: World, instance
         await origin.hears_a_reset()
 
     play(world, instance, dialogue)
+
+
+def test_what_a_server_says_before_it_resets_is_heard(world: World, instance: str) -> None:
+    async def dialogue(scene: Scene) -> None:
+        for _ in range(20):
+            client, origin = await asking(scene)
+            await origin.says(OK)
+            await origin.resets()
+            await client.hears(OK)
+            await client.hears_a_reset()
+
+    play(world, instance, dialogue)
