@@ -133,7 +133,8 @@ def test_from_a_kill_on_nothing_gets_out_and_open_flows_are_reset(world: World, 
         ):
             before = world.counts()
             assert {attempts.next().error for _ in range(50)} == {None}
-            assert world.counts().syns - before.syns >= 20
+            while world.counts().syns - before.syns < 20:  # they arrive, if not at once
+                assert attempts.next().error is None
 
             process.kill()
             process.wait()
