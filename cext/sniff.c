@@ -191,11 +191,13 @@ static int gather_hello(const uint8_t *bytes, uint32_t length, uint8_t *out)
 	uint32_t have = 0, at = 0;
 	while (at + 5 <= length) {
 		uint32_t record = (uint32_t)bytes[at + 3] << 8 | bytes[at + 4];
-		if (bytes[at] != 22 || bytes[at + 1] != 3 || record == 0 || record > 16384 + 256)
+		if (bytes[at] != 22 || bytes[at + 1] != 3 || record > 16384 + 256)
 			return -1;
 		uint32_t there = length - at - 5 < record ? length - at - 5 : record;
 		memcpy(out + have, bytes + at + 5, there);
-		have += there;
+		have += there; /* an empty record adds nothing: OpenSSL skips it as well */
+		if (have && out[0] != 1)
+			return -1;
 		if (have >= 4) {
 			uint32_t need = 4 + ((uint32_t)out[1] << 16 | (uint32_t)out[2] << 8 | out[3]);
 			if (need > OPENING_MAX)
@@ -210,19 +212,18 @@ static int gather_hello(const uint8_t *bytes, uint32_t length, uint8_t *out)
 	return 0;
 }
 
-/* The first six bytes tell: a handshake record whose message is a ClientHello, or the hello of SSL 2 that some servers still
- * take (RFC 5246 appendix E.2). */
+/* A handshake record (its first three bytes tell), or the hello of SSL 2 that some servers still take (RFC 5246 appendix E.2). */
 static enum answer begins_as_tls(const uint8_t *bytes, uint32_t length)
 {
-	static const int record[] = {22, 3, -1, -1, -1, 1}, old[] = {-1, -1, 1, 3, -1, -1};
-	int is_record = 1, is_old = bytes[0] >= 0x80 && bytes[0] < 0xc0; /* under 16 KiB; telnet begins with 0xff */
-	for (uint32_t i = 0; i < 6 && i < length; i++) {
+	static const int record[] = {22, 3, -1}, old[] = {-1, -1, 1, 3};
+	int is_record = length < 3 || bytes[2] <= 4, is_old = bytes[0] >= 0x80 && bytes[0] < 0xc0; /* telnet begins with 0xff */
+	for (uint32_t i = 0; i < 3 && i < length; i++)
 		is_record &= record[i] < 0 || bytes[i] == record[i];
+	for (uint32_t i = 0; i < 4 && i < length; i++)
 		is_old &= old[i] < 0 || bytes[i] == old[i];
-	}
 	if (!is_record && !is_old)
 		return NO;
-	return length < 6 ? MORE : YES;
+	return length < (is_record ? 3 : 4) ? MORE : YES;
 }
 
 /* TLS whose hello is malformed, or longer than we look, is TLS all the same, of a host that isn't known. */

@@ -51,12 +51,20 @@ class Flows:
             case Handoff():
                 nursery.start_soon(self._serve, event)
             case Resolve():
-                nursery.start_soon(self._resolver.refresh, event.container, event.name)
+                nursery.start_soon(self._refresh, event)
             case Ended():
                 attached = self._attached.get(event.container)
                 self._log(event, attached, event.sent, event.received, event.seconds)
             case _:
                 assert_never(event)
+
+    async def _refresh(self, event: Resolve) -> None:
+        """Resolves a name that a flow waits for. What goes wrong here ends the flows that wait for it alone."""
+        try:
+            await self._resolver.refresh(event.container, event.name)
+        except Exception:
+            log.exception("resolve %s: failed", event.name)
+            self._relay.name_failed(event.container, event.name)
 
     async def _serve(self, event: Handoff) -> None:
         """One handed-off flow to its end. What goes wrong here ends this flow alone."""

@@ -122,7 +122,7 @@ class Upstream:
                 try:
                     with trio.fail_after(TRY):
                         answer = await _exchange(question, server)
-                except (dns.exception.DNSException, OSError, trio.TooSlowError, EOFError):
+                except (dns.exception.DNSException, OSError, trio.TooSlowError, trio.BrokenResourceError, EOFError):
                     continue
                 if answer.rcode() in (NOERROR, NXDOMAIN):
                     return answer

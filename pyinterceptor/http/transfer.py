@@ -69,7 +69,11 @@ async def send_body(body: Body, sink: Sink, *, is_chunked: bool, pump: Pump | No
 
 
 async def _read(body: Body, sink: Sink, is_chunked: bool) -> None:
-    parts, sent, length = aiter(body), 0, body.length
+    sent, length = 0, body.length
+    try:
+        parts = aiter(body)
+    except Exception as error:  # somebody else reads it already
+        raise SourceFailed from error
     while (part := await _next(parts)) is not None:
         sent += len(part)
         if length is not None and sent > length:

@@ -67,12 +67,14 @@ def hello(host: str) -> bytes:
         hello("ruled.test"),
         hello("other.test")[:60],
         b"\x16\x03\x01\x40\x00\x01\x00\x7f\xff" + bytes(17_000),
+        b"\x16\x03\x01\x00\x00" + hello("ruled.test"),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
         b"G",
         b"\r\n",
         b"\x16",
     ],
-    ids=["other-sni", "own-sni", "half-a-hello", "endless-hello", "http2", "one-letter", "blank-line", "one-byte"],
+    ids=["other-sni", "own-sni", "half-a-hello", "endless-hello", "empty-record"]
+    + ["http2", "one-letter", "blank-line", "one-byte"],
 )
 def test_nothing_but_http_can_be_asked_of_a_ruled_host(first: bytes, port: int, world: World, instance: str) -> None:
     async def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from pathlib import Path
 
 import dns.flags
@@ -270,3 +271,37 @@ def test_without_a_nameserver_the_host_itself_is_asked(text, tmp_path, monkeypat
 def test_a_nameserver_that_is_no_address_is_told(text):
     with pytest.raises(PolicyError, match="nameserver"):
         Upstream(["203.0.113.53", "[2001:db8::53]:5353", "2001:db8::53", text])
+
+
+@with_jumping_clock
+async def test_a_server_that_resets_its_tcp_connection_is_followed_by_the_next():
+    """It cuts its answer over UDP, so it is asked again over TCP."""
+
+    def cut(query, udp):
+        made = response(query)
+        made.flags |= dns.flags.TC
+        return [made.to_wire()]
+
+    async def resets(listener: trio.SocketListener) -> None:
+        stream = await listener.accept()
+        await stream.receive_some()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.aclose_forcefully(stream)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.setblocking(False)
+        listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+        port = listener.socket.getsockname()[1]
+        datagrams.bind(("127.0.0.1", port))
+
+        async def answers() -> None:
+            await trio.lowlevel.wait_readable(datagrams)
+            wire, peer = datagrams.recvfrom(4096)
+            (answer,) = cut(dns.message.from_wire(wire), True)
+            datagrams.sendto(answer, peer)
+
+        async with listener, open_nameserver(zone(*BOTH)) as good, trio.open_nursery() as nursery:
+            nursery.start_soon(answers)
+            nursery.start_soon(resets, listener)
+            answer = await Upstream([f"127.0.0.1:{port}", good.server]).query(NAME, A)
+            assert addresses(answer)[0]

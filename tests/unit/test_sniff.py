@@ -66,7 +66,7 @@ def test_the_http2_preface_is_recognised_whole_only():
 @pytest.mark.parametrize(
     "data",
     [b"SSH-2.0-OpenSSH_9\r\n", b"\x00\x01", b"*1\r\n$4\r\nPING\r\n", b"EHLO me\r\n", b"get key\r\n", b"USER me\r\n"]
-    + [b"OPTIONS sip:me SIP/2.0\r\n", b"\x16\x03\x01\x00\x05\x02", b"\x80\x2e\x01\x04", b"\xff\xfd\x01"],
+    + [b"OPTIONS sip:me SIP/2.0\r\n", b"\x16\x04\x01\x00\x05\x02", b"\x80\x2e\x01\x04", b"\xff\xfd\x01"],
 )
 def test_other_protocols_are_opaque_at_once(data):
     assert sniff(data).protocol == lib.PROTOCOL_OPAQUE
@@ -86,7 +86,10 @@ def test_what_a_lenient_server_takes_for_http_is_http(line):
         assert sniff(head[:end]).protocol == lib.PROTOCOL_NONE
 
 
-@pytest.mark.parametrize("damage", [b"\x16\x03\x01\x40\x00\x01\x00\x7f\xff", b"\x80\x2e\x01\x03\x01\x00"])
+@pytest.mark.parametrize(
+    "damage",
+    [b"\x16\x03\x01\x40\x00\x01\x00\x7f\xff", b"\x16\x03\x01\x00\x05\x02", b"\x80\x2e\x01\x03\x01\x00"],
+)
 def test_tls_that_cannot_be_read_is_tls_of_no_known_host(damage):
     opening = sniff(damage + b"\x00" * 16384)
     assert (opening.protocol, opening.host_length) == (lib.PROTOCOL_TLS, 0)
@@ -98,4 +101,10 @@ def test_what_is_final_is_always_judged():
     assert sniff(b"GET / HTTP/1.1\r\nHost: a\r\n", True).protocol == lib.PROTOCOL_HTTP
     assert sniff(b"GET /" + b"a" * 20000).protocol == lib.PROTOCOL_HTTP
     assert sniff(client_hello("my.kv", [])[:50], True).protocol == lib.PROTOCOL_TLS
-    assert sniff(client_hello("my.kv", [])[:5], True).protocol == lib.PROTOCOL_OPAQUE
+    assert sniff(client_hello("my.kv", [])[:2], True).protocol == lib.PROTOCOL_OPAQUE
+
+
+def test_empty_records_before_a_client_hello_hide_nothing():
+    for count in (1, 3):
+        opening = sniff(b"\x16\x03\x01\x00\x00" * count + client_hello("my.kv", []))
+        assert (opening.protocol, ffi.string(opening.host)) == (lib.PROTOCOL_TLS, b"my.kv")
