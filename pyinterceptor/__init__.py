@@ -1,8 +1,11 @@
 """Outbound traffic of containers, in the hands of Python."""
 
 from pyinterceptor.app import App
+from pyinterceptor.bindings import Secret
 from pyinterceptor.container import Container, Context
 from pyinterceptor.errors import (
+    BadArgument,
+    BindingError,
     CaptureError,
     DialRefused,
     FetchError,
@@ -19,6 +22,8 @@ from pyinterceptor.web import URL, Headers, Request, Response
 __all__ = [
     "URL",
     "App",
+    "BadArgument",
+    "BindingError",
     "Budget",
     "CaptureError",
     "Container",
@@ -32,6 +37,7 @@ __all__ = [
     "Request",
     "Response",
     "RuntimeFailure",
+    "Secret",
     "fetch",
     "open_interceptor",
 ]

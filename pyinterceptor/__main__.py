@@ -18,12 +18,14 @@ from pathlib import Path
 
 import trio
 
-from pyinterceptor.app import App, load_app
+from pyinterceptor.app import App
+from pyinterceptor.bindings.state import state_of_file
 from pyinterceptor.capture.probe import probe
 from pyinterceptor.capture.state import free_instance
 from pyinterceptor.container import Container
 from pyinterceptor.errors import InterceptorError, PolicyError
 from pyinterceptor.interceptor import open_interceptor
+from pyinterceptor.load import load_app
 from pyinterceptor.relay.relay import Options
 from pyinterceptor.runtime.terminal import until_signalled
 
@@ -56,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "run",
         help="run a command in a fresh container under an app's rules",
-        usage="%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--nameserver ADDRESS]"
-        " APP -- COMMAND…",
+        usage="%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--binding NAME=VALUE]"
+        " [--state NAME] [--nameserver ADDRESS] APP -- COMMAND…",
     )
     verb.set_defaults(verb=run)
     verb.add_argument("app", metavar="APP", help="a Python file that defines `app`")
@@ -69,6 +71,17 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="a variable for the command, with our value if none is given; few of ours pass unasked",
+    )
+    verb.add_argument(
+        "--binding",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="another engine for a binding of the app, as KV=redis://127.0.0.1:6379, or another value for a text;"
+        " PYINTERCEPTOR_BINDING_NAME in our environment does the same",
+    )
+    verb.add_argument(
+        "--state", metavar="NAME", help="whose embedded KV and R2 to use (default: those of this file)"
     )
     verb.add_argument(
         "--nameserver", metavar="ADDRESS", action="append", help="ask this one instead of /etc/resolv.conf's"
@@ -88,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     app = load_app(options.app)
     cls = chosen(app, options.container)
     options.env = dict(map(variable, options.env))
+    options.settings = dict(map(setting, options.binding))
     if os.geteuid() != 0:
         raise InterceptorError("attach a container: needs root; run it with sudo")
     return trio.run(until_signalled, partial(run_in_container, app, cls, options))
@@ -108,6 +122,8 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
         app,
         instance=free_instance("run"),
         nameservers=options.nameserver,
+        settings=options.settings,
+        state=options.state or state_of_file(options.app),
         options=Options(reports=options.verbose),
     ) as interceptor:
         box = await interceptor.get_container(cls, "run", user=options.user)
@@ -124,6 +140,14 @@ def variable(text: str) -> tuple[str, str]:
     if not given and name not in os.environ:
         raise PolicyError(f"--env {text}: {name} is not set here; give it a value")
     return name, value if given else os.environ[name]
+
+
+def setting(text: str) -> tuple[str, str]:
+    """What --binding says. Raises: PolicyError for what is no name and value."""
+    name, given, value = text.partition("=")
+    if not (name and given):
+        raise PolicyError(f"--binding {text}: write NAME=VALUE")
+    return name, value
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -42,5 +42,23 @@ class FetchError(InterceptorError):
     """A fetch failed on its way: no address, no connection, no valid or whole response."""
 
 
+class BindingError(InterceptorError):
+    """A handler's resource could not do what it was asked: it is down, too slow, or full. What it holds is unchanged.
+
+    `status` is what a handler may answer with: 503 unreachable, 504 too slow, 507 no space.
+    """
+
+    def __init__(self, message: str, status: int = 503) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BadArgument(BindingError, ValueError):
+    """A resource was asked what it never could do: a key too long, a range past the end. `status` is of the 4xx."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message, status)
+
+
 class RuntimeFailure(InterceptorError):
     """A workload could not be started, entered or stopped."""

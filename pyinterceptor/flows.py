@@ -12,7 +12,7 @@ from typing import assert_never
 import trio
 
 from pyinterceptor._relay import lib
-from pyinterceptor.app import Env
+from pyinterceptor.bindings.env import Env
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_tcp
 from pyinterceptor.http.server import Server

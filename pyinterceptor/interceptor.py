@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator, Sequence
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 
@@ -14,6 +15,8 @@ import trio
 
 from pyinterceptor._relay import lib
 from pyinterceptor.app import App
+from pyinterceptor.bindings.env import Env, configured, open_env, settings_of
+from pyinterceptor.bindings.state import state_directory
 from pyinterceptor.box import Box
 from pyinterceptor.capture.gateway import Gateway, Seat, open_gateway
 from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
@@ -28,7 +31,6 @@ from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
 from pyinterceptor.http.server import open_server
 from pyinterceptor.outbound import Attached
-from pyinterceptor.policies import policy_of
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Options, Relay, open_relay
@@ -52,7 +54,9 @@ class Interceptor:
         upstream: Upstream,
         v6: bool,
         synthetic: Networks,
+        env: Env,
     ) -> None:
+        self.env = env  # as handlers see it
         self._app = app
         self._nursery = nursery
         self._gateway = gateway
@@ -99,7 +103,7 @@ class Interceptor:
         The next request on every open connection is decided by them; none is dropped.
         """
         self._generations += 1
-        policy = policy_of(cls, self._generations)
+        policy = self._app.policy(cls, self._generations)
         for attached in self.attached.values():
             if attached.context.container_class == cls.__name__:
                 attached.policy = policy
@@ -155,7 +159,7 @@ class Interceptor:
     async def _attachment(self, cls: type[Container], name: str) -> AsyncIterator[Seat]:
         """A seat at the gateway and all that is known of it, before the veth exists; gone with the block."""
         self._generations += 1
-        policy = policy_of(cls, self._generations)
+        policy = self._app.policy(cls, self._generations)
         seat = self._gateway.reserve()
         context = Context(container_id(cls.__name__, name), cls.__name__, name)
         dialer = Dialer(
@@ -204,30 +208,38 @@ async def open_interceptor(
     instance: str = "default",
     nameservers: Sequence[str] | None = None,
     synthetic: Networks = SYNTHETIC,
+    settings: Mapping[str, str] | None = None,
+    state: str | None = None,
     options: Options | None = None,
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all of it is gone when the block ends.
 
     `instance` separates several on one machine. `nameservers` are asked for names that no rule serves, instead of
-    those of /etc/resolv.conf; names that a rule serves get addresses of `synthetic`. Needs root (CAP_NET_ADMIN,
+    those of /etc/resolv.conf; names that a rule serves get addresses of `synthetic`. `settings` configure bindings,
+    as {"KV": "redis://…"}, before what variables PYINTERCEPTOR_BINDING_KV say; what bindings keep on this machine is
+    below /var/lib/pyinterceptor, by the name `state` (default: the instance's). Needs root (CAP_NET_ADMIN,
     CAP_SYS_ADMIN, CAP_BPF).
 
-    Raises: CaptureError with the step and the remedy.
+    Raises: CaptureError with the step and the remedy; PolicyError for what is wrong with the app or its settings;
+    BindingError for a resource that can't be had.
     """
     for cls in app.containers:
-        policy_of(cls, 0)  # bad rules are told before anything is opened
+        app.policy(cls, 0)  # bad rules are told before anything is opened
+    bindings = configured(app.bindings, settings_of(os.environ) | dict(settings or {}))
+    place = state_directory(state or instance)
     v6 = has_ipv6()
     upstream = Upstream(nameservers)
     try:
         with closing(Hub()) as hub:
             async with (
+                open_env(bindings, place) as env,
                 open_gateway(instance, v6=v6) as gateway,
                 open_relay(gateway.listener, options or Options()) as relay,
                 open_server() as server,
                 trio.open_nursery() as nursery,
             ):
-                interceptor = Interceptor(app, nursery, gateway, relay, hub, upstream, v6, synthetic)
-                flows = Flows(relay, hub, server, interceptor.resolver, app.env, interceptor.attached)
+                interceptor = Interceptor(app, nursery, gateway, relay, hub, upstream, v6, synthetic, env)
+                flows = Flows(relay, hub, server, interceptor.resolver, env, interceptor.attached)
                 nursery.start_soon(hub.run)
                 nursery.start_soon(flows.run)
                 nursery.start_soon(follow_ipv6, interceptor.set_ipv6)

@@ -13,12 +13,12 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from pyinterceptor.bindings.state import STATE
 from pyinterceptor.errors import RuntimeFailure
 
 RESOLV_CONF = "/etc/resolv.conf"
 FRESH = ("dev", "proc", "run", "sys", "tmp")  # top-level places that are ours inside
-STATE = "/var/lib/pyinterceptor"
-UNUSABLE = ("/dev", "/proc", "/sys", "/run/pyinterceptor", STATE)  # never a working directory, nor all of /run
+UNUSABLE = ("/dev", "/proc", "/sys", "/run/pyinterceptor", str(STATE))  # never a working directory, nor all of /run
 # File systems that show or steer the kernel, which may be mounted anywhere, as below a chroot: hidden.
 KERNELS = {
     *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs"),
@@ -40,7 +40,8 @@ def mount_arguments(workdir: Path, resolv_conf_fd: int) -> list[str]:
     """
     _check(workdir)
     mounts = [*_read_only("/", FRESH), *_hidden_kernels(workdir), *_fresh(), *_proc()]
-    mounts.append((STATE, ["--tmpfs", STATE, "--remount-ro", STATE]))
+    state = os.path.realpath(STATE)  # it may be a link to where there is room
+    mounts.append((state, ["--tmpfs", state, "--remount-ro", state]))
     closing = ["--remount-ro", "/run", "--remount-ro", "/", "--chdir", str(workdir)]
     place = resolv_conf_place()
     if place is None:

@@ -23,9 +23,10 @@ from typing import Any
 
 import trio
 
+from pyinterceptor.bindings.state import STATE
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SYS_ADMIN, hand_down
-from pyinterceptor.runtime.filesystem import STATE, mount_arguments
+from pyinterceptor.runtime.filesystem import mount_arguments
 from pyinterceptor.runtime.process import (
     CommandNotRun,
     Finished,
@@ -215,7 +216,7 @@ def _prepared(workdir: Path | None) -> Path:
         raise RuntimeFailure("start a container: needs root; run it with sudo")
     if shutil.which("bwrap") is None:
         raise RuntimeFailure("start a container: bwrap is missing; run: apt install bubblewrap")
-    Path(STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
+    STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     return (workdir or Path.cwd()).resolve()
 
 

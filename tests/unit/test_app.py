@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyinterceptor import App, Container, PolicyError
-from pyinterceptor.app import Env, load_app
+from pyinterceptor.load import load_app
 
 HEAD = "from pyinterceptor import App, Container, Response\n"
 WRONG = {
@@ -88,7 +88,7 @@ def test_an_app_finds_its_own_modules_also_later(tmp_path: Path) -> None:
     )
     app = load_app(str(tmp_path / "an_app.py"))
     assert [cls.__name__ for cls in app.containers] == ["Sandbox"]
-    assert app.env.late() == "found"
+    assert app.bindings['late']() == "found"
 
 
 def test_the_classes_of_an_app_are_told_apart_by_name() -> None:
@@ -102,10 +102,3 @@ def test_the_classes_of_an_app_are_told_apart_by_name() -> None:
         App(containers=[Sandbox, another()])
     with pytest.raises(PolicyError, match="takes subclasses of Container, not 7"):
         App(containers=[7])  # type: ignore[list-item]
-
-
-def test_a_binding_that_is_not_there_is_said_with_those_that_are() -> None:
-    env = Env({"kv": 1, "r2": 2})
-    assert (env.kv, env.r2) == (1, 2)
-    with pytest.raises(AttributeError, match="no binding is called 'KV'; the app's bindings: kv, r2"):
-        _ = env.KV

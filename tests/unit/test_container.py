@@ -74,14 +74,25 @@ def test_an_app_refuses_two_classes_of_one_name():
         App(containers=[make(), make()])
 
 
-def test_a_missing_binding_names_the_known_ones():
+def test_a_handler_that_uses_a_binding_the_app_does_not_have_is_told_at_start():
     class Sandbox(Container):
         pass
 
+    @Sandbox.outbound_by_host("my.kv")
+    def handler(request, env, ctx):
+        return Response(env.GREETNG)
+
     app = App(containers=[Sandbox], bindings={"GREETING": "hello"})
-    assert app.env.GREETING == "hello"
-    with pytest.raises(AttributeError, match="'GREETNG'.*GREETING"):
-        _ = app.env.GREETNG
+    with pytest.raises(PolicyError, match=r"my\.kv, line \d+: env has no 'GREETNG'.*did you mean env\.GREETING"):
+        app.policy(Sandbox, 1)
+
+
+def test_a_binding_has_a_name_that_env_can_have():
+    class Sandbox(Container):
+        pass
+
+    with pytest.raises(PolicyError, match="'MY-KV' is none"):
+        App(containers=[Sandbox], bindings={"MY-KV": 1})
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "many", None, True, 2**31])

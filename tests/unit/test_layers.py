@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "pyinterceptor"
 # From left to right; what isn't named here (app, container, interceptor, …) stands to the right of all.
-LAYERS = ["errors", "threads", "_relay", "web", "policy", "capture", "relay", "dns", "http", "runtime"]
+LAYERS = ["errors", "threads", "_relay", "web", "bindings", "policy", "capture", "relay", "dns", "http", "runtime"]
 PURE = ["web", "policy/hosts.py", "policy/rules.py", "policy/addresses.py", "policy/budget.py"] + [
     f"dns/{name}.py" for name in ("query", "names", "answers")
 ]

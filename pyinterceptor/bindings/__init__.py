@@ -1,0 +1,5 @@
+"""The resources that handlers find in `env` and containers never see."""
+
+from pyinterceptor.bindings.secret import Secret
+
+__all__ = ["Secret"]

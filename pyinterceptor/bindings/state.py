@@ -1,0 +1,27 @@
+"""Where resources keep what they hold on this machine. No container sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from pyinterceptor.errors import PolicyError
+
+STATE = Path("/var/lib/pyinterceptor")  # hidden from containers
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def state_directory(name: str) -> Path:
+    """Where an app's resources are. Raises: PolicyError for a name that can't be a directory's."""
+    if not NAME.fullmatch(name):
+        raise PolicyError(f"state {name!r}: a name is 1 to 64 letters, digits, dots, dashes, underscores")
+    return STATE / name
+
+
+def state_of_file(path: str) -> str:
+    """The name for an app that is run from a file: the same at every run, another for every file."""
+    place = os.path.realpath(path)
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", Path(place).stem)[:40]
+    return f"app-{stem}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"

@@ -1,0 +1,67 @@
+"""Reads an app from the file it is written in."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from pyinterceptor.app import App
+from pyinterceptor.errors import PolicyError
+
+
+def load_app(path: str) -> App:
+    """Runs the file as a module, its directory on sys.path as for a script, and returns its `app`.
+
+    Raises: PolicyError, with the cause chained, where the file can't be read, fails, holds no App or rules that
+    can't be; the message begins with the place.
+    """
+    file = os.path.abspath(path)
+    if not os.path.isfile(file):
+        raise PolicyError(f"{path}: no such file")
+    name = Path(file).stem
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise PolicyError(f"{path}: not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(name, module)
+    sys.path.insert(0, os.path.dirname(file))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise PolicyError(f"{path}{_line_in(error, file)}: {_said(error, file)}") from error
+    app = getattr(module, "app", None)
+    if not isinstance(app, App):
+        raise PolicyError(f"{path}: defines no App called `app`; write app = App(containers=[…])")
+    for cls in app.containers:
+        try:
+            app.policy(cls, 0)
+        except PolicyError as error:
+            raise PolicyError(f"{path}{_line_of(cls, file)}: {cls.__name__}: {error}") from error
+    return app
+
+
+def _line_in(error: BaseException, file: str) -> str:
+    """`:12` for the deepest line of the user's file that the error came from, else nothing."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return f":{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f":{lines[-1]}" if lines else ""
+
+
+def _said(error: BaseException, file: str) -> str:
+    if isinstance(error, PolicyError):
+        return str(error)
+    said = error.msg if isinstance(error, SyntaxError) and error.filename == file else str(error)
+    return f"{type(error).__name__}: {said}"
+
+
+def _line_of(cls: type, file: str) -> str:
+    """`:12` for where a class of the user's file begins."""
+    try:
+        return f":{inspect.getsourcelines(cls)[1]}" if inspect.getsourcefile(cls) == file else ""
+    except (OSError, TypeError):
+        return ""
