@@ -52,6 +52,7 @@ class ClientStream(Protocol):
     def reset(self) -> None: ...
     async def receive_some(self) -> bytes: ...
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def send_file(self, file: int, offset: int, count: int) -> int: ...
     async def send_eof(self) -> None: ...
 
 
@@ -259,6 +260,13 @@ class Connection:
         """Some of a response that goes on."""
         await self._write(data)
         self._wait()
+
+    async def send_file(self, file: int, offset: int, count: int) -> int:
+        """Some of a response that is in a file. The sender has a deadline of its own."""
+        self._is_waiting = False
+        sent = await self._stream.send_file(file, offset, count)
+        self._wait()
+        return sent
 
     async def _write(self, data: bytes) -> None:
         self._is_waiting = False

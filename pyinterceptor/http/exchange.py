@@ -45,6 +45,10 @@ class Connection:
     async def write(self, data: bytes) -> None:
         await self.stream.send_all(data)
 
+    async def send_file(self, file: int, offset: int, count: int) -> int:
+        send: SendFile = self.stream.send_file  # type: ignore[attr-defined]  # a stream that has a socket
+        return await send(file, offset, count)
+
     def is_stale(self) -> bool:
         """Something came while it was idle: its end, or bytes that nobody asked for."""
         below = getattr(self.transport, "socket", None)
@@ -64,6 +68,7 @@ class Connection:
         await trio.aclose_forcefully(self.stream)
 
 
+SendFile = Callable[[int, int, int], Awaitable[int]]
 GiveBack = Callable[[Connection, bool], Awaitable[None]]
 
 

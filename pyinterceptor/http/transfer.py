@@ -1,4 +1,4 @@
-"""Sends a body as it comes: read and written here, or moved in C where both ends are sockets.
+"""Sends a body as it comes: read and written here, or moved by C or the kernel where it is on a socket or in a file.
 
 What was sent can be told from a whole body: one of known length is as long as it says, or the sending fails.
 """
@@ -14,9 +14,10 @@ import trio
 
 from pyinterceptor.errors import PeerError
 from pyinterceptor.web import Body
-from pyinterceptor.web.body import Source
+from pyinterceptor.web.body import FileSource, Source
 
 PUMPED = 256 * 1024  # bytes of a body from which on it is worth lending the sockets
+AT_ONCE = 4 * 1024 * 1024  # bytes of a file in one call: more than a socket takes
 BAD_GATEWAY = 502
 CLOSING = 1.0  # seconds that the end of a body's own code may take
 LAST_CHUNK = b"0\r\n\r\n"
@@ -30,6 +31,9 @@ class Sink(Protocol):
     def socket(self) -> Any: ...
 
     async def write(self, data: bytes) -> None: ...
+
+    async def send_file(self, file: int, offset: int, count: int) -> int:
+        """Up to `count` bytes of a file from `offset` on; how many. Raises: OSError where the file can't be read."""
 
 
 class Pumping(Protocol):
@@ -53,12 +57,17 @@ class SourceFailed(Exception):
 async def send_body(body: Body, sink: Sink, *, is_chunked: bool, pump: Pump | None, stall: float) -> None:
     """Sends all of it; closes the body, whatever happens.
 
-    Raises: SourceFailed; what `sink.write` raises; where a pump is used, trio.BrokenResourceError for a sink that
-    failed and trio.TooSlowError where no byte has moved for `stall` seconds.
+    Raises: SourceFailed; what `sink.write` raises; where the bytes aren't read here, trio.BrokenResourceError for a
+    sink that failed and trio.TooSlowError where none has moved for `stall` seconds.
     """
-    source = None if pump is None or sink.socket is None else body.source
+    source = None if sink.socket is None or is_chunked else body.source
     try:
-        if pump is None or source is None or source.remaining < PUMPED:
+        if source is None or source.remaining < PUMPED:
+            await _read(body, sink, is_chunked)
+        elif isinstance(source, FileSource):
+            body.is_used = True
+            await _send_file(source, sink, stall)
+        elif pump is None:
             await _read(body, sink, is_chunked)
         else:
             body.is_used = True
@@ -118,6 +127,19 @@ async def _lend(source: Source, sink: Sink, pump: Pump, stall: float) -> None:
             await source.moved(moved)
     if moved < remaining:
         raise SourceFailed from PeerError(f"the body ended {remaining - moved} bytes before its end", BAD_GATEWAY)
+
+
+async def _send_file(source: FileSource, sink: Sink, stall: float) -> None:
+    offset, end = source.offset, source.offset + source.remaining
+    while offset < end:
+        try:
+            with trio.fail_after(stall):
+                sent = await sink.send_file(source.file, offset, min(AT_ONCE, end - offset))
+        except OSError as error:
+            raise SourceFailed from error
+        if not sent:
+            raise SourceFailed from EOFError(f"the body's file ended {end - offset} bytes before its end")
+        offset += sent
 
 
 async def _take(source: Source) -> bytes:

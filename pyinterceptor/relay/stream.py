@@ -7,10 +7,13 @@ in a row that didn't wait gives them their turn first (and a place to be cancell
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -35,6 +38,7 @@ class HubStream(trio.abc.HalfCloseableStream):
         self.on_leave: Callable[[bool], None] | None = None
         self._forget = forget
         self._may_have_bytes = True
+        self._may_take_bytes = False
         self._reader: trio.lowlevel.Task | None = None
         self._writer: trio.lowlevel.Task | None = None
         self._calls = 0
@@ -46,9 +50,11 @@ class HubStream(trio.abc.HalfCloseableStream):
             if self._reader is not None:
                 task, self._reader = self._reader, None
                 trio.lowlevel.reschedule(task)
-        if events & WRITABLE and self._writer is not None:
-            task, self._writer = self._writer, None
-            trio.lowlevel.reschedule(task)
+        if events & WRITABLE:
+            self._may_take_bytes = True
+            if self._writer is not None:
+                task, self._writer = self._writer, None
+                trio.lowlevel.reschedule(task)
         if events & LEFT:
             self.has_left = True
             if self.on_leave is not None:
@@ -104,6 +110,27 @@ class HubStream(trio.abc.HalfCloseableStream):
                 if sent == len(rest):
                     return
                 rest = memoryview(rest)[sent:]
+
+    async def send_file(self, file: int, offset: int, count: int) -> int:
+        """Up to `count` bytes of a file from `offset` on; how many, 0 at the file's end. sendfile(2).
+
+        A thread waits for the disk. Raises: OSError where the file can't be read; as trio.abc.SendStream says.
+        """
+        if self._writer is not None:
+            raise trio.BusyResourceError("another task writes to this connection")
+        while True:
+            self._may_take_bytes = False
+            send = partial(os.sendfile, self.socket.fileno(), file, offset, count)
+            try:
+                return await trio.to_thread.run_sync(send)
+            except BlockingIOError:
+                if not self._may_take_bytes:  # else it told so while the thread's result was on its way
+                    self._writer = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._abort_writer)
+            except OSError as error:
+                if error.errno == errno.EIO:
+                    raise
+                raise self._failure("write", error) from error
 
     async def wait_send_all_might_not_block(self) -> None:
         """Returns at once: a send that would block waits by itself."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Content = bytes | bytearray | memoryview | str | AsyncIterable[bytes | str] | None
 
@@ -24,6 +24,23 @@ class Source(Protocol):
 
     async def moved(self, count: int) -> None:
         """`count` of the remaining bytes were taken off the socket; fewer than all: nothing more can be read."""
+
+
+@runtime_checkable
+class FileSource(Protocol):
+    """The file that a body's bytes are in, for whoever sends them without reading them."""
+
+    @property
+    def file(self) -> int:
+        """Its descriptor, which stays open until the body is closed."""
+
+    @property
+    def offset(self) -> int:
+        """Of the body's first byte that wasn't read yet."""
+
+    @property
+    def remaining(self) -> int:
+        """Bytes from there on."""
 
 
 class Body:
@@ -52,8 +69,8 @@ class Body:
             raise TypeError(f"a body is bytes, str or an async iterable of them, not {type(content).__name__}")
 
     @property
-    def source(self) -> Source | None:
-        """The socket's side of it; None where it has to be read, or was begun."""
+    def source(self) -> Source | FileSource | None:
+        """The socket or file it is in; None where it has to be read, or was begun."""
         return None if self.is_used else getattr(self._chunks, "source", None)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
