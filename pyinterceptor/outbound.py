@@ -12,7 +12,7 @@ from typing import Any
 from pyinterceptor._relay import lib
 from pyinterceptor.container import Context, Handler
 from pyinterceptor.dns.names import SYNTHETIC, Networks
-from pyinterceptor.errors import DialRefused, FetchError
+from pyinterceptor.errors import BindingError, DialRefused, FetchError
 from pyinterceptor.http.client import Client
 from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.policies import Policy
@@ -98,6 +98,9 @@ class Outbound:
             # The handler's errands are no business of the container: it isn't told whom it asked.
             status = REFUSED if isinstance(error, DialRefused) else 502
             return refusal(status, request.host, "its handler could not reach what it asked")
+        except BindingError as error:
+            log.warning("%s %s: the handler's resource failed: %s", request.method, request.url, error)
+            return refusal(error.status, request.host, "its handler could not get or keep what was asked")
         finally:
             attached.running -= 1
             if scope.has_fetched:

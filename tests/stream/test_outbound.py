@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from pyinterceptor._relay import ffi, lib
 
-from pyinterceptor import Container, DialRefused, FetchError, Response, fetch
+from pyinterceptor import BindingError, Container, DialRefused, FetchError, Response, fetch
 from pyinterceptor.container import Context
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
@@ -299,6 +299,21 @@ async def test_a_fetch_that_fails_is_told_to_the_container_without_a_traceback(
     async with internet() as net, open_client(fail) as net.client, container(passing(), net) as client:
         await client.sends(GET * 2)
         await client.gets(refusal(status, f"my.kv: {why}") * 2)
+
+
+@pytest.mark.parametrize(("status", "line"), [(504, "504 Gateway Timeout"), (507, "507 Insufficient Storage")])
+@in_trio
+async def test_a_resource_that_fails_is_told_to_the_container_without_its_name(
+    status: int, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(request: Any, env: Any, ctx: Any) -> Response:
+        raise BindingError("KV: put: redis at 10.0.0.1 did not answer", status)
+
+    async with internet() as net, container(handled_by(fail), net) as client:
+        await client.sends(GET * 2)
+        await client.gets(refusal(line, "my.kv: its handler could not get or keep what was asked") * 2)
+    assert "redis at 10.0.0.1" in caplog.text
+    assert {record.levelno for record in caplog.get_records("call")} == {logging.WARNING}
 
 
 @in_trio
