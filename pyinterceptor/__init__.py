@@ -1,7 +1,7 @@
 """Outbound traffic of containers, in the hands of Python."""
 
 from pyinterceptor.app import App
-from pyinterceptor.bindings import Secret
+from pyinterceptor.bindings import KV, Secret
 from pyinterceptor.container import Container, Context
 from pyinterceptor.errors import (
     BadArgument,
@@ -20,6 +20,7 @@ from pyinterceptor.policy.budget import Budget
 from pyinterceptor.web import URL, Headers, Request, Response
 
 __all__ = [
+    "KV",
     "URL",
     "App",
     "BadArgument",

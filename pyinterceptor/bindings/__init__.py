@@ -1,5 +1,6 @@
 """The resources that handlers find in `env` and containers never see."""
 
+from pyinterceptor.bindings.kv import KV
 from pyinterceptor.bindings.secret import Secret
 
-__all__ = ["Secret"]
+__all__ = ["KV", "Secret"]

@@ -1,0 +1,128 @@
+"""What Workers KV allows, and how it says no. Pure.
+
+https://developers.cloudflare.com/kv/platform/limits/; statuses and sentences are those its runtime answers with.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+from pyinterceptor.errors import BadArgument
+
+KEY = 512  # bytes of UTF-8
+VALUE = 25 * 1024 * 1024  # bytes
+METADATA = 1024  # bytes of JSON
+TTL = 60  # seconds, at least
+LISTED = 1000  # keys of a page
+TOGETHER = 100  # keys of one get
+UNREAL = (".", "..")
+
+
+def key_bytes(key: str) -> bytes:
+    """Raises: BadArgument, TypeError."""
+    if not key:
+        raise BadArgument("Key name cannot be empty.")
+    if key in UNREAL:
+        raise BadArgument(f'"{key}" is not allowed as a key name.')
+    return _limited(key, "key")
+
+
+def prefix_bytes(prefix: str) -> bytes:
+    return _limited(prefix, "prefix")
+
+
+def _limited(text: str, what: str) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"a {what} is a str, not {type(text).__name__}")
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise BadArgument(f"A {what} must be Unicode text that UTF-8 can encode.") from None
+    if len(encoded) > KEY:
+        raise BadArgument(f"UTF-8 encoded length of {len(encoded)} exceeds key length limit of {KEY}.", 414)
+    return encoded
+
+
+def check_value(size: int) -> None:
+    if size > VALUE:
+        raise BadArgument(f"Value length of {size} exceeds limit of {VALUE}.", 413)
+
+
+def metadata_bytes(metadata: Any) -> bytes | None:
+    """As JSON. Raises: BadArgument; TypeError for what JSON has no form for."""
+    if metadata is None:
+        return None
+    try:
+        encoded = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise BadArgument(f"Metadata can't be JSON: {error}") from error
+    if len(encoded) > METADATA:
+        raise BadArgument(f"Metadata length of {len(encoded)} exceeds limit of {METADATA}.", 413)
+    return encoded
+
+
+def expiration_of(expiration: float | None, ttl: float | None, now: float) -> int | None:
+    """Seconds since 1970; of the two, `ttl` counts, as Workers has it. Raises: BadArgument, TypeError."""
+    if ttl is not None:
+        seconds = _whole(ttl, "expiration_ttl")
+        if seconds <= 0:
+            raise BadArgument(f"Invalid expiration_ttl of {ttl}. Please specify integer greater than 0.")
+        if seconds < TTL:
+            raise BadArgument(f"Invalid expiration_ttl of {ttl}. Expiration TTL must be at least {TTL}.")
+        return _stored(int(now) + seconds, "expiration_ttl", ttl)
+    if expiration is None:
+        return None
+    moment = _whole(expiration, "expiration")
+    if moment <= now:
+        what = "Please specify integer greater than the current number of seconds since the UNIX epoch."
+        raise BadArgument(f"Invalid expiration of {expiration}. {what}")
+    if moment < int(now) + TTL:
+        raise BadArgument(
+            f"Invalid expiration of {expiration}. Expiration times must be at least {TTL} seconds in the future."
+        )
+    return _stored(moment, "expiration", expiration)
+
+
+def _whole(number: float, what: str) -> int:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise TypeError(f"{what} is a number of seconds, not {type(number).__name__}")
+    if number != number or number in (float("inf"), float("-inf")):
+        raise BadArgument(f"Invalid {what} of {number}. Please specify integer greater than 0.")
+    return int(number)
+
+
+def _stored(moment: int, what: str, given: float) -> int:
+    if moment >= 1 << 53:  # what a JavaScript number holds
+        raise BadArgument(f"Invalid {what} of {given}. It is too far away.")
+    return moment
+
+
+def check_limit(limit: int) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"limit is an int, not {type(limit).__name__}")
+    if limit < 1:
+        raise BadArgument(f"Invalid key_count_limit of {limit}. Please specify an integer greater than 0.")
+    if limit > LISTED:
+        raise BadArgument(f"Invalid key_count_limit of {limit}. Please specify an integer less than {LISTED}.")
+
+
+def cursor_after(key: bytes) -> str:
+    """Where the next page goes on."""
+    return base64.urlsafe_b64encode(key).decode().rstrip("=")
+
+
+def after_cursor(cursor: str, prefix: bytes) -> bytes:
+    """The key that a page ended with. Raises: BadArgument for a cursor that isn't one of this prefix."""
+    if not isinstance(cursor, str):
+        raise TypeError(f"a cursor is a str, not {type(cursor).__name__}")
+    try:
+        key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        key.decode()
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key or len(key) > KEY or not key.startswith(prefix) or cursor_after(key) != cursor:
+        raise BadArgument("Invalid cursor: give one that list returned for the same prefix.")
+    return key

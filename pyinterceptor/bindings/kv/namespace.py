@@ -1,0 +1,166 @@
+"""What handlers find as `env.KV`: Workers KV's methods, in snake_case."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+from pyinterceptor.bindings.kv import limits
+from pyinterceptor.bindings.kv.engine import Engine, Entry
+from pyinterceptor.errors import BadArgument
+from pyinterceptor.web import Body
+
+Type = Literal["text", "json", "bytes", "stream"]
+Keys = list[str] | tuple[str, ...]
+Given = str | bytes | bytearray | memoryview | AsyncIterable[bytes | str] | Body
+
+READ: dict[str, Callable[[bytes], Any]] = {
+    "text": lambda value: value.decode("utf-8", "replace"),
+    "json": json.loads,
+    "bytes": lambda value: value,
+    "stream": Body,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ValueWithMetadata:
+    """Both None where the key isn't there; `metadata` None where it has none."""
+
+    value: Any
+    metadata: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """`expiration` in seconds since 1970, None: it stays."""
+
+    name: str
+    expiration: int | None
+    metadata: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of keys; `cursor` is for the next one, None where `list_complete`."""
+
+    keys: list[Key]
+    list_complete: bool
+    cursor: str | None
+
+
+class Namespace:
+    """Made by `KV.open`. https://developers.cloudflare.com/kv/api/
+
+    Raises: BadArgument for what Workers KV refuses, with the status it answers (400, 413, 414); BindingError where the
+    engine failed, with 503, 504 or 507: then nothing has changed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @overload
+    async def get(self, key: str, type: Type = "text") -> Any: ...
+    @overload
+    async def get(self, key: Keys, type: Type = "text") -> dict[str, Any]: ...
+    async def get(self, key: str | Keys, type: Type = "text") -> Any:
+        """The value as str, of JSON, as bytes or as a Body ("stream"); None if it isn't there.
+
+        For several keys, 100 at most, a dict of them. Raises: ValueError where JSON was asked for and it is none.
+        """
+        read = _reading(type)
+        found = await self._entries(key)
+        if isinstance(key, str):
+            return None if found[0] is None else read(found[0].value)
+        return {name: None if one is None else read(one.value) for name, one in zip(key, found, strict=True)}
+
+    @overload
+    async def get_with_metadata(self, key: str, type: Type = "text") -> ValueWithMetadata: ...
+    @overload
+    async def get_with_metadata(self, key: Keys, type: Type = "text") -> dict[str, ValueWithMetadata]: ...
+    async def get_with_metadata(self, key: str | Keys, type: Type = "text") -> Any:
+        """As `get`, with what `put` was given as metadata."""
+        read = _reading(type)
+        found = [_with_metadata(entry, read) for entry in await self._entries(key)]
+        return found[0] if isinstance(key, str) else dict(zip(key, found, strict=True))
+
+    async def put(
+        self,
+        key: str,
+        value: Given,
+        *,
+        expiration: float | None = None,
+        expiration_ttl: float | None = None,
+        metadata: Any = None,
+    ) -> None:
+        """Keeps it, in the place of what was there.
+
+        It is gone at `expiration` (seconds since 1970) or after `expiration_ttl` seconds, at least 60; `metadata` is
+        anything that JSON can say in 1024 bytes. A value has at most 25 MiB.
+        """
+        encoded = limits.key_bytes(key)
+        until = limits.expiration_of(expiration, expiration_ttl, time.time())
+        said = limits.metadata_bytes(metadata)
+        await self._engine.put(encoded, await _whole(value), said, until)
+
+    async def delete(self, key: str) -> None:
+        """Nothing happens if it isn't there."""
+        await self._engine.delete(limits.key_bytes(key))
+
+    async def list(self, *, prefix: str = "", limit: int = limits.LISTED, cursor: str | None = None) -> Listing:
+        """Up to `limit` keys that begin with `prefix`, in the order of their UTF-8 bytes."""
+        begin = limits.prefix_bytes(prefix)
+        limits.check_limit(limit)
+        after = b"" if cursor is None else limits.after_cursor(cursor, begin)
+        found = await self._engine.list(begin, after, limit + 1)
+        keys = [Key(one.key.decode(), one.expiration, _metadata(one.metadata)) for one in found[:limit]]
+        is_complete = len(found) <= limit
+        return Listing(keys, is_complete, None if is_complete else limits.cursor_after(found[limit - 1].key))
+
+    async def _entries(self, key: str | Keys) -> Sequence[Entry | None]:
+        if isinstance(key, str):
+            return await self._engine.get([limits.key_bytes(key)])
+        if len(key) > limits.TOGETHER:
+            raise BadArgument(f"You can request a maximum of {limits.TOGETHER} keys.")
+        found = await self._engine.get([limits.key_bytes(one) for one in key]) if key else []
+        if sum(len(one.value) for one in found if one is not None) > limits.VALUE:
+            raise BadArgument(f"The values together exceed {limits.VALUE} bytes; ask for fewer keys.", 413)
+        return found
+
+
+def _reading(type: str) -> Callable[[bytes], Any]:
+    if type not in READ:
+        raise BadArgument(f"Unknown type {type!r}. Possible types are {', '.join(map(repr, READ))}.")
+    return READ[type]
+
+
+def _with_metadata(entry: Entry | None, read: Callable[[bytes], Any]) -> ValueWithMetadata:
+    if entry is None:
+        return ValueWithMetadata(None, None)
+    return ValueWithMetadata(read(entry.value), _metadata(entry.metadata))
+
+
+def _metadata(encoded: bytes | None) -> Any:
+    return None if encoded is None else json.loads(encoded)
+
+
+async def _whole(value: Given) -> bytes:
+    """All of it. A stream is read no further than is allowed."""
+    body = value if isinstance(value, Body) else Body(_some(value))
+    limits.check_value(body.length or 0)
+    if body.content is not None:
+        return await body.bytes()
+    parts, size = [], 0
+    async for part in body:
+        size += len(part)
+        limits.check_value(size)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _some(value: Given) -> Given:
+    if value is None:
+        raise TypeError("a value is str, bytes or an async iterable of them, not None; delete removes a key")
+    return value

@@ -1,0 +1,70 @@
+"""The embedded engine: a table of an SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pyinterceptor.bindings.database import Database, open_database
+from pyinterceptor.bindings.kv.engine import Entry, Listed
+
+VERSION = 1
+# The value stands last: a listing reads no page of a large one.
+SCHEMA = """
+CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, expiration INTEGER, metadata BLOB, value BLOB);
+CREATE INDEX by_expiration ON entries (expiration) WHERE expiration IS NOT NULL
+"""
+ALIVE = "(expiration IS NULL OR expiration > ?)"
+GET = f"SELECT value, metadata FROM entries WHERE key = ? AND {ALIVE}"
+PUT = """
+INSERT INTO entries (key, expiration, metadata, value) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE
+SET expiration = excluded.expiration, metadata = excluded.metadata, value = excluded.value
+"""
+DELETE = "DELETE FROM entries WHERE key = ?"
+LIST = f"""
+SELECT key, expiration, metadata FROM entries WHERE key >= ? AND key < ? AND key > ? AND {ALIVE} ORDER BY key LIMIT ?
+"""
+PURGED = 8  # dead entries that a put removes: more than it can add
+PURGE = f"DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expiration <= ? LIMIT {PURGED})"
+
+
+@asynccontextmanager
+async def open_sqlite(name: str, path: Path) -> AsyncIterator[SqliteEngine]:
+    async with open_database(f"KV {name}", path, SCHEMA, VERSION) as database:
+        yield SqliteEngine(database)
+
+
+class SqliteEngine:
+    """Made by `open_sqlite`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, keys: Sequence[bytes]) -> Sequence[Entry | None]:
+        def read(connection: sqlite3.Connection) -> Sequence[Entry | None]:
+            now = time.time()
+            rows = (connection.execute(GET, (key, now)).fetchone() for key in keys)
+            return [None if row is None else Entry(*row) for row in rows]
+
+        return await self._database.read(read)
+
+    async def put(self, key: bytes, value: bytes, metadata: bytes | None, expiration: int | None) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(PURGE, (time.time(),))
+            connection.execute(PUT, (key, expiration, metadata, value))
+
+        await self._database.write(write)
+
+    async def delete(self, key: bytes) -> None:
+        await self._database.write(lambda connection: _done(connection.execute(DELETE, (key,))))
+
+    async def list(self, prefix: bytes, after: bytes, limit: int) -> Sequence[Listed]:
+        query = (prefix, prefix + b"\xff", after, time.time(), limit)  # no byte of UTF-8 is 0xff
+        return await self._database.read(lambda connection: [*map(Listed._make, connection.execute(LIST, query))])
+
+
+def _done(_: sqlite3.Cursor) -> None:
+    """A cursor may not leave its thread."""
