@@ -1,7 +1,7 @@
 """Outbound traffic of containers, in the hands of Python."""
 
 from pyinterceptor.app import App
-from pyinterceptor.bindings import KV, Secret
+from pyinterceptor.bindings import KV, R2Bucket, Secret
 from pyinterceptor.container import Container, Context
 from pyinterceptor.errors import (
     BadArgument,
@@ -35,6 +35,7 @@ __all__ = [
     "InterceptorError",
     "PeerError",
     "PolicyError",
+    "R2Bucket",
     "Request",
     "Response",
     "RuntimeFailure",

@@ -1,6 +1,7 @@
 """The resources that handlers find in `env` and containers never see."""
 
 from pyinterceptor.bindings.kv import KV
+from pyinterceptor.bindings.r2 import R2Bucket
 from pyinterceptor.bindings.secret import Secret
 
-__all__ = ["KV", "Secret"]
+__all__ = ["KV", "R2Bucket", "Secret"]

@@ -6,6 +6,7 @@ and its fsync. Other processes may have the same file open. https://www.sqlite.o
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -69,7 +70,7 @@ async def open_database(name: str, path: Path, schema: str, version: int) -> Asy
 
 @contextmanager
 def translated(name: str) -> Iterator[None]:
-    """SQLite's errors as ours."""
+    """Errors of SQLite and of the disk as ours."""
     try:
         yield
     except sqlite3.Error as error:
@@ -81,6 +82,8 @@ def translated(name: str) -> Iterator[None]:
         said = "the database is damaged" if code in DAMAGED else str(error)
         raise BindingError(f"{name}: {said}") from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BindingError(f"{name}: no space left on the disk", 507) from error
         raise BindingError(f"{name}: {error.strerror}: {error.filename}") from error
 
 

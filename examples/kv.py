@@ -1,0 +1,34 @@
+"""Values by path: `./dev run examples/kv.py -- curl -s http://my.kv/greeting`, once something has put one there:
+
+    ./dev run examples/kv.py -- curl -s -T - http://my.kv/greeting <<<hello
+
+The container speaks plain HTTP and knows of no store. `--binding KV=redis://127.0.0.1:6379` keeps the values in Redis.
+"""
+
+from pyinterceptor import KV, App, BadArgument, Container, Response
+
+
+class Sandbox(Container):
+    enable_internet = False
+
+
+@Sandbox.outbound_by_host("my.kv")
+async def values(request, env, ctx):
+    key = request.url.path[1:]
+    try:
+        match request.method:
+            case "GET" | "HEAD":
+                value = await env.KV.get(key, type="stream")
+                return Response(value, status=404 if value is None else 200)
+            case "PUT":
+                await env.KV.put(key, request.body)
+            case "DELETE":
+                await env.KV.delete(key)
+            case _:
+                return Response("Method Not Allowed", status=405)
+    except BadArgument as error:
+        return Response(f"{error}\n", status=error.status)
+    return Response(status=204)
+
+
+app = App(containers=[Sandbox], bindings={"KV": KV()})

@@ -1,0 +1,50 @@
+"""Objects by path, each container's its own: `./dev run examples/r2.py -- curl -s -T README.md http://my.r2/readme`.
+
+What the container calls /readme is kept under its id, so no container can name another's objects.
+`--binding BUCKET=s3://bucket?endpoint=…` keeps them in any store that speaks S3.
+"""
+
+from pyinterceptor import App, BadArgument, Container, Headers, R2Bucket, Response
+from pyinterceptor.bindings.r2 import ObjectBody
+
+
+class Sandbox(Container):
+    enable_internet = False
+
+
+@Sandbox.outbound_by_host("my.r2")
+async def objects(request, env, ctx):
+    path = f"{ctx.container_id}{request.url.path}"  # scoped to this container
+    try:
+        match request.method:
+            case "GET":
+                found = await env.BUCKET.get(path, range=request.headers, only_if=request.headers)
+                return answer(found, request.headers)
+            case "HEAD":
+                return answer(await env.BUCKET.head(path), request.headers)
+            case "PUT":
+                stored = await env.BUCKET.put(path, request.body, http_metadata=request.headers)
+                return Response(status=201, headers={"etag": stored.http_etag})
+            case "DELETE":
+                await env.BUCKET.delete(path)
+                return Response(status=204)
+    except BadArgument as error:
+        return Response(f"{error}\n", status=error.status)
+    return Response("Method Not Allowed", status=405)
+
+
+def answer(found, asked):
+    if found is None:
+        return Response("Not Found\n", status=404)
+    headers = Headers({"etag": found.http_etag, "accept-ranges": "bytes"})
+    found.write_http_metadata(headers)
+    if not isinstance(found, ObjectBody):
+        return Response(status=304 if "if-none-match" in asked else 412 if "if-match" in asked else 200, headers=headers)
+    if "range" not in asked:
+        return Response(found.body, headers=headers)
+    first, last = found.range.offset, found.range.offset + found.range.length - 1
+    headers.set("content-range", f"bytes {first}-{last}/{found.size}")
+    return Response(found.body, status=206, headers=headers)
+
+
+app = App(containers=[Sandbox], bindings={"BUCKET": R2Bucket()})

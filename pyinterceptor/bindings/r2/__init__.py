@@ -1,0 +1,25 @@
+"""R2: objects by key, as Cloudflare R2's Workers API has them.
+
+https://developers.cloudflare.com/r2/api/workers/workers-api-reference/
+"""
+
+from pyinterceptor.bindings.r2.bucket import Bucket
+from pyinterceptor.bindings.r2.conditions import Condition
+from pyinterceptor.bindings.r2.declaration import R2Bucket
+from pyinterceptor.bindings.r2.metadata import HttpMetadata
+from pyinterceptor.bindings.r2.objects import ObjectBody, Objects, R2Object, UploadedPart
+from pyinterceptor.bindings.r2.ranges import Range
+from pyinterceptor.bindings.r2.upload import MultipartUpload
+
+__all__ = [
+    "Bucket",
+    "Condition",
+    "HttpMetadata",
+    "MultipartUpload",
+    "ObjectBody",
+    "Objects",
+    "R2Bucket",
+    "R2Object",
+    "Range",
+    "UploadedPart",
+]

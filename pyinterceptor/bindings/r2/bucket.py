@@ -1,0 +1,156 @@
+"""What handlers find as `env.BUCKET`: the methods of R2's Workers API, in snake_case."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pyinterceptor.bindings.r2 import limits
+from pyinterceptor.bindings.r2.checksums import expected
+from pyinterceptor.bindings.r2.conditions import Conditional, condition_of
+from pyinterceptor.bindings.r2.content import Content, chunks
+from pyinterceptor.bindings.r2.cursors import after_cursor, cursor_after
+from pyinterceptor.bindings.r2.engine import Engine, Labels, Query, Stored
+from pyinterceptor.bindings.r2.metadata import HttpMetadata, http_metadata_of
+from pyinterceptor.bindings.r2.objects import ObjectBody, Objects, R2Object
+from pyinterceptor.bindings.r2.ranges import Range, Ranged, range_of
+from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
+from pyinterceptor.bindings.r2.upload import MultipartUpload
+from pyinterceptor.web import Headers
+
+INCLUDED = {"http_metadata", "custom_metadata"}
+
+
+class Bucket:
+    """Made by `R2Bucket.open`. https://developers.cloudflare.com/r2/api/workers/workers-api-reference/
+
+    Raises: BadArgument for what R2 refuses, with its code in the message and an HTTP status; BindingError where the
+    engine failed, with 503, 504 or 507: then nothing has changed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def head(self, key: str) -> R2Object | None:
+        """The object without its bytes; None if it isn't there."""
+        stored = await self._engine.head(limits.check_key("head", key))
+        return None if stored is None else R2Object(stored)
+
+    async def get(self, key: str, *, only_if: Conditional = None, range: Ranged = None) -> R2Object | ObjectBody | None:
+        """The object, or some of its bytes; None if it isn't there, without a body where `only_if` isn't met.
+
+        Both may be the Headers of a request. A range that begins past the end is a BadArgument (416).
+        """
+        condition, asked = condition_of("get", only_if), range_of(range)
+        opened = await self._engine.get(limits.check_key("get", key), asked, condition)
+        if opened is None:
+            return None
+        if opened.body is None:
+            return R2Object(opened.stored)
+        return ObjectBody(opened.stored, Range(opened.offset, opened.length), opened.body)
+
+    async def put(
+        self,
+        key: str,
+        value: Content,
+        *,
+        http_metadata: HttpMetadata | Mapping[str, Any] | Headers | None = None,
+        custom_metadata: Mapping[str, str] | None = None,
+        only_if: Conditional = None,
+        md5: bytes | str | None = None,
+        sha1: bytes | str | None = None,
+        sha256: bytes | str | None = None,
+        sha384: bytes | str | None = None,
+        sha512: bytes | str | None = None,
+    ) -> R2Object | None:
+        """Keeps it whole, or not at all; None where `only_if` isn't met by what is there.
+
+        A stream may be of any length. One checksum may be given: another one of what comes is a BadArgument.
+        """
+        checksum = expected({"md5": md5, "sha1": sha1, "sha256": sha256, "sha384": sha384, "sha512": sha512})
+        labels, condition = _labels("put", http_metadata, custom_metadata), condition_of("put", only_if)
+        content = chunks("put", value)
+        stored = await self._engine.put(limits.check_key("put", key), content, labels, checksum, condition)
+        return None if stored is None else R2Object(stored)
+
+    async def delete(self, keys: str | Collection[str]) -> None:
+        """Up to 1000 of them. Nothing happens for one that isn't there."""
+        some = [keys] if isinstance(keys, str) else list(keys)
+        if len(some) > limits.DELETED:
+            raise refused("delete", INVALID_ARGUMENT, f"{len(some)} keys, and {limits.DELETED} are the most")
+        await self._engine.delete([limits.check_key("delete", key) for key in some])
+
+    async def list(
+        self,
+        *,
+        limit: int = limits.LISTED,
+        prefix: str = "",
+        cursor: str | None = None,
+        delimiter: str = "",
+        start_after: str = "",
+        include: Collection[str] = (),
+    ) -> Objects:
+        """Objects in the order of their keys' UTF-8 bytes; those with `delimiter` behind the prefix as one prefix.
+
+        They come with the metadata that `include` names: "http_metadata", "custom_metadata".
+        """
+        limits.check_limit(limit)
+        for text in (prefix, delimiter, start_after):
+            _check_text(text)
+        if isinstance(include, str) or set(include) - INCLUDED:
+            raise refused("list", INVALID_ARGUMENT, f"include is a list of {' and '.join(sorted(INCLUDED))}")
+        after, is_prefix = (start_after, False) if cursor is None else after_cursor(cursor, prefix)
+        page = await self._engine.list(Query(prefix, delimiter, after, is_prefix, limit, bool(include)))
+        following = None
+        if page.last is not None:
+            following = cursor_after(page.last, is_prefix=page.last in page.prefixes)
+        objects = [R2Object(_with_labels(stored, include)) for stored in page.objects]
+        return Objects(objects, page.prefixes, following is not None, following)
+
+    async def create_multipart_upload(
+        self,
+        key: str,
+        *,
+        http_metadata: HttpMetadata | Mapping[str, Any] | Headers | None = None,
+        custom_metadata: Mapping[str, str] | None = None,
+    ) -> MultipartUpload:
+        """Begins one. What isn't completed in seven days is gone."""
+        labels = _labels("create_multipart_upload", http_metadata, custom_metadata)
+        upload = await self._engine.begin(limits.check_key("create_multipart_upload", key), labels)
+        return MultipartUpload(self._engine, key, upload)
+
+    def resume_multipart_upload(self, key: str, upload_id: str) -> MultipartUpload:
+        """One that was begun before, maybe by another process. Whether it is there, its methods find out."""
+        limits.check_key("resume_multipart_upload", key)
+        if not isinstance(upload_id, str):
+            raise TypeError(f"resume_multipart_upload: an upload's id is a str, not {type(upload_id).__name__}")
+        return MultipartUpload(self._engine, key, upload_id)
+
+
+def _labels(
+    method: str, http: HttpMetadata | Mapping[str, Any] | Headers | None, custom: Mapping[str, str] | None
+) -> Labels:
+    if not (custom is None or isinstance(custom, Mapping)):
+        raise TypeError(f"{method}: custom_metadata maps str to str, and is a {type(custom).__name__}")
+    labels = Labels(http_metadata_of(method, http), dict(custom or {}))
+    limits.check_metadata(method, labels.http.fields(), labels.custom)
+    return labels
+
+
+def _with_labels(stored: Stored, include: Collection[str]) -> Stored:
+    """Only those that were asked for."""
+    labels = Labels(
+        stored.labels.http if "http_metadata" in include else HttpMetadata(),
+        stored.labels.custom if "custom_metadata" in include else {},
+    )
+    return replace(stored, labels=labels)
+
+
+def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"list: prefix, delimiter and start_after are str, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise refused("list", INVALID_ARGUMENT, "a text that UTF-8 can't encode") from None

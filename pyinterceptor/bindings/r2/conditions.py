@@ -1,0 +1,120 @@
+"""Whether an object is what its caller expects it to be: R2Conditional, or the fields of a request. Pure.
+
+https://developers.cloudflare.com/r2/api/workers/workers-api-reference/#conditional-operations; RFC 9110 section 13.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
+from pyinterceptor.web import Headers
+
+ETAG = re.compile(r'(?:W/)?"[^"]*"|\*|[^\s,"]+')
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """All that is given must hold. Entity tags with or without quotes, several with commas, or `*`.
+
+    A date counts only where the entity tags of its kind aren't given or don't decide, as in RFC 9110 section 13.2.2.
+    """
+
+    etag_matches: str | None = None
+    etag_does_not_match: str | None = None
+    uploaded_before: datetime | None = None
+    uploaded_after: datetime | None = None
+    seconds_granularity: bool = False  # dates are compared as HTTP writes them
+
+    def is_met(self, etag: str | None, uploaded: float) -> bool:
+        """By the object with this entity tag, uploaded then (seconds since 1970); None: there is no object."""
+        if etag is None:
+            return self.etag_matches is None and self.uploaded_after is None
+        matches = self.etag_matches is None or _names(self.etag_matches, etag, is_weak=False)
+        differs = self.etag_does_not_match is None or not _names(self.etag_does_not_match, etag, is_weak=True)
+        modified = (self.etag_does_not_match is not None and differs) or self._is_after(uploaded)
+        unmodified = (self.etag_matches is not None and matches) or self._is_before(uploaded)
+        return matches and differs and modified and unmodified
+
+    @property
+    def has_dates(self) -> bool:
+        return self.uploaded_before is not None or self.uploaded_after is not None
+
+    def _is_after(self, uploaded: float) -> bool:
+        if self.uploaded_after is None:
+            return True
+        after = self.uploaded_after.timestamp()
+        return int(uploaded) > int(after) if self.seconds_granularity else uploaded > after
+
+    def _is_before(self, uploaded: float) -> bool:
+        if self.uploaded_before is None:
+            return True
+        before = self.uploaded_before.timestamp()
+        return int(uploaded) <= int(before) if self.seconds_granularity else uploaded < before
+
+
+Conditional = Condition | Mapping[str, Any] | Headers | None
+
+
+def condition_of(method: str, given: Conditional) -> Condition | None:
+    """None where nothing is asked. Raises: BadArgument, TypeError."""
+    if given is None:
+        return None
+    if isinstance(given, Headers):
+        condition = _of_headers(given)
+    elif isinstance(given, Condition):
+        condition = given
+    elif isinstance(given, Mapping):
+        known = {field.name for field in fields(Condition)}
+        if unknown := set(given) - known:
+            raise refused(method, INVALID_ARGUMENT, f"only_if has no {unknown.pop()!r}, but {', '.join(sorted(known))}")
+        condition = Condition(**given)
+    else:
+        raise TypeError(f"{method}: only_if is a Condition, a dict or Headers, not {type(given).__name__}")
+    _check(method, condition)
+    return None if condition == Condition(seconds_granularity=condition.seconds_granularity) else condition
+
+
+def _of_headers(headers: Headers) -> Condition:
+    return Condition(
+        etag_matches=headers.get("if-match"),
+        etag_does_not_match=headers.get("if-none-match"),
+        uploaded_before=_date(headers.get("if-unmodified-since")),
+        uploaded_after=_date(headers.get("if-modified-since")),
+        seconds_granularity=True,
+    )
+
+
+def _date(text: str | None) -> datetime | None:
+    """A date that is none is as if it weren't there (RFC 9110 section 13.1.3)."""
+    try:
+        date = None if text is None else parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return date if date is None or date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _check(method: str, condition: Condition) -> None:
+    for tags in (condition.etag_matches, condition.etag_does_not_match):
+        if not (tags is None or isinstance(tags, str)):
+            raise TypeError(f"{method}: an entity tag is a str, not {type(tags).__name__}")
+    for date in (condition.uploaded_before, condition.uploaded_after):
+        if date is None:
+            continue
+        if not isinstance(date, datetime):
+            raise TypeError(f"{method}: only_if's dates are datetimes, not {type(date).__name__}")
+        if date.tzinfo is None:
+            raise refused(method, INVALID_ARGUMENT, "only_if's dates need a timezone")
+
+
+def _names(tags: str, etag: str, *, is_weak: bool) -> bool:
+    """Whether one of these entity tags is the object's; weak ones name it only in a weak comparison."""
+    for tag in ETAG.findall(tags):
+        if tag == "*" or tag.strip('"') == etag or (is_weak and tag.removeprefix("W/").strip('"') == etag):
+            return True
+    return False

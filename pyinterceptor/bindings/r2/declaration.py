@@ -1,0 +1,44 @@
+"""`R2Bucket()` of an app: which engine keeps its objects."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyinterceptor.bindings.binding import EMBEDDED
+from pyinterceptor.bindings.r2.bucket import Bucket
+from pyinterceptor.bindings.r2.files import open_files
+from pyinterceptor.errors import PolicyError
+
+S3 = "s3://"
+
+
+@dataclass(frozen=True, slots=True)
+class R2Bucket:
+    """A bucket of objects: `App(bindings={"BUCKET": R2Bucket()})`, then `await env.BUCKET.get("key")` in a handler.
+
+    Without a URL, or with "embedded:", the objects are files of ours. `s3://bucket[/prefix]?endpoint=…&region=…` is a
+    bucket of any store that speaks S3; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are in our environment then.
+    """
+
+    url: str = field(default=EMBEDDED, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.url != EMBEDDED and not self.url.startswith(S3):
+            raise PolicyError(f"an R2Bucket's URL is {EMBEDDED} or begins with {S3}")
+
+    def configured(self, text: str) -> R2Bucket:
+        return R2Bucket(text)
+
+    @asynccontextmanager
+    async def open(self, name: str, state: Path) -> AsyncIterator[Bucket]:
+        if self.url == EMBEDDED:
+            async with open_files(name, state / "r2" / name) as engine:
+                yield Bucket(engine)
+        else:
+            from pyinterceptor.bindings.r2.s3 import open_s3
+
+            async with open_s3(name, self.url) as remote:
+                yield Bucket(remote)

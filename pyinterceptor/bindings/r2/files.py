@@ -1,0 +1,280 @@
+"""The embedded engine: each object a file, and an SQLite index that says which.
+
+A file's name is random and never used again, so no key names a file, and an object is replaced by one transaction:
+a crash leaves the old or the new one. What is kept is on the disk when the call returns.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from pyinterceptor.bindings.database import Database, open_database, translated
+from pyinterceptor.bindings.r2 import index
+from pyinterceptor.bindings.r2.checksums import Digests, multipart_etag
+from pyinterceptor.bindings.r2.conditions import Condition
+from pyinterceptor.bindings.r2.engine import Labels, Opened, Page, Part, Query, Stored
+from pyinterceptor.bindings.r2.limits import check_part_sizes
+from pyinterceptor.bindings.r2.ranges import Range
+from pyinterceptor.bindings.r2.refusals import INVALID_PART, refused
+from pyinterceptor.bindings.r2.stored import FileChunks, NewFile, read_whole
+from pyinterceptor.errors import BindingError
+from pyinterceptor.web import Body
+
+T = TypeVar("T")
+
+THREADS = 16  # that may wait for the disk at once
+AT_ONCE = 64 * 1024  # bytes that are read where they are found
+KEPT = 7 * 24 * 3600  # seconds of a multipart upload that nobody completes
+
+
+@asynccontextmanager
+async def open_files(name: str, place: Path) -> AsyncIterator[FilesEngine]:
+    """Several processes may have it open. Raises: BindingError."""
+    called = f"R2 {name}"
+    with translated(called):
+        lock, is_alone = await trio.to_thread.run_sync(_prepare, place)
+    try:
+        async with open_database(called, place / "index.sqlite", index.SCHEMA, index.VERSION) as database:
+            engine = FilesEngine(called, database, place / "objects")
+            if is_alone:
+                await engine.sweep()
+            fcntl.flock(lock, fcntl.LOCK_SH)  # who comes next isn't alone
+            yield engine
+            await engine.forget_removed()
+    finally:
+        os.close(lock)
+
+
+def _prepare(place: Path) -> tuple[int, bool]:
+    """Makes the directories; returns the lock, and whether no other process has the bucket open."""
+    for number in range(256):
+        (place / "objects" / f"{number:02x}").mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chmod(place, 0o700)
+    lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock, True
+    except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # waits while another sweeps
+        return lock, False
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+class FilesEngine:
+    """Made by `open_files`."""
+
+    def __init__(self, name: str, database: Database, objects: Path) -> None:
+        self._name = name
+        self._database = database
+        self._objects = objects
+        self._limiter = trio.CapacityLimiter(THREADS)
+        self._removed: list[str] = []  # files, which the index still has as nobody's
+
+    # Objects.
+
+    async def head(self, key: str) -> Stored | None:
+        return await self._database.read(partial(index.find, key=key))
+
+    async def get(self, key: str, range: Range | None, condition: Condition | None) -> Opened | None:
+        def open_now(connection: sqlite3.Connection) -> Opened | None:
+            seen = ""
+            while (stored := index.find(connection, key)) is not None:
+                if condition is not None and not condition.is_met(stored.etag, stored.uploaded):
+                    return Opened(stored, 0, 0, None)
+                offset, length = (0, stored.size) if range is None else range.within(stored.size)
+                try:
+                    return Opened(stored, offset, length, self._body(stored.version, offset, length))
+                except FileNotFoundError as error:
+                    if stored.version == seen:
+                        raise BindingError(f"{self._name}: the file of {key!r} is gone") from error
+                    seen = stored.version  # another took its place since we looked
+            return None
+
+        return await self._database.read(open_now)
+
+    def _body(self, version: str, offset: int, length: int) -> Body:
+        chunks = FileChunks(os.open(self._path(version), os.O_RDONLY | os.O_CLOEXEC), offset, length, self._limiter)
+        if length > AT_ONCE:
+            return Body(chunks, length)
+        try:
+            return Body(read_whole(chunks.file, offset, length))
+        finally:
+            chunks.close()
+
+    async def put(
+        self,
+        key: str,
+        content: AsyncIterator[bytes],
+        labels: Labels,
+        expected: tuple[str, bytes] | None,
+        condition: Condition | None,
+    ) -> Stored | None:
+        digests = Digests(expected)
+        async with self._new_file() as (version, file):
+            await self._write(file, content, digests)
+            checksums = digests.checked()
+            await self._in_thread(file.finish)
+            stored = Stored(key, version, file.size, digests.etag, _now(), labels, checksums)
+            old = await self._commit(partial(index.store, stored=stored, condition=condition))
+            if old is None:
+                await self._discard([version])
+                return None
+        await self._remove([old] if old else [])
+        return stored
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await self._remove(await self._commit(partial(index.remove, keys=keys)))
+
+    # Multipart uploads.
+
+    async def begin(self, key: str, labels: Labels) -> str:
+        upload = secrets.token_hex(32)
+        await self._database.write(partial(index.begin, upload=upload, key=key, now=_now(), labels=labels))
+        return upload
+
+    async def upload_part(self, key: str, upload: str, number: int, content: AsyncIterator[bytes]) -> str:
+        await self._database.read(partial(index.check_upload, method="upload_part", key=key, upload=upload))
+        digests = Digests()
+        async with self._new_file() as (name, file):
+            await self._write(file, content, digests)
+            await self._in_thread(file.finish)
+            part = index.PartFile(number, name, file.size, digests.etag)
+            old = await self._commit(partial(index.add_part, key=key, upload=upload, part=part))
+        await self._remove(old)
+        return digests.etag
+
+    async def complete(self, key: str, upload: str, parts: Sequence[Part]) -> Stored:
+        labels, files = await self._database.read(partial(index.parts_named, key=key, upload=upload, parts=parts))
+        check_part_sizes([part.size for part in files])
+        async with self._new_file() as (version, file):
+            for part in files:
+                await self._append(file, part)
+            await self._in_thread(file.finish)
+            etag = multipart_etag([part.etag for part in files])
+            stored = Stored(key, version, file.size, etag, _now(), labels, {})
+
+            def commit(connection: sqlite3.Connection) -> list[str]:
+                if index.parts_named(connection, key, upload, parts)[1] != files:
+                    raise refused("complete", INVALID_PART, "one was uploaded again meanwhile")
+                old = index.store(connection, stored, None)
+                return index.end_upload(connection, "complete", key, upload) + ([old] if old else [])
+
+            left = await self._commit(commit)
+        await self._remove(left)
+        return stored
+
+    async def abort(self, key: str, upload: str) -> None:
+        await self._remove(await self._commit(partial(index.end_upload, method="abort", key=key, upload=upload)))
+
+    # Files. One is nobody's until a transaction gives it to an object or a part.
+
+    @asynccontextmanager
+    async def _new_file(self) -> AsyncIterator[tuple[str, NewFile]]:
+        """Removed again where the block fails."""
+        name = secrets.token_hex(16)
+
+        def announce(connection: sqlite3.Connection, removed: Sequence[str]) -> None:
+            index.forget(connection, removed)
+            index.disown(connection, [name])
+
+        removed = self._take_removed()
+        try:
+            await self._database.write(partial(announce, removed=removed))
+        except BaseException:
+            self._removed += removed
+            raise
+        try:
+            file = await self._in_thread(partial(NewFile, self._path(name)))
+            try:
+                yield name, file
+            finally:
+                file.close()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._discard([name])
+            raise
+
+    async def _write(self, file: NewFile, content: AsyncIterator[bytes], digests: Digests) -> None:
+        async for piece in content:
+            await self._in_thread(partial(file.write, piece, digests))
+
+    async def _append(self, file: NewFile, part: index.PartFile) -> None:
+        end = file.size + part.size
+        while file.size < end:
+            append = partial(file.append, self._path(part.file), part.size - (end - file.size))
+            try:
+                copied = await self._in_thread(append)
+            except BindingError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                raise refused("complete", INVALID_PART, f"part {part.number} was uploaded again meanwhile") from error
+            if not copied:
+                raise BindingError(f"{self._name}: the file of part {part.number} is shorter than it was")
+
+    async def _commit(self, do: Callable[[sqlite3.Connection], T]) -> T:
+        """A transaction that is waited for even by who is cancelled: what it did has to be known."""
+        with trio.CancelScope(shield=True):
+            result = await self._database.write(do)
+        return result
+
+    async def _discard(self, files: Sequence[str]) -> None:
+        """Removes those of them that are nobody's. What can't be told now is removed at a later start."""
+        with suppress(BindingError):
+            await self._remove(await self._database.read(partial(index.unowned, files=files)))
+
+    async def _remove(self, files: Sequence[str]) -> None:
+        """Removes files that are nobody's; the index is told with the next one that is made."""
+        if files:
+            with trio.CancelScope(shield=True), suppress(BindingError):
+                await self._in_thread(partial(_unlink, [self._path(file) for file in files]))
+                self._removed += files
+
+    async def forget_removed(self) -> None:
+        """The index is told now."""
+        with trio.CancelScope(shield=True), suppress(BindingError):
+            await self._database.write(partial(index.forget, files=self._take_removed()))
+
+    async def sweep(self) -> None:
+        """Removes what dead processes left. Only while nobody else has the bucket open."""
+        await self._commit(partial(index.end_uploads_before, moment=_now() - KEPT))
+        await self._remove(await self._database.read(index.all_unowned))
+        await self.forget_removed()
+
+    def _take_removed(self) -> list[str]:
+        removed, self._removed = self._removed, []
+        return removed
+
+    def _path(self, file: str) -> Path:
+        return self._objects / file[:2] / file
+
+    async def _in_thread(self, do: Callable[[], T]) -> T:
+        with translated(self._name):
+            result = await trio.to_thread.run_sync(do, limiter=self._limiter)
+        return result
+
+    # Last: its name hides the type's.
+
+    async def list(self, query: Query) -> Page:
+        return await self._database.read(partial(index.page, query=query))
+
+
+def _unlink(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _now() -> float:
+    return round(time.time(), 3)

@@ -1,0 +1,187 @@
+"""The index of the embedded bucket: which file is which object. Rows and SQL; each function runs in a transaction.
+
+A file that is no object's or part's stands in `unowned`, from before it is made until after it was removed: whatever
+moment we die at, what is to be removed is known.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from pyinterceptor.bindings.r2.conditions import Condition
+from pyinterceptor.bindings.r2.engine import Labels, Page, Part, Query, Stored
+from pyinterceptor.bindings.r2.metadata import HttpMetadata
+from pyinterceptor.bindings.r2.refusals import INVALID_PART, NO_SUCH_UPLOAD, refused
+
+VERSION = 1
+SCHEMA = """
+CREATE TABLE objects (key BLOB PRIMARY KEY, file TEXT NOT NULL, size INTEGER NOT NULL, etag TEXT NOT NULL,
+  uploaded REAL NOT NULL, labels TEXT NOT NULL, checksums TEXT NOT NULL);
+CREATE TABLE uploads (id TEXT PRIMARY KEY, key BLOB NOT NULL, begun REAL NOT NULL, labels TEXT NOT NULL);
+CREATE TABLE parts (upload TEXT NOT NULL, number INTEGER NOT NULL, file TEXT NOT NULL, size INTEGER NOT NULL,
+  etag TEXT NOT NULL, PRIMARY KEY (upload, number));
+CREATE TABLE unowned (file TEXT PRIMARY KEY)
+"""
+OBJECT = "SELECT key, file, size, etag, uploaded, labels, checksums FROM objects"
+LIST = f"{OBJECT} WHERE key >= ? AND key < ? AND key > ? ORDER BY key"
+BEYOND = b"\xff"  # no byte of UTF-8: greater than whatever goes on with a prefix
+
+
+class PartFile(NamedTuple):
+    number: int
+    file: str
+    size: int
+    etag: str
+
+
+# --- objects --------------------------------------------------------------------------------------------------------
+
+
+def find(connection: sqlite3.Connection, key: str) -> Stored | None:
+    row = connection.execute(f"{OBJECT} WHERE key = ?", (key.encode(),)).fetchone()
+    return None if row is None else _stored(row)
+
+
+def page(connection: sqlite3.Connection, query: Query) -> Page:
+    objects: list[Stored] = []
+    prefixes: list[str] = []
+    prefix, delimiter = query.prefix.encode(), query.delimiter.encode()
+    after, last = query.after.encode() + (BEYOND if query.is_after_prefix else b""), ""
+    while True:
+        skipped = b""
+        for row in connection.execute(LIST, (prefix, prefix + BEYOND, after)):
+            if len(objects) + len(prefixes) == query.limit:
+                return Page(objects, prefixes, last)
+            at = row[0].find(delimiter, len(prefix)) if delimiter else -1
+            if at < 0:
+                objects.append(_stored(row))
+                last = objects[-1].key
+            else:
+                skipped = row[0][: at + len(delimiter)]
+                last = skipped.decode()
+                prefixes.append(last)
+                break
+        if not skipped:
+            return Page(objects, prefixes, None)
+        after = skipped + BEYOND
+
+
+def store(connection: sqlite3.Connection, stored: Stored, condition: Condition | None) -> str | None:
+    """The file becomes the object. Returns the one whose place it took, "" if there was none; None: it may not."""
+    old = find(connection, stored.key)
+    etag, uploaded = (None, 0.0) if old is None else (old.etag, old.uploaded)
+    if condition is not None and not condition.is_met(etag, uploaded):
+        return None
+    checksums = json.dumps({name: digest.hex() for name, digest in stored.checksums.items()})
+    row = (stored.key.encode(), stored.version, stored.size, stored.etag, stored.uploaded)
+    connection.execute(
+        "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _written(stored.labels), checksums)
+    )
+    own(connection, stored.version)
+    return "" if old is None else disown(connection, [old.version])[0]
+
+
+def remove(connection: sqlite3.Connection, keys: Iterable[str]) -> list[str]:
+    """Returns the files that are nobody's any more."""
+    query = "DELETE FROM objects WHERE key = ? RETURNING file"
+    rows = [row for key in keys for row in connection.execute(query, (key.encode(),)).fetchall()]
+    return disown(connection, [file for (file,) in rows])
+
+
+# --- files that are nobody's ----------------------------------------------------------------------------------------
+
+
+def disown(connection: sqlite3.Connection, files: Sequence[str]) -> list[str]:
+    connection.executemany("INSERT OR IGNORE INTO unowned VALUES (?)", [(file,) for file in files])
+    return list(files)
+
+
+def own(connection: sqlite3.Connection, file: str) -> None:
+    connection.execute("DELETE FROM unowned WHERE file = ?", (file,))
+
+
+def unowned(connection: sqlite3.Connection, files: Sequence[str]) -> list[str]:
+    """Which of them are."""
+    return [file for file in files if connection.execute("SELECT 1 FROM unowned WHERE file = ?", (file,)).fetchone()]
+
+
+def all_unowned(connection: sqlite3.Connection) -> list[str]:
+    return [file for (file,) in connection.execute("SELECT file FROM unowned")]
+
+
+def forget(connection: sqlite3.Connection, files: Iterable[str]) -> None:
+    """They are removed."""
+    connection.executemany("DELETE FROM unowned WHERE file = ?", [(file,) for file in files])
+
+
+# --- multipart uploads ----------------------------------------------------------------------------------------------
+
+
+def begin(connection: sqlite3.Connection, upload: str, key: str, now: float, labels: Labels) -> None:
+    connection.execute("INSERT INTO uploads VALUES (?, ?, ?, ?)", (upload, key.encode(), now, _written(labels)))
+
+
+def check_upload(connection: sqlite3.Connection, method: str, key: str, upload: str) -> Labels:
+    """Raises: BadArgument where it isn't there."""
+    query = "SELECT labels FROM uploads WHERE id = ? AND key = ?"
+    row = connection.execute(query, (upload, key.encode())).fetchone()
+    if row is None:
+        raise refused(method, NO_SUCH_UPLOAD)
+    return _read(row[0])
+
+
+def add_part(connection: sqlite3.Connection, key: str, upload: str, part: PartFile) -> list[str]:
+    """Returns the files that are nobody's any more."""
+    check_upload(connection, "upload_part", key, upload)
+    query = "DELETE FROM parts WHERE upload = ? AND number = ? RETURNING file"
+    old = [file for (file,) in connection.execute(query, (upload, part.number)).fetchall()]
+    connection.execute("INSERT INTO parts VALUES (?, ?, ?, ?, ?)", (upload, *part))
+    own(connection, part.file)
+    return disown(connection, old)
+
+
+def parts_named(
+    connection: sqlite3.Connection, key: str, upload: str, parts: Sequence[Part]
+) -> tuple[Labels, list[PartFile]]:
+    """Raises: BadArgument where one isn't there, or with another entity tag."""
+    labels = check_upload(connection, "complete", key, upload)
+    query = "SELECT number, file, size, etag FROM parts WHERE upload = ?"
+    there = {row[0]: PartFile(*row) for row in connection.execute(query, (upload,))}
+    for part in parts:
+        if part.number not in there or there[part.number].etag != part.etag:
+            raise refused("complete", INVALID_PART, f"part {part.number}")
+    return labels, [there[part.number] for part in parts]
+
+
+def end_upload(connection: sqlite3.Connection, method: str, key: str, upload: str) -> list[str]:
+    """Returns the files of its parts, which are nobody's any more."""
+    check_upload(connection, method, key, upload)
+    connection.execute("DELETE FROM uploads WHERE id = ?", (upload,))
+    rows = connection.execute("DELETE FROM parts WHERE upload = ? RETURNING file", (upload,)).fetchall()
+    return disown(connection, [file for (file,) in rows])
+
+
+def end_uploads_before(connection: sqlite3.Connection, moment: float) -> None:
+    for upload, key in connection.execute("SELECT id, key FROM uploads WHERE begun < ?", (moment,)).fetchall():
+        end_upload(connection, "abort", key.decode(), upload)
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def _stored(row: Sequence[Any]) -> Stored:
+    key, file, size, etag, uploaded, labels, checksums = row
+    digests = {name: bytes.fromhex(digest) for name, digest in json.loads(checksums).items()}
+    return Stored(key.decode(), file, size, etag, uploaded, _read(labels), digests)
+
+
+def _written(labels: Labels) -> str:
+    return json.dumps([labels.http.fields(), dict(labels.custom)])
+
+
+def _read(text: str) -> Labels:
+    http, custom = json.loads(text)
+    return Labels(HttpMetadata.of_fields(http), custom)

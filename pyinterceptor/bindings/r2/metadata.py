@@ -1,0 +1,71 @@
+"""The fields that an object is served with: R2HTTPMetadata. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Any
+
+from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
+from pyinterceptor.web import Headers
+
+FIELDS = {
+    "content_type": "content-type",
+    "content_language": "content-language",
+    "content_disposition": "content-disposition",
+    "content_encoding": "content-encoding",
+    "cache_control": "cache-control",
+    "cache_expiry": "expires",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpMetadata:
+    content_type: str | None = None
+    content_language: str | None = None
+    content_disposition: str | None = None
+    content_encoding: str | None = None
+    cache_control: str | None = None
+    cache_expiry: datetime | None = None
+
+    def fields(self) -> dict[str, str]:
+        """As header fields."""
+        values = {header: getattr(self, name) for name, header in FIELDS.items()}
+        if self.cache_expiry is not None:
+            values["expires"] = format_datetime(self.cache_expiry.astimezone(UTC), usegmt=True)
+        return {header: value for header, value in values.items() if value is not None}
+
+    @classmethod
+    def of_fields(cls, given: Mapping[str, str] | Headers) -> HttpMetadata:
+        """From header fields; an `expires` that is no date is left out."""
+        values: dict[str, Any] = {name: given.get(header) for name, header in FIELDS.items()}
+        try:
+            values["cache_expiry"] = values["cache_expiry"] and parsedate_to_datetime(values["cache_expiry"])
+        except ValueError:
+            values["cache_expiry"] = None
+        return cls(**values)
+
+
+def http_metadata_of(method: str, given: HttpMetadata | Mapping[str, Any] | Headers | None) -> HttpMetadata:
+    """Raises: BadArgument, TypeError."""
+    if given is None:
+        return HttpMetadata()
+    if isinstance(given, Headers):
+        return HttpMetadata.of_fields(given)
+    if isinstance(given, Mapping):
+        known = {field.name for field in fields(HttpMetadata)}
+        if unknown := set(given) - known:
+            more = f"http_metadata has no {unknown.pop()!r}, but {', '.join(sorted(known))}"
+            raise refused(method, INVALID_ARGUMENT, more)
+        given = HttpMetadata(**given)
+    if not isinstance(given, HttpMetadata):
+        raise TypeError(f"{method}: http_metadata is HttpMetadata, a dict or Headers, not {type(given).__name__}")
+    if not (given.cache_expiry is None or isinstance(given.cache_expiry, datetime)):
+        raise TypeError(f"{method}: cache_expiry is a datetime, not {type(given.cache_expiry).__name__}")
+    try:
+        Headers(given.fields())
+    except (ValueError, TypeError) as error:
+        raise refused(method, INVALID_ARGUMENT, str(error)) from error
+    return given

@@ -1,0 +1,107 @@
+"""What handlers get of a bucket: R2Object, R2ObjectBody, R2Objects, R2UploadedPart.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pyinterceptor.bindings.r2.engine import Stored
+from pyinterceptor.bindings.r2.metadata import HttpMetadata
+from pyinterceptor.bindings.r2.ranges import Range
+from pyinterceptor.web import Body, Headers
+
+
+class R2Object:
+    """An object without its bytes. `range` is the one that was read, `size` always that of all of it."""
+
+    def __init__(self, stored: Stored, range: Range | None = None) -> None:
+        self._stored = stored
+        self.range = range
+
+    @property
+    def key(self) -> str:
+        return self._stored.key
+
+    @property
+    def version(self) -> str:
+        """Another for each upload."""
+        return self._stored.version
+
+    @property
+    def size(self) -> int:
+        return self._stored.size
+
+    @property
+    def etag(self) -> str:
+        return self._stored.etag
+
+    @property
+    def http_etag(self) -> str:
+        """With the quotes that a header field needs."""
+        return f'"{self._stored.etag}"'
+
+    @property
+    def uploaded(self) -> datetime:
+        return datetime.fromtimestamp(self._stored.uploaded, UTC)
+
+    @property
+    def http_metadata(self) -> HttpMetadata:
+        return self._stored.labels.http
+
+    @property
+    def custom_metadata(self) -> Mapping[str, str]:
+        return self._stored.labels.custom
+
+    @property
+    def checksums(self) -> Mapping[str, bytes]:
+        """Digests by name: "md5" but for multipart uploads, and the one that was given."""
+        return self._stored.checksums
+
+    def write_http_metadata(self, headers: Headers) -> None:
+        """Sets the fields that it was put with."""
+        for name, value in self._stored.labels.http.fields().items():
+            headers.set(name, value)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.key!r}, {self.size} bytes>"
+
+
+class ObjectBody(R2Object):
+    """An object with its bytes, which are read once: `body` goes into a Response as it is."""
+
+    def __init__(self, stored: Stored, range: Range | None, body: Body) -> None:
+        super().__init__(stored, range)
+        self.body = body
+
+    @property
+    def body_used(self) -> bool:
+        return self.body.is_used
+
+    async def bytes(self) -> bytes:
+        return await self.body.bytes()
+
+    async def text(self) -> str:
+        return await self.body.text()
+
+    async def json(self) -> Any:
+        return await self.body.json()
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """A page of a listing; `cursor` is for the next one, None unless `truncated`."""
+
+    objects: Sequence[R2Object]
+    delimited_prefixes: Sequence[str]
+    truncated: bool
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedPart:
+    """To be kept until the upload is completed."""
+
+    part_number: int
+    etag: str

@@ -1,0 +1,102 @@
+"""Files of the embedded bucket: written once, read as often as asked, never changed. Blocking, for threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from pyinterceptor.bindings.r2.checksums import Digests
+
+READ = 1024 * 1024  # bytes of one turn
+COPIED = 64 * 1024 * 1024  # bytes of one turn, which the kernel copies
+
+
+class NewFile:
+    """On the disk, with its name, once `finish` has returned. Whoever makes it closes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._directory = path.parent
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.size = 0
+
+    def write(self, data: bytes, digests: Digests) -> None:
+        digests.update(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+        self.size += len(data)
+
+    def append(self, path: Path, offset: int) -> int:
+        """Some of another file from `offset` on; how many bytes, 0 at its end. copy_file_range(2)."""
+        with path.open("rb") as file:
+            copied = os.copy_file_range(file.fileno(), self._fd, COPIED, offset)
+        self.size += copied
+        return copied
+
+    def finish(self) -> None:
+        os.fsync(self._fd)
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class FileChunks:
+    """`remaining` bytes of an open file from `offset` on, as a body's chunks; a web.body.FileSource, too.
+
+    Takes the descriptor, and closes it at the end, in `aclose`, or when nobody holds it any more.
+    """
+
+    def __init__(self, file: int, offset: int, remaining: int, limiter: trio.CapacityLimiter) -> None:
+        self.file = file
+        self.offset = offset
+        self.remaining = remaining
+        self._limiter = limiter
+
+    @property
+    def source(self) -> FileChunks | None:
+        return None if self.file < 0 else self
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self.remaining or self.file < 0:
+            self.close()
+            raise StopAsyncIteration
+        read = partial(os.pread, self.file, min(READ, self.remaining), self.offset)
+        data = await trio.to_thread.run_sync(read, limiter=self._limiter)
+        if not data:
+            raise EOFError(f"an object's file ended {self.remaining} bytes before its end")
+        self.offset += len(data)
+        self.remaining -= len(data)
+        return data
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.file >= 0:
+            file, self.file = self.file, -1
+            os.close(file)
+
+    __del__ = close
+
+
+def read_whole(file: int, offset: int, length: int) -> bytes:
+    """Raises: EOFError where it is shorter."""
+    data = b""
+    while len(data) < length:
+        part = os.pread(file, length - len(data), offset + len(data))
+        if not part:
+            raise EOFError(f"an object's file ended {length - len(data)} bytes before its end")
+        data += part
+    return data
