@@ -17,11 +17,9 @@ async def objects(request, env, ctx):
     path = f"{ctx.container_id}{request.url.path}"  # scoped to this container
     try:
         match request.method:
-            case "GET":
+            case "GET" | "HEAD":
                 found = await env.BUCKET.get(path, range=request.headers, only_if=request.headers)
                 return answer(found, request.headers)
-            case "HEAD":
-                return answer(await env.BUCKET.head(path), request.headers)
             case "PUT":
                 stored = await env.BUCKET.put(path, request.body, http_metadata=request.headers)
                 return Response(status=201, headers={"etag": stored.http_etag})
@@ -38,8 +36,8 @@ def answer(found, asked):
         return Response("Not Found\n", status=404)
     headers = Headers({"etag": found.http_etag, "accept-ranges": "bytes"})
     found.write_http_metadata(headers)
-    if not isinstance(found, ObjectBody):
-        return Response(status=304 if "if-none-match" in asked else 412 if "if-match" in asked else 200, headers=headers)
+    if not isinstance(found, ObjectBody):  # only_if wasn't met
+        return Response(status=304 if "if-none-match" in asked else 412, headers=headers)
     if "range" not in asked:
         return Response(found.body, headers=headers)
     first, last = found.range.offset, found.range.offset + found.range.length - 1

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from pyinterceptor import KV
 from pyinterceptor.bindings.kv import Namespace
 
@@ -19,3 +21,14 @@ def embedded(place: Path) -> Open:
             yield kv
 
     return opened
+
+
+ENGINES = ["embedded"]
+
+
+def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
+    """Opens an empty KV on this engine, the same one every time."""
+    match engine:
+        case "embedded":
+            return embedded(place)
+    raise AssertionError(engine)

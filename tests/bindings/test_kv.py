@@ -1,0 +1,296 @@
+"""What a KV promises, on every engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor import BadArgument
+from pyinterceptor.bindings.kv.namespace import Namespace
+from pyinterceptor.web import Body
+from tests.bindings.kv_engines import ENGINES, Open, opened_on
+from tests.socket.loopback import in_trio
+
+NAMES = ["a", "b", "z", "Z", "a\0", "a\n", "a/../b", "../a", "..a", " ", "%2e%2e", "a:b{c}"]
+NAMES += ["é", "日本", "\U0001f600", "é" * 256, "k" * 512]
+
+
+@pytest.fixture(params=ENGINES)
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    return opened_on(request.param, tmp_path, request)
+
+
+async def parts(*given: bytes | str) -> AsyncIterator[bytes | str]:
+    for part in given:
+        yield part
+
+
+@in_trio
+async def test_a_value_is_read_as_it_is_asked_for(opened: Open) -> None:
+    async with opened() as kv:
+        await kv.put("key", '{"one": "ü"}')
+        assert await kv.get("key") == '{"one": "ü"}'
+        assert await kv.get("key", "json") == {"one": "ü"}
+        assert await kv.get("key", type="bytes") == '{"one": "ü"}'.encode()
+        stream = await kv.get("key", type="stream")
+        assert isinstance(stream, Body)
+        assert b"".join([part async for part in stream]) == '{"one": "ü"}'.encode()
+        assert await kv.get("nothing") is None
+        assert await kv.get("nothing", "json") is None
+
+
+@in_trio
+async def test_whatever_can_be_a_body_can_be_a_value(opened: Open) -> None:
+    given: list[Any] = ["text", b"\0\xff", bytearray(b"ab"), memoryview(b"cd")]
+    given += [parts(b"ef", "ü"), Body("body"), "", b""]
+    kept = [b"text", b"\0\xff", b"ab", b"cd", b"ef\xc3\xbc", b"body", b"", b""]
+    async with opened() as kv:
+        for value, expected in zip(given, kept, strict=True):
+            await kv.put("key", value)
+            assert await kv.get("key", "bytes") == expected
+
+
+@in_trio
+async def test_several_keys_are_read_at_once(opened: Open) -> None:
+    async with opened() as kv:
+        await kv.put("one", "1", metadata="first")
+        await kv.put("two", "2")
+        assert await kv.get(["two", "none", "one"], "json") == {"two": 2, "none": None, "one": 1}
+        found = await kv.get_with_metadata(("one", "none"))
+        assert (found["one"].value, found["one"].metadata) == ("1", "first")
+        assert (found["none"].value, found["none"].metadata) == (None, None)
+        assert await kv.get([]) == {}
+        with pytest.raises(BadArgument, match="maximum of 100 keys"):
+            await kv.get([str(number) for number in range(101)])
+
+
+@in_trio
+async def test_what_is_put_takes_the_place_of_all_that_was_there(opened: Open) -> None:
+    async with opened() as kv:
+        await kv.put("key", "old", metadata={"a": [1, None, "ü"]}, expiration_ttl=100)
+        found = await kv.get_with_metadata("key")
+        assert (found.value, found.metadata) == ("old", {"a": [1, None, "ü"]})
+        await kv.put("key", "new")
+        found = await kv.get_with_metadata("key")
+        assert (found.value, found.metadata) == ("new", None)
+        listing = await kv.list()
+        assert [(key.name, key.expiration, key.metadata) for key in listing.keys] == [("key", None, None)]
+
+
+@in_trio
+async def test_what_is_deleted_is_gone_and_deleting_nothing_is_no_error(opened: Open) -> None:
+    async with opened() as kv:
+        await kv.put("key", "value")
+        await kv.delete("key")
+        await kv.delete("key")
+        assert await kv.get("key") is None
+        assert (await kv.list()).keys == []
+
+
+@in_trio
+async def test_keys_are_listed_in_the_order_of_their_bytes_whatever_they_are(opened: Open) -> None:
+    async with opened() as kv:
+        for name in NAMES:
+            await kv.put(name, f"value of {name}", metadata=name[:9])
+        listing = await kv.list()
+        assert [key.name for key in listing.keys] == sorted(NAMES, key=str.encode)
+        assert listing.list_complete
+        assert listing.cursor is None
+        assert all(key.metadata == key.name[:9] for key in listing.keys)
+        for name in NAMES:
+            assert await kv.get(name) == f"value of {name}"
+        assert [key.name for key in (await kv.list(prefix="a")).keys] == ["a", "a\0", "a\n", "a/../b", "a:b{c}"]
+        assert [key.name for key in (await kv.list(prefix="é")).keys] == ["é", "é" * 256]
+        assert (await kv.list(prefix="none")).keys == []
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+@in_trio
+async def test_pages_go_on_where_the_last_one_ended(opened: Open, size: int) -> None:
+    async with opened() as kv:
+        names = [f"{group}{number:02}" for group in "ab" for number in range(7)]
+        for name in names:
+            await kv.put(name, name)
+        for prefix in ("", "a", "b0"):
+            wanted = [name for name in names if name.startswith(prefix)]
+            found, cursor, is_complete = [], None, False
+            while not is_complete:
+                page = await kv.list(prefix=prefix, limit=size, cursor=cursor)
+                assert len(page.keys) <= size
+                found += [key.name for key in page.keys]
+                cursor, is_complete = page.cursor, page.list_complete
+                assert (cursor is None) == is_complete
+            assert found == wanted
+
+
+@in_trio
+async def test_an_expiration_is_kept_and_one_that_has_come_is_not_seen(opened: Open) -> None:
+    async with opened() as kv:
+        now = int(time.time())
+        await kv.put("by moment", "x", expiration=now + 1000)
+        await kv.put("by age", "x", expiration_ttl=60, expiration=now + 5000)
+        await kv.put("for ever", "x")
+        found = {key.name: key.expiration for key in (await kv.list()).keys}
+        assert found["by moment"] == now + 1000
+        assert found["for ever"] is None
+        assert found["by age"] in range(now + 60, now + 120)
+        # What the namespace refuses to be put, its engine is given: an expiration that comes at once.
+        await kv._engine.put(b"dying", b"x", b'"m"', int(time.time()) + 1)
+        while await kv.get("dying") is not None:
+            await trio.lowlevel.checkpoint()
+        assert int(time.time()) > now
+        assert "dying" not in [key.name for key in (await kv.list()).keys]
+        await kv.put("dying", "again")
+        assert await kv.get("dying") == "again"
+
+
+@in_trio
+async def test_the_largest_value_passes_and_one_byte_more_does_not(opened: Open) -> None:
+    most = 25 * 1024 * 1024
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield bytes(1024 * 1024)
+
+    async with opened() as kv:
+        await kv.put("key", bytes(most))
+        assert await kv.get("key", "bytes") == bytes(most)
+        for value in (bytes(most + 1), endless()):
+            with pytest.raises(BadArgument, match="exceeds limit of 26214400") as caught:
+                await kv.put("key", value)
+            assert caught.value.status == 413
+        assert read <= 27
+        assert len(await kv.get("key", "bytes")) == most
+        await kv.put("other", bytes(100))
+        with pytest.raises(BadArgument, match="ask for fewer keys"):
+            await kv.get(["key", "other"], "bytes")
+
+
+LONG = "x" * 513
+WRONG: list[tuple[str, dict[str, Any], int, str]] = [
+    ("get", {"key": ""}, 400, "Key name cannot be empty"),
+    ("get", {"key": "."}, 400, '"." is not allowed'),
+    ("put", {"key": "..", "value": "x"}, 400, '".." is not allowed'),
+    ("delete", {"key": LONG}, 414, "UTF-8 encoded length of 513 exceeds key length limit of 512"),
+    ("get", {"key": "é" * 257}, 414, "length of 514"),
+    ("get", {"key": ["fine", LONG]}, 414, "length of 513"),
+    ("get", {"key": "\ud800"}, 400, "UTF-8"),
+    ("get", {"key": "key", "type": "xml"}, 400, "Unknown type 'xml'"),
+    ("put", {"key": "key", "value": "x", "expiration_ttl": -1}, 400, "greater than 0"),
+    ("put", {"key": "key", "value": "x", "expiration_ttl": 0}, 400, "greater than 0"),
+    ("put", {"key": "key", "value": "x", "expiration_ttl": 59}, 400, "at least 60"),
+    ("put", {"key": "key", "value": "x", "expiration_ttl": float("nan")}, 400, "Invalid expiration_ttl"),
+    ("put", {"key": "key", "value": "x", "expiration_ttl": 10**30}, 400, "too far"),
+    ("put", {"key": "key", "value": "x", "expiration": 1}, 400, "greater than the current number of seconds"),
+    ("put", {"key": "key", "value": "x", "metadata": "m" * 1023}, 413, "length of 1025 exceeds limit of 1024"),
+    ("put", {"key": "key", "value": "x", "metadata": float("inf")}, 400, "can't be JSON"),
+    ("list", {"limit": 0}, 400, "greater than 0"),
+    ("list", {"limit": 1001}, 400, "Invalid key_count_limit"),
+    ("list", {"prefix": LONG}, 414, "length of 513"),
+    ("list", {"cursor": "not one"}, 400, "Invalid cursor"),
+    ("list", {"cursor": ""}, 400, "Invalid cursor"),
+    ("list", {"prefix": "b", "cursor": "YQ"}, 400, "Invalid cursor"),  # that of "a"
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "status", "said"), WRONG)
+@in_trio
+async def test_what_is_not_allowed_is_said_and_changes_nothing(
+    opened: Open, method: str, arguments: dict[str, Any], status: int, said: str
+) -> None:
+    async with opened() as kv:
+        await kv.put("key", "kept", metadata=1)
+        with pytest.raises(BadArgument, match=said) as caught:
+            await getattr(kv, method)(**arguments)
+        assert caught.value.status == status
+        assert await everything(kv) == {"key": ("kept", 1)}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"value": 5}, {"value": None}, {"value": "x", "expiration_ttl": "60"}, {"value": "x", "metadata": {1, 2}}],
+)
+@in_trio
+async def test_what_is_of_the_wrong_type_is_a_type_error(opened: Open, wrong: dict[str, Any]) -> None:
+    async with opened() as kv:
+        await kv.put("key", "kept")
+        with pytest.raises(TypeError):
+            await kv.put("key", **wrong)
+        with pytest.raises(TypeError):
+            await kv.get(b"key")  # type: ignore[call-overload]
+        assert await everything(kv) == {"key": ("kept", None)}
+
+
+@in_trio
+async def test_a_value_that_is_no_json_is_a_value_error(opened: Open) -> None:
+    async with opened() as kv:
+        await kv.put("key", "{")
+        with pytest.raises(ValueError, match="Expecting property name"):
+            await kv.get("key", "json")
+
+
+@in_trio
+async def test_many_tasks_at_once_get_what_each_has_put(opened: Open) -> None:
+    async with opened() as kv:
+
+        async def work(number: int) -> None:
+            for turn in range(10):
+                await kv.put(f"key {number}", f"{number} {turn}", metadata=turn)
+                found = await kv.get_with_metadata(f"key {number}")
+                assert (found.value, found.metadata) == (f"{number} {turn}", turn)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(64):
+                nursery.start_soon(work, number)
+        assert len((await kv.list()).keys) == 64
+
+
+@in_trio
+async def test_what_was_put_is_there_after_closing(opened: Open) -> None:
+    async with opened() as kv:
+        await kv.put("key", "value", metadata=[1], expiration_ttl=1000)
+    async with opened() as kv:
+        assert await everything(kv) == {"key": ("value", [1])}
+
+
+@in_trio
+async def test_two_that_have_it_open_see_what_the_other_does(opened: Open) -> None:
+    async with opened() as one, opened() as other:
+        await one.put("key", "1")
+        assert await other.get("key") == "1"
+        await other.put("key", "2")
+        assert await one.get("key") == "2"
+        await other.delete("key")
+        assert await one.get("key") is None
+
+
+@in_trio
+async def test_a_cancelled_put_is_whole_or_not_there(opened: Open) -> None:
+    async with opened() as kv:
+        for after in range(8):
+            await kv.put("key", "old", metadata="old")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: kv.put("key", "new", metadata="new"))
+                for _ in range(after):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            await kv.put("another", "x")  # behind it
+            found = await kv.get_with_metadata("key")
+            assert (found.value, found.metadata) in [("old", "old"), ("new", "new")]
+
+
+async def everything(kv: Namespace) -> dict[str, tuple[Any, Any]]:
+    found = {}
+    for key in (await kv.list()).keys:
+        entry = await kv.get_with_metadata(key.name)
+        assert entry.metadata == key.metadata
+        found[key.name] = (entry.value, entry.metadata)
+    return found
