@@ -1,0 +1,199 @@
+"""The embedded bucket where things go wrong: killed, shared with another process, given more than memory holds."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import trio
+
+from pyinterceptor import R2Bucket
+from pyinterceptor.bindings.r2 import Bucket, ObjectBody, UploadedPart
+from tests.bindings.r2_worker import (
+    CHUNK,
+    GONE,
+    LARGE,
+    ONCE,
+    TURNS,
+    Worker,
+    compete,
+    tag_in,
+    tag_of,
+    tag_under,
+    value_of,
+    worker,
+)
+from tests.socket.loopback import in_trio
+
+KILLS = 100
+FLAT = 48 * 1024 * 1024  # bytes of memory that a body of any size may take
+
+
+def files_in(place: Path) -> set[str]:
+    return {path.name for path in (place / "r2/BUCKET/objects").glob("*/*")}
+
+
+def files_of_index(place: Path) -> tuple[set[str], set[str]]:
+    """Those of objects and parts, and those that are nobody's."""
+    with closing(sqlite3.connect(place / "r2/BUCKET/index.sqlite")) as index:
+        owned = index.execute("SELECT file FROM objects UNION ALL SELECT file FROM parts").fetchall()
+        unowned = index.execute("SELECT file FROM unowned").fetchall()
+    return {file for (file,) in owned}, {file for (file,) in unowned}
+
+
+class History:
+    """What a killed process was told that it has done, and what it had begun."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+        self.begun: dict[str, str] = {}
+        self.upload: tuple[str, str] | None = None  # its id, and the tag of what it becomes
+        self.parts: list[UploadedPart] = []
+        self.done = 0
+
+    def hear(self, line: list[str]) -> None:
+        match line:
+            case ["begun", key, tag]:
+                self.begun[key] = tag
+            case ["done", key, tag]:
+                self.kept[key] = tag
+                del self.begun[key]
+                self.done += 1
+                if key == "parted":
+                    self.upload, self.parts = None, []
+            case ["upload", upload, tag]:
+                self.upload = upload, tag
+            case ["part", number, etag]:
+                self.parts.append(UploadedPart(int(number), etag))
+
+    async def compare(self, bucket: Bucket) -> None:
+        """What is there is what was kept, or what was begun; an upload goes on with all the parts that it had."""
+        for key in self.kept.keys() | self.begun.keys():
+            tag = await tag_under(bucket, key)
+            kept = self.kept.get(key, GONE)
+            assert tag in (kept, self.begun.get(key, kept))
+            self.kept[key] = tag
+        if self.upload is not None and self.kept.get("parted") != self.upload[1]:
+            resumed = bucket.resume_multipart_upload("parted", self.upload[0])
+            if len(self.parts) == 2:
+                await resumed.complete(self.parts)
+                self.kept["parted"] = await tag_under(bucket, "parted")
+                assert self.kept["parted"] == self.upload[1]
+            else:
+                await resumed.abort()
+        assert {found.key for found in (await bucket.list()).objects} == {
+            key for key, tag in self.kept.items() if tag != GONE
+        }
+        self.begun, self.upload, self.parts = {}, None, []
+
+
+def test_of_what_a_killed_process_wrote_all_it_was_told_is_there_and_nothing_by_half(tmp_path: Path) -> None:
+    history, left_behind, resumed = History(), 0, 0
+
+    async def open_and_compare() -> None:
+        async with R2Bucket().open("BUCKET", tmp_path) as bucket:
+            await history.compare(bucket)
+
+    with worker() as other:
+        for turn in range(KILLS):
+            child = other.begin("write_on", tmp_path, str(turn))
+            enough = history.done + random.randrange(1, 12)
+            while history.done < enough:
+                history.hear(other.said())
+            time.sleep(random.random() / 200)  # any moment of what follows
+            os.kill(child, signal.SIGKILL)
+            *lines, ended = other.rest()
+            for line in lines:
+                history.hear(line)
+            assert ended == ["ended", str(int(signal.SIGKILL))]
+            before = files_in(tmp_path)
+            resumed += len(history.parts) == 2
+            trio.run(open_and_compare)
+            owned, unowned = files_of_index(tmp_path)
+            assert files_in(tmp_path) == owned
+            assert not unowned
+            left_behind += bool(before - owned)
+    # The kills did hit what they were meant for.
+    assert left_behind > KILLS / 2
+    assert resumed
+
+
+def run_job(other: Worker, job: str, place: Path, argument: str = "-") -> list[list[str]]:
+    other.begin(job, place, argument)
+    *lines, ended = other.rest()
+    assert ended == ["ended", "0"]
+    return lines
+
+
+@in_trio
+async def test_two_processes_share_a_bucket(tmp_path: Path) -> None:
+    mine: list[tuple[object, ...]] = []
+
+    def heard(*words: object) -> None:
+        mine.append(words)
+
+    with worker() as other:
+        async with R2Bucket().open("BUCKET", tmp_path) as bucket:
+            for key in ("ball", "wild"):
+                await bucket.put(key, value_of(tag_of(key, "nobody", 0)))
+            other.begin("compete", tmp_path, "theirs")
+            await compete(bucket, "mine", heard)
+            *theirs, ended = await trio.to_thread.run_sync(other.rest)
+            assert ended == ["ended", "0"]
+            assert ("played", TURNS) in mine
+            assert ["played", str(TURNS)] in theirs
+            created = {words[1]: "mine" for words in mine if words[0] == "created"}
+            created_there = {int(words[1]): "theirs" for words in theirs if words[0] == "created"}
+            assert created
+            assert created_there
+            assert not created.keys() & created_there.keys()
+            for number in range(ONCE):
+                found = await bucket.get(f"once{number}")
+                assert isinstance(found, ObjectBody)
+                assert await found.text() == (created | created_there)[number]
+    assert files_in(tmp_path) == files_of_index(tmp_path)[0]
+
+
+@in_trio
+async def test_a_process_that_comes_later_leaves_alone_what_another_is_writing(tmp_path: Path) -> None:
+    written, go_on = trio.Event(), trio.Event()
+    value = value_of("slow.first.0.3000000")
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield value[: 8 * CHUNK]
+        written.set()
+        await go_on.wait()
+        yield value[8 * CHUNK :]
+
+    async def put(bucket: Bucket) -> None:
+        await bucket.put("slow", slow())
+
+    with worker() as other:
+        async with R2Bucket().open("BUCKET", tmp_path) as bucket, trio.open_nursery() as nursery:
+            await bucket.put("there", "x")
+            nursery.start_soon(put, bucket)
+            await written.wait()
+            half = files_in(tmp_path)
+            lines = await trio.to_thread.run_sync(run_job, other, "look", tmp_path)
+            assert lines == [["found", "there"]]
+            assert files_in(tmp_path) == half
+            assert len(half) == 2
+            go_on.set()
+        assert ["found", "slow"] in run_job(other, "look", tmp_path)
+    async with R2Bucket().open("BUCKET", tmp_path) as bucket:
+        assert await tag_under(bucket, "slow") == tag_in(value)
+
+
+def test_a_body_of_two_gigabytes_takes_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
+    with worker() as other:
+        before, put, got, after = run_job(other, "keep_large", tmp_path)
+    assert put[:2] == ["put", str(LARGE)]
+    assert got == ["got", str(LARGE), put[2]]
+    assert int(after[1]) - int(before[1]) < FLAT
+    assert [path.stat().st_size for path in (tmp_path / "r2/BUCKET/objects").glob("*/*")] == [LARGE]
