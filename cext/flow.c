@@ -66,10 +66,8 @@ static void retire(struct thread *thread, struct flow *flow)
 	direction_free(thread, flow->container, &flow->received);
 	dial_cancel(flow->dial);
 	flow->dial = NULL;
-	if (flow->client >= 0)
-		close(flow->client);
-	if (flow->upstream >= 0)
-		close(flow->upstream);
+	close_watched(thread->epoll, flow->client);
+	close_watched(thread->epoll, flow->upstream);
 	flow->client = flow->upstream = -1;
 	COUNT(flow, sent, flow->sent.moved);
 	COUNT(flow, received, flow->received.moved);

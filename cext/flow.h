@@ -1,7 +1,7 @@
 /* What the relay's own files share: containers, threads, flows.
  *
- * Locks: a container's `lock` guards its table and names; `relay->lock` the list of containers and the events. Counters are
- * atomic. A flow belongs to one thread and is touched by no other.
+ * Locks: a container's `lock` guards its table and names; `relay->lock` the list of containers, the events and the pumps that come
+ * and go. Counters are atomic. A flow belongs to one thread and is touched by no other.
  */
 #ifndef PYINTERCEPTOR_FLOW_H
 #define PYINTERCEPTOR_FLOW_H
@@ -98,8 +98,8 @@ struct thread {
 	double now;
 	struct flow *flows, *ready, *dead;
 	uint32_t resolving; /* flows that wait for a name */
-	struct relay_pump *pumps, *ready_pumps;
-	atomic_uint finished_pumps;
+	struct relay_pump *started_pumps, *finished_pumps; /* by their owners: under the relay's lock */
+	struct relay_pump *ready_pumps, *dead_pumps;
 	atomic_int has_lost_container; /* some flow's container is gone */
 	uint8_t *buffer;
 	int (*pipes)[2]; /* idle ones */
@@ -175,7 +175,7 @@ void direction_free(struct thread *thread, struct container *container, struct d
 
 /* pump.c */
 void pump_service(struct thread *thread, struct relay_pump *pump, int is_broken);
-void pumps_begin(struct thread *thread);
+void pumps_take(struct thread *thread);
 void pumps_serve_ready(struct thread *thread);
 void pumps_bury(struct thread *thread);
 

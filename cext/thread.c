@@ -17,11 +17,17 @@
 #define COOKIE_LISTENER 8 /* no flow's address */
 #define COOKIE_WAKE 16
 
+/* Frees what died, after every event of the turn has been looked at. What still stands in the list of ready ones goes with the
+ * next turn. */
 static void bury(struct thread *thread)
 {
-	while (thread->dead) {
-		struct flow *flow = thread->dead;
-		thread->dead = flow->next;
+	for (struct flow **link = &thread->dead; *link;) {
+		struct flow *flow = *link;
+		if (flow->is_ready) {
+			link = &flow->next;
+			continue;
+		}
+		*link = flow->next;
 		container_release(flow->container);
 		free(flow->host);
 		free(flow->name);
@@ -40,7 +46,7 @@ static void tick(struct thread *thread)
 /* Somebody has a pump, a name that flows may wait for, or the end of a container. */
 static void woken(struct thread *thread, double *next_tick)
 {
-	pumps_begin(thread);
+	pumps_take(thread);
 	if (thread->resolving || atomic_exchange(&thread->has_lost_container, 0))
 		*next_tick = thread->now;
 }
@@ -98,9 +104,7 @@ static void turn(struct thread *thread, double *next_tick)
 		tick(thread);
 		*next_tick = thread->now + TICK;
 	}
-	/* A dead flow may still stand in the list of ready ones: it goes with the next turn. */
-	if (!thread->ready)
-		bury(thread);
+	bury(thread);
 	pumps_bury(thread);
 }
 
@@ -112,7 +116,10 @@ static void *thread_main(void *argument)
 		turn(thread, &next_tick);
 	while (thread->flows)
 		flow_end(thread, thread->flows, END_DETACHED);
+	serve_ready(thread); /* all dead: the list lets them go */
 	bury(thread);
+	pumps_take(thread);
+	pumps_serve_ready(thread);
 	pumps_bury(thread);
 	return NULL;
 }
