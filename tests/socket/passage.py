@@ -1,6 +1,6 @@
 """Flows over the loopback interface, which the relay takes for a container's: no namespaces, no kernel program.
 
-What is dialled at 127.0.0.1 arrives at 127.0.0.2: the first is the synthetic address of a name, the second its real one.
+What is dialled at 127.0.0.1 arrives at 127.0.0.2: the first is a name's synthetic address, the second its real one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ NEAR, FAR = ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("127.0.0.2")
 NEAR_V6 = ipaddress.ip_address("::1")
 PATIENCE = 30.0  # seconds until a test counts as stuck
 OPEN = Rules({}, None, internet=True, local_networks=("127.0.0.0/8",))
+ONE_THREAD = Options(threads=1)
+BUDGET = Budget()
 IPV6_RECVPKTINFO = 49  # linux/in6.h
 
 
@@ -76,7 +78,9 @@ class Passage:
 
 @asynccontextmanager
 async def passage(
-    rules: Rules = OPEN, options: Options = Options(threads=1), budget: Budget = Budget()
+    rules: Rules = OPEN,
+    options: Options = ONE_THREAD,
+    budget: Budget = BUDGET,
 ) -> AsyncIterator[Passage]:
     """Opens it; one thread serves all, so that what one flow costs is the others' to feel."""
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What the relay's threads do beside moving bytes: nothing they hold grows, nothing costs the more the more there is."""
+"""What the relay's threads do beside moving bytes: nothing grows for ever, nothing costs the more the more there is."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import resource
 import socket
 from pathlib import Path
 
+import trio
+
 from tests.socket.loopback import in_trio, reset
-from tests.socket.passage import Passage, passage
+from tests.socket.passage import Passage, hears_a_reset, passage
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 def resident() -> int:
@@ -32,3 +37,20 @@ async def test_ended_flows_are_freed_though_others_move_bytes_without_a_pause() 
             before = resident()
             come_and_go(opened, 20_000)
             assert resident() - before < 2_000_000  # a flow has about 400 bytes
+
+
+@in_trio
+async def test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment() -> None:
+    """The thread is kept busy, so that the reset often comes between its hearing of the response and its looking."""
+    async with passage() as opened:
+        with opened.crowded(6):
+            for number in range(200):
+                client = opened.client()
+                client.sendall(REQUEST)
+                origin = opened.arrived()
+                assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+                origin.sendall(RESPONSE)
+                await trio.sleep(number % 20 / 10_000)
+                reset(origin)
+                assert client.recv(len(RESPONSE), socket.MSG_WAITALL) == RESPONSE
+                assert hears_a_reset(client)
