@@ -125,7 +125,7 @@ static void begin(struct thread *thread, struct flow *flow)
 		return;
 	}
 	set_name(flow);
-	decide(flow, table, PROTOCOL_OPAQUE, flow->name);
+	decide(flow, table, PROTOCOL_NONE, flow->name);
 	int at_once = is_dialled_at_once(flow, table);
 	table_release(table);
 	if (epoll_ctl(thread->epoll, EPOLL_CTL_ADD, flow->client, &event) < 0) {

@@ -187,6 +187,12 @@ void flow_service(struct thread *thread, struct flow *flow, int is_broken)
 		step_dial(thread, flow);
 	if (flow->stage == STAGE_MOVING)
 		move_both(thread, flow);
+	/* The client's words may have been kept back until the server says its own. */
+	if (flow->stage == STAGE_MOVING && !flow->is_judged && flow->first_byte && flow->received.moved) {
+		judge(thread, flow);
+		if (flow->stage == STAGE_MOVING && flow->is_judged)
+			move_both(thread, flow);
+	}
 }
 
 /* ---- deadlines ---- */
@@ -200,7 +206,7 @@ static void tick_opening(struct thread *thread, struct flow *flow)
 			judge(thread, flow); /* it may have waited long enough */
 	} else if (flow->stage == STAGE_OPENING && flow->has_failed && waited > options->sniff_wait) {
 		flow_end(thread, flow, flow->cause);
-	} else if (flow->stage == STAGE_OPENING && flow->decision.verdict == VERDICT_SPLICE && waited > options->sniff_wait) {
+	} else if (flow->stage == STAGE_OPENING && waited > options->sniff_wait && may_reach_silently(flow)) {
 		begin_dial(thread, flow); /* perhaps the server speaks first; the client's bytes are judged when they come */
 	} else if (flow->stage == STAGE_OPENING && waited > options->opening_deadline) {
 		flow_end(thread, flow, END_OPENING_DEADLINE);

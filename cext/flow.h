@@ -146,6 +146,7 @@ void flow_accept(struct thread *thread);
 /* judge.c */
 void judge(struct thread *thread, struct flow *flow);
 void decide(struct flow *flow, const struct table *table, uint32_t protocol, const char *host);
+int may_reach_silently(struct flow *flow); /* by the policy of this moment, where nothing is said yet */
 
 /* follow.c */
 void follow_begin(struct flow *flow, const struct frame *first);

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import resource
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
+from pyinterceptor.relay.relay import Options
 from tests.socket.loopback import in_trio, reset
-from tests.socket.passage import Passage, hears_a_reset, passage
+from tests.socket.passage import NAME, OPEN, Passage, hears_a_reset, passage
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -54,3 +56,21 @@ async def test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment() ->
                 reset(origin)
                 assert client.recv(len(RESPONSE), socket.MSG_WAITALL) == RESPONSE
                 assert hears_a_reset(client)
+
+
+@in_trio
+async def test_a_silent_client_reaches_what_the_policy_of_the_moment_lets_it() -> None:
+    """The name has a rule, so that a client has a while to say that it speaks HTTP."""
+    options = Options(threads=1, sniff_wait=0.5, opening_deadline=2.0)
+    for internet in (False, True):
+        async with passage(replace(OPEN, hosts={NAME: 0}, internet=not internet), options) as opened:
+            client = opened.client()
+            while opened.relay.count().accepted == 0:
+                await trio.lowlevel.checkpoint()
+            opened.publish(replace(OPEN, hosts={NAME: 0}, internet=internet))
+            if internet:
+                opened.arrived().sendall(b"220 welcome")
+                assert client.recv(100) == b"220 welcome"
+            else:
+                assert hears_a_reset(client)
+                assert opened.relay.count().spliced == 0
