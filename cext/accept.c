@@ -86,11 +86,7 @@ static struct flow *flow_new(struct thread *thread, struct container *container,
 	atomic_fetch_add(&container->openings, 1);
 	COUNT(flow, accepted, 1);
 	COUNT(flow, flows, 1);
-	flow->next = thread->flows;
-	flow->link = &thread->flows;
-	if (flow->next)
-		flow->next->link = &flow->next;
-	thread->flows = flow;
+	flow_enlist(flow, &thread->flows);
 	return flow;
 }
 

@@ -56,6 +56,22 @@ void flow_decided(struct flow *flow)
 	flow->is_opening = 0;
 }
 
+void flow_enlist(struct flow *flow, struct flow **list)
+{
+	flow->next = *list;
+	flow->link = list;
+	if (flow->next)
+		flow->next->link = &flow->next;
+	*list = flow;
+}
+
+void flow_delist(struct flow *flow)
+{
+	*flow->link = flow->next;
+	if (flow->next)
+		flow->next->link = flow->link;
+}
+
 /* Takes the flow off its thread. Its memory stays until the thread's turn ends: epoll may have named it twice. */
 static void retire(struct thread *thread, struct flow *flow)
 {
@@ -72,10 +88,7 @@ static void retire(struct thread *thread, struct flow *flow)
 	COUNT(flow, sent, flow->sent.moved);
 	COUNT(flow, received, flow->received.moved);
 	COUNT(flow, flows, (uint64_t)-1);
-	*flow->link = flow->next;
-	if (flow->next)
-		flow->next->link = flow->link;
-	thread->resolving -= flow->stage == STAGE_RESOLVING;
+	flow_delist(flow);
 	flow->stage = STAGE_DEAD;
 	flow->next = thread->dead;
 	thread->dead = flow;

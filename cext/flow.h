@@ -96,8 +96,7 @@ struct thread {
 	pthread_t id;
 	int epoll, wake, netlink, spare;
 	double now;
-	struct flow *flows, *ready, *dead;
-	uint32_t resolving; /* flows that wait for a name */
+	struct flow *flows, *resolving, *ready, *dead; /* a flow that waits for a name is in `resolving`, any other living one in `flows` */
 	struct relay_pump *started_pumps, *finished_pumps; /* by their owners: under the relay's lock */
 	struct relay_pump *ready_pumps, *dead_pumps;
 	atomic_int has_lost_container; /* some flow's container is gone */
@@ -160,6 +159,8 @@ void dial_failed(struct thread *thread, struct flow *flow, enum end_cause cause)
 /* flow.c */
 struct relay_event event_of(const struct flow *flow, enum event_kind kind);
 void flow_decided(struct flow *flow); /* it is no opening any more */
+void flow_enlist(struct flow *flow, struct flow **list);
+void flow_delist(struct flow *flow);
 void flow_service(struct thread *thread, struct flow *flow, int is_broken);
 void flow_tick(struct thread *thread, struct flow *flow);
 void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause);

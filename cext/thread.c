@@ -35,9 +35,9 @@ static void bury(struct thread *thread)
 	}
 }
 
-static void tick(struct thread *thread)
+static void tick(struct thread *thread, struct flow *flows)
 {
-	for (struct flow *flow = thread->flows, *next; flow; flow = next) {
+	for (struct flow *flow = flows, *next; flow; flow = next) {
 		next = flow->next;
 		flow_tick(thread, flow);
 	}
@@ -47,7 +47,8 @@ static void tick(struct thread *thread)
 static void woken(struct thread *thread, double *next_tick)
 {
 	pumps_take(thread);
-	if (thread->resolving || atomic_exchange(&thread->has_lost_container, 0))
+	tick(thread, thread->resolving);
+	if (atomic_exchange(&thread->has_lost_container, 0))
 		*next_tick = thread->now;
 }
 
@@ -87,7 +88,7 @@ static void turn(struct thread *thread, double *next_tick)
 {
 	struct epoll_event events[BATCH];
 	uint64_t drained;
-	int timeout = thread->ready || thread->ready_pumps ? 0 : thread->flows ? (int)(TICK * 1000) : -1;
+	int timeout = thread->ready || thread->ready_pumps ? 0 : thread->flows || thread->resolving ? (int)(TICK * 1000) : -1;
 	int count = epoll_wait(thread->epoll, events, BATCH, timeout);
 	thread->now = now();
 	for (int i = 0; i < count; i++) {
@@ -101,7 +102,8 @@ static void turn(struct thread *thread, double *next_tick)
 	serve_ready(thread);
 	pumps_serve_ready(thread);
 	if (thread->now >= *next_tick) {
-		tick(thread);
+		tick(thread, thread->resolving); /* first: what has its name now goes on with the others */
+		tick(thread, thread->flows);
 		*next_tick = thread->now + TICK;
 	}
 	bury(thread);
@@ -114,8 +116,8 @@ static void *thread_main(void *argument)
 	double next_tick = 0;
 	while (!atomic_load(&thread->relay->is_closing))
 		turn(thread, &next_tick);
-	while (thread->flows)
-		flow_end(thread, thread->flows, END_DETACHED);
+	while (thread->flows || thread->resolving)
+		flow_end(thread, thread->flows ? thread->flows : thread->resolving, END_DETACHED);
 	serve_ready(thread); /* all dead: the list lets them go */
 	bury(thread);
 	pumps_take(thread);

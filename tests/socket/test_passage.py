@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import resource
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import trio
 
-from pyinterceptor.relay.relay import Options
+from pyinterceptor.policy.budget import Budget
+from pyinterceptor.relay.relay import Options, Resolve
 from tests.socket.loopback import in_trio, reset
-from tests.socket.passage import NAME, OPEN, Passage, hears_a_reset, passage
+from tests.socket.passage import LO, NAME, NEAR, NEAR_V6, OPEN, Passage, hears_a_reset, passage
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -74,3 +76,36 @@ async def test_a_silent_client_reaches_what_the_policy_of_the_moment_lets_it() -
             else:
                 assert hears_a_reset(client)
                 assert opened.relay.count().spliced == 0
+
+
+def threads_seconds() -> float:
+    """The processor time of all threads but this one."""
+    return time.process_time() - time.thread_time()
+
+
+@in_trio
+async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_it() -> None:
+    """A flow waits for one name while another name is published again and again."""
+    options = Options(threads=1, sniff_wait=60.0, opening_deadline=60.0)
+    rules = replace(OPEN, hosts={"silent.test": 0})
+    spent = []
+    for crowd in (0, 3_000):
+        async with passage(rules, options, Budget(openings=5_000)) as opened:
+            pair = (NEAR, NEAR_V6)
+            opened.relay.publish_name(LO, "silent.test", pair, [], 0)
+            silent = [opened.client() for _ in range(crowd)]
+            while opened.relay.count().accepted < crowd:
+                await trio.lowlevel.checkpoint()
+            opened.publish(OPEN)
+            waiting = opened.client()
+            waiting.sendall(b"\0")
+            events = opened.relay.events()
+            assert await anext(events) == [Resolve(LO, "silent.test")]
+            before = threads_seconds()
+            for _ in range(2_000):
+                opened.relay.name_failed(LO, "nobody.test")
+                await trio.sleep(0.0001)
+            spent.append(threads_seconds() - before)
+            await events.aclose()
+            assert len(silent) == crowd
+    assert spent[1] < 4 * spent[0], spent
