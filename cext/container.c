@@ -48,10 +48,15 @@ void container_release(struct container *container)
 	free(container);
 }
 
+static struct container **bucket(struct relay *relay, uint32_t id)
+{
+	return &relay->containers[id & (CONTAINER_BUCKETS - 1)];
+}
+
 struct container *container_find(struct relay *relay, uint32_t id)
 {
 	pthread_mutex_lock(&relay->lock);
-	struct container *container = relay->containers;
+	struct container *container = *bucket(relay, id);
 	while (container && container->id != id)
 		container = container->next;
 	if (container)
@@ -80,8 +85,9 @@ int relay_add_container(struct relay *relay, uint32_t id, const struct relay_bud
 	memcpy(container->v4, v4, 16);
 	memcpy(container->v6, v6, 16);
 	pthread_mutex_lock(&relay->lock);
-	container->next = relay->containers;
-	relay->containers = container;
+	struct container **first = bucket(relay, id);
+	container->next = *first;
+	*first = container;
 	pthread_mutex_unlock(&relay->lock);
 	return 0;
 }
@@ -109,7 +115,7 @@ int relay_remove_container(struct relay *relay, uint32_t id)
 {
 	struct container **link, *container;
 	pthread_mutex_lock(&relay->lock);
-	for (link = &relay->containers; *link && (*link)->id != id; link = &(*link)->next)
+	for (link = bucket(relay, id); *link && (*link)->id != id; link = &(*link)->next)
 		;
 	container = *link;
 	if (container)

@@ -16,6 +16,7 @@
 #include "sniff.h"
 
 #define THREADS_MAX 16
+#define CONTAINER_BUCKETS 1024 /* a power of two: interfaces are numbered one after the other */
 /* The low bits of what epoll says of a socket; the rest is the address of its flow or pump. */
 #define COOKIE_UPSTREAM 1
 #define COOKIE_PUMP 2
@@ -34,7 +35,7 @@ struct table {
 };
 
 struct container {
-	struct container *next;
+	struct container *next; /* in its bucket */
 	atomic_uint references; /* the list's, and one a flow */
 	uint32_t id;            /* ifindex */
 	atomic_int is_gone;
@@ -113,7 +114,7 @@ struct relay {
 	atomic_int is_closing;
 	_Atomic uint64_t numbers;
 	pthread_mutex_t lock;
-	struct container *containers;
+	struct container *containers[CONTAINER_BUCKETS]; /* by id */
 	struct relay_event *events; /* a ring that grows */
 	uint32_t first_event, event_count, event_room;
 	struct counters counters;
