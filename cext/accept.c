@@ -162,16 +162,19 @@ static void admit(struct thread *thread, int fd, const struct sockaddr_in6 *peer
 		container_release(container);
 }
 
-/* No descriptor is free: the spare one's place lets the connection be accepted and reset, else the loop would spin on it.
- * Somebody else may take that place first; then the next one that is free becomes the spare. */
-static void refuse_one(struct thread *thread)
+/* No descriptor is free: the spare one's place lets the connection be accepted and reset. Somebody else may take that place first;
+ * then the next one that is free becomes the spare, and the listener is left alone for a while, or its readiness would have us
+ * spin. Returns 0 where that is so. */
+static int refuse_one(struct thread *thread)
 {
 	if (thread->spare >= 0)
 		close(thread->spare);
 	int fd = accept4(thread->relay->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int is_done = fd >= 0 || errno == EAGAIN;
 	if (fd >= 0)
 		reset(fd);
 	thread->spare = fcntl(thread->epoll, F_DUPFD_CLOEXEC, 0);
+	return is_done;
 }
 
 void flow_accept(struct thread *thread)
@@ -182,9 +185,11 @@ void flow_accept(struct thread *thread)
 		int fd = accept4(thread->relay->listener, (struct sockaddr *)&peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0)
 			admit(thread, fd, &peer);
-		else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
-			refuse_one(thread);
 		else if (errno == EAGAIN)
 			return;
+		else if ((errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) && !refuse_one(thread)) {
+			thread_stop_listening(thread);
+			return;
+		}
 	}
 }

@@ -101,6 +101,7 @@ struct thread {
 	struct relay_pump *started_pumps, *finished_pumps; /* by their owners: under the relay's lock */
 	struct relay_pump *ready_pumps, *dead_pumps;
 	atomic_int has_lost_container; /* some flow's container is gone */
+	int is_listening;
 	uint8_t *buffer;
 	int (*pipes)[2]; /* idle ones */
 	uint32_t idle_pipes;
@@ -139,6 +140,7 @@ int thread_prepare(struct thread *thread, struct relay *relay); /* 0, or -1 with
 int thread_start(struct thread *thread);                        /* 0, or an errno */
 void thread_dispose(struct thread *thread);
 void wake_threads(struct relay *relay);
+void thread_stop_listening(struct thread *thread); /* until the next tick */
 
 /* accept.c */
 void flow_accept(struct thread *thread);

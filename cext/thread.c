@@ -84,11 +84,30 @@ static void serve_event(struct thread *thread, const struct epoll_event *event)
 		flow_service(thread, flow, is_broken);
 }
 
+static int watch(struct thread *thread, int fd, uint64_t cookie, uint32_t flags)
+{
+	struct epoll_event event = {.events = EPOLLIN | flags, .data.u64 = cookie};
+	return epoll_ctl(thread->epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+static int listen_again(struct thread *thread)
+{
+	thread->is_listening = watch(thread, thread->relay->listener, COOKIE_LISTENER, EPOLLEXCLUSIVE) == 0;
+	return thread->is_listening ? 0 : -1;
+}
+
+void thread_stop_listening(struct thread *thread)
+{
+	epoll_ctl(thread->epoll, EPOLL_CTL_DEL, thread->relay->listener, NULL);
+	thread->is_listening = 0;
+}
+
 static void turn(struct thread *thread, double *next_tick)
 {
 	struct epoll_event events[BATCH];
 	uint64_t drained;
-	int timeout = thread->ready || thread->ready_pumps ? 0 : thread->flows || thread->resolving ? (int)(TICK * 1000) : -1;
+	int has_deadlines = thread->flows || thread->resolving || !thread->is_listening;
+	int timeout = thread->ready || thread->ready_pumps ? 0 : has_deadlines ? (int)(TICK * 1000) : -1;
 	int count = epoll_wait(thread->epoll, events, BATCH, timeout);
 	thread->now = now();
 	for (int i = 0; i < count; i++) {
@@ -104,6 +123,8 @@ static void turn(struct thread *thread, double *next_tick)
 	if (thread->now >= *next_tick) {
 		tick(thread, thread->resolving); /* first: what has its name now goes on with the others */
 		tick(thread, thread->flows);
+		if (!thread->is_listening)
+			listen_again(thread);
 		*next_tick = thread->now + TICK;
 	}
 	bury(thread);
@@ -126,12 +147,6 @@ static void *thread_main(void *argument)
 	return NULL;
 }
 
-static int watch(struct thread *thread, int fd, uint64_t cookie, uint32_t flags)
-{
-	struct epoll_event event = {.events = EPOLLIN | flags, .data.u64 = cookie};
-	return epoll_ctl(thread->epoll, EPOLL_CTL_ADD, fd, &event);
-}
-
 int thread_prepare(struct thread *thread, struct relay *relay)
 {
 	thread->relay = relay;
@@ -145,7 +160,7 @@ int thread_prepare(struct thread *thread, struct relay *relay)
 	if (thread->epoll < 0 || thread->wake < 0 || thread->netlink < 0 || !thread->buffer || !thread->pipes)
 		return -1;
 	thread->spare = fcntl(thread->epoll, F_DUPFD_CLOEXEC, 0);
-	if (watch(thread, relay->listener, COOKIE_LISTENER, EPOLLEXCLUSIVE) < 0)
+	if (listen_again(thread) < 0)
 		return -1;
 	return watch(thread, thread->wake, COOKIE_WAKE, 0);
 }

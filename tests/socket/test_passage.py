@@ -109,3 +109,22 @@ async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_i
             await events.aclose()
             assert len(silent) == crowd
     assert spent[1] < 4 * spent[0], spent
+
+
+@in_trio
+async def test_without_any_descriptor_connections_wait_at_no_cost() -> None:
+    """Not even the spare one is to be had again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with passage() as opened:
+        with socket.socket() as client:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                client.connect(opened.address)
+                before = threads_seconds()
+                await trio.sleep(1)
+                spent = threads_seconds() - before
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert spent < 0.3
+            client.sendall(b"\0")
+            assert opened.arrived().recv(1) == b"\0"
