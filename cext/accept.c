@@ -171,8 +171,10 @@ static int refuse_one(struct thread *thread)
 		close(thread->spare);
 	int fd = accept4(thread->relay->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	int is_done = fd >= 0 || errno == EAGAIN;
-	if (fd >= 0)
+	if (fd >= 0) {
+		atomic_fetch_add(&thread->relay->counters.no_resources, 1);
 		reset(fd);
+	}
 	thread->spare = fcntl(thread->epoll, F_DUPFD_CLOEXEC, 0);
 	return is_done;
 }

@@ -206,8 +206,11 @@ int relay_may_dial(struct relay *relay, uint32_t id, const struct endpoint *to, 
 
 static void copy_counters(struct counters *from, struct relay_counters *out)
 {
-	*out = (struct relay_counters){from->accepted, from->spliced,  from->handled, from->refused,  from->reset, from->failed_dials,
-	                               from->over_budget, from->sent, from->received, from->flows};
+	*out = (struct relay_counters){.accepted = from->accepted, .spliced = from->spliced, .handled = from->handled,
+	                               .refused = from->refused, .failed_dials = from->failed_dials,
+	                               .over_budget = from->over_budget, .reset = from->reset, .timed_out = from->timed_out,
+	                               .no_resources = from->no_resources, .sent = from->sent, .received = from->received,
+	                               .flows = from->flows};
 }
 
 void relay_count(struct relay *relay, uint32_t id, struct relay_counters *out)

@@ -99,7 +99,7 @@ void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause)
 	flow->cause = (uint8_t)cause;
 	set_linger(flow->client, cause != END_DONE);
 	set_linger(flow->upstream, cause != END_DONE);
-	if (cause == END_RESET)
+	if (cause == END_RESET || cause == END_DETACHED)
 		COUNT(flow, reset, 1);
 	else if (cause == END_BUDGET)
 		COUNT(flow, over_budget, 1);
@@ -107,6 +107,10 @@ void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause)
 		COUNT(flow, refused, 1);
 	else if (cause == END_DIAL_FAILED || cause == END_DIAL_GUARD || cause == END_NAME_UNKNOWN)
 		COUNT(flow, failed_dials, 1);
+	else if (cause == END_IDLE_DEADLINE)
+		COUNT(flow, timed_out, 1);
+	else if (cause == END_NO_RESOURCES)
+		COUNT(flow, no_resources, 1);
 	if (thread->relay->options.reports) {
 		struct relay_event event = event_of(flow, EVENT_ENDED);
 		event.seconds = thread->now - flow->began;

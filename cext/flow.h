@@ -24,7 +24,8 @@
 #define BUFFER_SIZE 262144 /* bytes: a thread's copy buffer, and a pipe */
 
 struct counters {
-	_Atomic uint64_t accepted, spliced, handled, refused, reset, failed_dials, over_budget, sent, received, flows;
+	_Atomic uint64_t accepted, spliced, handled, refused, failed_dials, over_budget, reset, timed_out, no_resources;
+	_Atomic uint64_t sent, received, flows;
 };
 
 /* An immutable policy blob, shared by whoever decides by it at this moment. */

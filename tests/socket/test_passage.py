@@ -128,3 +128,13 @@ async def test_without_any_descriptor_connections_wait_at_no_cost() -> None:
             assert spent < 0.3
             client.sendall(b"\0")
             assert opened.arrived().recv(1) == b"\0"
+
+
+@in_trio
+async def test_a_flow_that_ends_with_its_container_is_counted() -> None:
+    async with passage() as opened:
+        client, origin = opened.pair()
+        opened.relay.remove_container(LO)
+        assert hears_a_reset(client)
+        assert hears_a_reset(origin)
+        assert opened.relay.count().reset == 1
