@@ -86,11 +86,7 @@ static struct flow *flow_new(struct thread *thread, struct container *container,
 	atomic_fetch_add(&container->openings, 1);
 	COUNT(flow, accepted, 1);
 	COUNT(flow, flows, 1);
-	flow->next = thread->flows;
-	flow->link = &thread->flows;
-	if (flow->next)
-		flow->next->link = &flow->next;
-	thread->flows = flow;
+	flow_enlist(flow, &thread->flows);
 	return flow;
 }
 
@@ -125,7 +121,7 @@ static void begin(struct thread *thread, struct flow *flow)
 		return;
 	}
 	set_name(flow);
-	decide(flow, table, PROTOCOL_OPAQUE, flow->name);
+	decide(flow, table, PROTOCOL_NONE, flow->name);
 	int at_once = is_dialled_at_once(flow, table);
 	table_release(table);
 	if (epoll_ctl(thread->epoll, EPOLL_CTL_ADD, flow->client, &event) < 0) {
@@ -166,16 +162,21 @@ static void admit(struct thread *thread, int fd, const struct sockaddr_in6 *peer
 		container_release(container);
 }
 
-/* No descriptor is free: the spare one's place lets the connection be accepted and reset, else the loop would spin on it.
- * Somebody else may take that place first; then the next one that is free becomes the spare. */
-static void refuse_one(struct thread *thread)
+/* No descriptor is free: the spare one's place lets the connection be accepted and reset. Somebody else may take that place first;
+ * then the next one that is free becomes the spare, and the listener is left alone for a while, or its readiness would have us
+ * spin. Returns 0 where that is so. */
+static int refuse_one(struct thread *thread)
 {
 	if (thread->spare >= 0)
 		close(thread->spare);
 	int fd = accept4(thread->relay->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd >= 0)
+	int is_done = fd >= 0 || errno == EAGAIN;
+	if (fd >= 0) {
+		atomic_fetch_add(&thread->relay->counters.no_resources, 1);
 		reset(fd);
+	}
 	thread->spare = fcntl(thread->epoll, F_DUPFD_CLOEXEC, 0);
+	return is_done;
 }
 
 void flow_accept(struct thread *thread)
@@ -186,9 +187,11 @@ void flow_accept(struct thread *thread)
 		int fd = accept4(thread->relay->listener, (struct sockaddr *)&peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0)
 			admit(thread, fd, &peer);
-		else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
-			refuse_one(thread);
 		else if (errno == EAGAIN)
 			return;
+		else if ((errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) && !refuse_one(thread)) {
+			thread_stop_listening(thread);
+			return;
+		}
 	}
 }

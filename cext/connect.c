@@ -11,8 +11,10 @@ static void set_stage(struct thread *thread, struct flow *flow, enum stage stage
 {
 	if (flow->stage == stage)
 		return;
-	thread->resolving += (stage == STAGE_RESOLVING);
-	thread->resolving -= (flow->stage == STAGE_RESOLVING);
+	if (stage == STAGE_RESOLVING || flow->stage == STAGE_RESOLVING) {
+		flow_delist(flow);
+		flow_enlist(flow, stage == STAGE_RESOLVING ? &thread->resolving : &thread->flows);
+	}
 	if (flow->stage == STAGE_OPENING)
 		flow->stage_began = thread->now; /* resolving and dialling share one deadline */
 	flow->stage = (uint8_t)stage;

@@ -48,10 +48,15 @@ void container_release(struct container *container)
 	free(container);
 }
 
+static struct container **bucket(struct relay *relay, uint32_t id)
+{
+	return &relay->containers[id & (CONTAINER_BUCKETS - 1)];
+}
+
 struct container *container_find(struct relay *relay, uint32_t id)
 {
 	pthread_mutex_lock(&relay->lock);
-	struct container *container = relay->containers;
+	struct container *container = *bucket(relay, id);
 	while (container && container->id != id)
 		container = container->next;
 	if (container)
@@ -80,8 +85,9 @@ int relay_add_container(struct relay *relay, uint32_t id, const struct relay_bud
 	memcpy(container->v4, v4, 16);
 	memcpy(container->v6, v6, 16);
 	pthread_mutex_lock(&relay->lock);
-	container->next = relay->containers;
-	relay->containers = container;
+	struct container **first = bucket(relay, id);
+	container->next = *first;
+	*first = container;
 	pthread_mutex_unlock(&relay->lock);
 	return 0;
 }
@@ -109,7 +115,7 @@ int relay_remove_container(struct relay *relay, uint32_t id)
 {
 	struct container **link, *container;
 	pthread_mutex_lock(&relay->lock);
-	for (link = &relay->containers; *link && (*link)->id != id; link = &(*link)->next)
+	for (link = bucket(relay, id); *link && (*link)->id != id; link = &(*link)->next)
 		;
 	container = *link;
 	if (container)
@@ -200,8 +206,11 @@ int relay_may_dial(struct relay *relay, uint32_t id, const struct endpoint *to, 
 
 static void copy_counters(struct counters *from, struct relay_counters *out)
 {
-	*out = (struct relay_counters){from->accepted, from->spliced,  from->handled, from->refused,  from->reset, from->failed_dials,
-	                               from->over_budget, from->sent, from->received, from->flows};
+	*out = (struct relay_counters){.accepted = from->accepted, .spliced = from->spliced, .handled = from->handled,
+	                               .refused = from->refused, .failed_dials = from->failed_dials,
+	                               .over_budget = from->over_budget, .reset = from->reset, .timed_out = from->timed_out,
+	                               .no_resources = from->no_resources, .sent = from->sent, .received = from->received,
+	                               .flows = from->flows};
 }
 
 void relay_count(struct relay *relay, uint32_t id, struct relay_counters *out)

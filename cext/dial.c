@@ -70,10 +70,17 @@ static socklen_t socket_address(const struct endpoint *to, struct sockaddr_stora
 	return sizeof *v6;
 }
 
+void close_watched(int epoll, int fd)
+{
+	if (fd < 0)
+		return;
+	epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+	close(fd);
+}
+
 static void fail(struct dial *dial, uint32_t attempt, int error)
 {
-	if (dial->fds[attempt] >= 0)
-		close(dial->fds[attempt]);
+	close_watched(dial->epoll, dial->fds[attempt]);
 	dial->fds[attempt] = -1;
 	dial->error = error;
 	dial->next = 0;
@@ -147,22 +154,21 @@ int dial_take(struct dial *dial)
 }
 
 /* A server whose connection came second, or isn't needed after all, sees it end in order. */
-static void close_in_order(int fd)
+static void close_in_order(int epoll, int fd)
 {
 	struct linger none = {0, 0};
-	if (fd < 0)
-		return;
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
-	close(fd);
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+	close_watched(epoll, fd);
 }
 
 void dial_cancel(struct dial *dial)
 {
 	if (!dial)
 		return;
-	close_in_order(dial->connected);
+	close_in_order(dial->epoll, dial->connected);
 	for (uint32_t i = 0; i < dial->started; i++)
-		close_in_order(dial->fds[i]);
+		close_in_order(dial->epoll, dial->fds[i]);
 	free(dial);
 }
 

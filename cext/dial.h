@@ -35,6 +35,10 @@ int dial_take(struct dial *dial);
 /* Closes what is open and frees it; NULL is fine. */
 void dial_cancel(struct dial *dial);
 
+/* Closes a socket that an epoll may watch; -1 is fine. Explicitly out of the epoll: it knows sockets, not descriptors, and others
+ * may hold this one: a process that is just being forked, or a pump's owner. */
+void close_watched(int epoll, int fd);
+
 /* A netlink socket for dial_is_unicast(), or -1 with errno. */
 int dial_route_open(void);
 

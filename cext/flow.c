@@ -56,6 +56,22 @@ void flow_decided(struct flow *flow)
 	flow->is_opening = 0;
 }
 
+void flow_enlist(struct flow *flow, struct flow **list)
+{
+	flow->next = *list;
+	flow->link = list;
+	if (flow->next)
+		flow->next->link = &flow->next;
+	*list = flow;
+}
+
+void flow_delist(struct flow *flow)
+{
+	*flow->link = flow->next;
+	if (flow->next)
+		flow->next->link = flow->link;
+}
+
 /* Takes the flow off its thread. Its memory stays until the thread's turn ends: epoll may have named it twice. */
 static void retire(struct thread *thread, struct flow *flow)
 {
@@ -66,18 +82,13 @@ static void retire(struct thread *thread, struct flow *flow)
 	direction_free(thread, flow->container, &flow->received);
 	dial_cancel(flow->dial);
 	flow->dial = NULL;
-	if (flow->client >= 0)
-		close(flow->client);
-	if (flow->upstream >= 0)
-		close(flow->upstream);
+	close_watched(thread->epoll, flow->client);
+	close_watched(thread->epoll, flow->upstream);
 	flow->client = flow->upstream = -1;
 	COUNT(flow, sent, flow->sent.moved);
 	COUNT(flow, received, flow->received.moved);
 	COUNT(flow, flows, (uint64_t)-1);
-	*flow->link = flow->next;
-	if (flow->next)
-		flow->next->link = flow->link;
-	thread->resolving -= flow->stage == STAGE_RESOLVING;
+	flow_delist(flow);
 	flow->stage = STAGE_DEAD;
 	flow->next = thread->dead;
 	thread->dead = flow;
@@ -88,7 +99,7 @@ void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause)
 	flow->cause = (uint8_t)cause;
 	set_linger(flow->client, cause != END_DONE);
 	set_linger(flow->upstream, cause != END_DONE);
-	if (cause == END_RESET)
+	if (cause == END_RESET || cause == END_DETACHED)
 		COUNT(flow, reset, 1);
 	else if (cause == END_BUDGET)
 		COUNT(flow, over_budget, 1);
@@ -96,6 +107,10 @@ void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause)
 		COUNT(flow, refused, 1);
 	else if (cause == END_DIAL_FAILED || cause == END_DIAL_GUARD || cause == END_NAME_UNKNOWN)
 		COUNT(flow, failed_dials, 1);
+	else if (cause == END_IDLE_DEADLINE)
+		COUNT(flow, timed_out, 1);
+	else if (cause == END_NO_RESOURCES)
+		COUNT(flow, no_resources, 1);
 	if (thread->relay->options.reports) {
 		struct relay_event event = event_of(flow, EVENT_ENDED);
 		event.seconds = thread->now - flow->began;
@@ -189,6 +204,12 @@ void flow_service(struct thread *thread, struct flow *flow, int is_broken)
 		step_dial(thread, flow);
 	if (flow->stage == STAGE_MOVING)
 		move_both(thread, flow);
+	/* The client's words may have been kept back until the server says its own. */
+	if (flow->stage == STAGE_MOVING && !flow->is_judged && flow->first_byte && flow->received.moved) {
+		judge(thread, flow);
+		if (flow->stage == STAGE_MOVING && flow->is_judged)
+			move_both(thread, flow);
+	}
 }
 
 /* ---- deadlines ---- */
@@ -202,7 +223,7 @@ static void tick_opening(struct thread *thread, struct flow *flow)
 			judge(thread, flow); /* it may have waited long enough */
 	} else if (flow->stage == STAGE_OPENING && flow->has_failed && waited > options->sniff_wait) {
 		flow_end(thread, flow, flow->cause);
-	} else if (flow->stage == STAGE_OPENING && flow->decision.verdict == VERDICT_SPLICE && waited > options->sniff_wait) {
+	} else if (flow->stage == STAGE_OPENING && waited > options->sniff_wait && may_reach_silently(flow)) {
 		begin_dial(thread, flow); /* perhaps the server speaks first; the client's bytes are judged when they come */
 	} else if (flow->stage == STAGE_OPENING && waited > options->opening_deadline) {
 		flow_end(thread, flow, END_OPENING_DEADLINE);

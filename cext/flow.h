@@ -1,7 +1,7 @@
 /* What the relay's own files share: containers, threads, flows.
  *
- * Locks: a container's `lock` guards its table and names; `relay->lock` the list of containers and the events. Counters are
- * atomic. A flow belongs to one thread and is touched by no other.
+ * Locks: a container's `lock` guards its table and names; `relay->lock` the list of containers, the events and the pumps that come
+ * and go. Counters are atomic. A flow belongs to one thread and is touched by no other.
  */
 #ifndef PYINTERCEPTOR_FLOW_H
 #define PYINTERCEPTOR_FLOW_H
@@ -16,6 +16,7 @@
 #include "sniff.h"
 
 #define THREADS_MAX 16
+#define CONTAINER_BUCKETS 1024 /* a power of two: interfaces are numbered one after the other */
 /* The low bits of what epoll says of a socket; the rest is the address of its flow or pump. */
 #define COOKIE_UPSTREAM 1
 #define COOKIE_PUMP 2
@@ -23,7 +24,8 @@
 #define BUFFER_SIZE 262144 /* bytes: a thread's copy buffer, and a pipe */
 
 struct counters {
-	_Atomic uint64_t accepted, spliced, handled, refused, reset, failed_dials, over_budget, sent, received, flows;
+	_Atomic uint64_t accepted, spliced, handled, refused, failed_dials, over_budget, reset, timed_out, no_resources;
+	_Atomic uint64_t sent, received, flows;
 };
 
 /* An immutable policy blob, shared by whoever decides by it at this moment. */
@@ -34,7 +36,7 @@ struct table {
 };
 
 struct container {
-	struct container *next;
+	struct container *next; /* in its bucket */
 	atomic_uint references; /* the list's, and one a flow */
 	uint32_t id;            /* ifindex */
 	atomic_int is_gone;
@@ -96,11 +98,11 @@ struct thread {
 	pthread_t id;
 	int epoll, wake, netlink, spare;
 	double now;
-	struct flow *flows, *ready, *dead;
-	uint32_t resolving; /* flows that wait for a name */
-	struct relay_pump *pumps, *ready_pumps;
-	atomic_uint finished_pumps;
+	struct flow *flows, *resolving, *ready, *dead; /* a flow that waits for a name is in `resolving`, any other living one in `flows` */
+	struct relay_pump *started_pumps, *finished_pumps; /* by their owners: under the relay's lock */
+	struct relay_pump *ready_pumps, *dead_pumps;
 	atomic_int has_lost_container; /* some flow's container is gone */
+	int is_listening;
 	uint8_t *buffer;
 	int (*pipes)[2]; /* idle ones */
 	uint32_t idle_pipes;
@@ -114,7 +116,7 @@ struct relay {
 	atomic_int is_closing;
 	_Atomic uint64_t numbers;
 	pthread_mutex_t lock;
-	struct container *containers;
+	struct container *containers[CONTAINER_BUCKETS]; /* by id */
 	struct relay_event *events; /* a ring that grows */
 	uint32_t first_event, event_count, event_room;
 	struct counters counters;
@@ -139,6 +141,7 @@ int thread_prepare(struct thread *thread, struct relay *relay); /* 0, or -1 with
 int thread_start(struct thread *thread);                        /* 0, or an errno */
 void thread_dispose(struct thread *thread);
 void wake_threads(struct relay *relay);
+void thread_stop_listening(struct thread *thread); /* until the next tick */
 
 /* accept.c */
 void flow_accept(struct thread *thread);
@@ -146,6 +149,7 @@ void flow_accept(struct thread *thread);
 /* judge.c */
 void judge(struct thread *thread, struct flow *flow);
 void decide(struct flow *flow, const struct table *table, uint32_t protocol, const char *host);
+int may_reach_silently(struct flow *flow); /* by the policy of this moment, where nothing is said yet */
 
 /* follow.c */
 void follow_begin(struct flow *flow, const struct frame *first);
@@ -159,6 +163,8 @@ void dial_failed(struct thread *thread, struct flow *flow, enum end_cause cause)
 /* flow.c */
 struct relay_event event_of(const struct flow *flow, enum event_kind kind);
 void flow_decided(struct flow *flow); /* it is no opening any more */
+void flow_enlist(struct flow *flow, struct flow **list);
+void flow_delist(struct flow *flow);
 void flow_service(struct thread *thread, struct flow *flow, int is_broken);
 void flow_tick(struct thread *thread, struct flow *flow);
 void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause);
@@ -175,7 +181,7 @@ void direction_free(struct thread *thread, struct container *container, struct d
 
 /* pump.c */
 void pump_service(struct thread *thread, struct relay_pump *pump, int is_broken);
-void pumps_begin(struct thread *thread);
+void pumps_take(struct thread *thread);
 void pumps_serve_ready(struct thread *thread);
 void pumps_bury(struct thread *thread);
 

@@ -29,10 +29,21 @@ static int until_close(struct flow *flow)
 	return 1;
 }
 
-/* Looks at a chunked body's framing as far as it is there. The count that may pass, 0: it is malformed, -1: wait or ended. */
-static int64_t look_at_chunks(struct thread *thread, int from, struct chunks *chunks, struct direction *direction)
+/* Peeks at what comes next: the count, 0 at its end, -1 where nothing is there yet. A socket tells its error once, and here may be
+ * where: the flow ends with it, else what comes next would look like an orderly end. */
+static ssize_t peek(struct thread *thread, struct flow *flow, int from, size_t most)
 {
-	ssize_t got = recv(from, thread->buffer, BUFFER_SIZE, MSG_PEEK);
+	ssize_t got = recv(from, thread->buffer, most, MSG_PEEK);
+	if (got < 0 && errno != EAGAIN)
+		flow_end(thread, flow, END_RESET);
+	return got;
+}
+
+/* Looks at a chunked body's framing as far as it is there. The count that may pass, 0: it is malformed, -1: wait or ended. */
+static int64_t look_at_chunks(struct thread *thread, struct flow *flow, int from, struct chunks *chunks,
+                              struct direction *direction)
+{
+	ssize_t got = peek(thread, flow, from, BUFFER_SIZE);
 	if (got <= 0) {
 		direction->has_ended = got == 0;
 		return -1;
@@ -55,9 +66,9 @@ static int response_head(struct thread *thread, struct flow *flow)
 {
 	struct follow *follow = &flow->follow;
 	struct frame frame;
-	ssize_t got = recv(flow->upstream, thread->buffer, HEAD_MAX, MSG_PEEK);
+	ssize_t got = peek(thread, flow, flow->upstream, HEAD_MAX);
 	if (got < 0)
-		return 0; /* nothing yet; a broken socket says so when bytes are moved */
+		return 0;
 	if (got == 0) {
 		flow->received.has_ended = 1;
 		return 1;
@@ -87,7 +98,7 @@ static int follow_response(struct thread *thread, struct flow *flow)
 {
 	struct follow *follow = &flow->follow;
 	if (follow->response == IN_CHUNKS && !follow->response_chunks.done) {
-		int64_t count = look_at_chunks(thread, flow->upstream, &follow->response_chunks, &flow->received);
+		int64_t count = look_at_chunks(thread, flow, flow->upstream, &follow->response_chunks, &flow->received);
 		if (count < 0)
 			return flow->received.has_ended;
 		if (count == 0)
@@ -143,7 +154,7 @@ static int decided_request(struct thread *thread, struct flow *flow, const struc
 static int request_head(struct thread *thread, struct flow *flow)
 {
 	struct frame frame;
-	ssize_t got = recv(flow->client, thread->buffer, HEAD_MAX, MSG_PEEK);
+	ssize_t got = peek(thread, flow, flow->client, HEAD_MAX);
 	if (got < 0)
 		return 0;
 	if (got == 0) {
@@ -167,7 +178,7 @@ static int follow_request(struct thread *thread, struct flow *flow)
 {
 	struct follow *follow = &flow->follow;
 	if (follow->request == IN_CHUNKS && !follow->request_chunks.done) {
-		int64_t count = look_at_chunks(thread, flow->client, &follow->request_chunks, &flow->sent);
+		int64_t count = look_at_chunks(thread, flow, flow->client, &follow->request_chunks, &flow->sent);
 		if (count == 0)
 			flow_end(thread, flow, END_RESET); /* where this body ends is anybody's guess */
 		if (count <= 0)
@@ -178,8 +189,7 @@ static int follow_request(struct thread *thread, struct flow *flow)
 	if (follow->request != AT_HEAD)
 		follow->request = AT_END;
 	if (follow->is_awaited || follow->is_last) {
-		uint8_t byte;
-		flow->sent.has_ended = flow->client_has_closed && recv(flow->client, &byte, 1, MSG_PEEK) == 0;
+		flow->sent.has_ended = flow->client_has_closed && peek(thread, flow, flow->client, 1) == 0;
 		return flow->sent.has_ended;
 	}
 	follow->request = AT_HEAD;
@@ -191,8 +201,8 @@ int follow(struct thread *thread, struct flow *flow)
 	int may_move = 0;
 	if (flow->received.allowed == 0 && !flow->received.has_ended && direction_is_empty(&flow->received))
 		may_move = follow_response(thread, flow);
-	if (flow->is_followed && flow->sent.allowed == 0 && !flow->sent.has_ended && direction_is_empty(&flow->sent) &&
-	    (follow_request(thread, flow)))
+	if (flow->stage == STAGE_MOVING && flow->is_followed && flow->sent.allowed == 0 && !flow->sent.has_ended &&
+	    direction_is_empty(&flow->sent) && follow_request(thread, flow))
 		may_move = 1;
 	return may_move && flow->stage == STAGE_MOVING;
 }

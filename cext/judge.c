@@ -41,14 +41,42 @@ static void judged_http(struct thread *thread, struct flow *flow, int differs, c
 		begin_dial(thread, flow);
 }
 
+int may_reach_silently(struct flow *flow)
+{
+	struct table *table = table_of(flow->container);
+	if (table)
+		decide(flow, table, PROTOCOL_NONE, flow->name);
+	table_release(table);
+	return table && flow->decision.verdict == VERDICT_SPLICE;
+}
+
+/* Opaque words that came first, to a host that a rule names: a server that speaks before it has heard them isn't one of HTTP, as
+ * SSH's isn't. It is dialled, they are kept from it, and it is given until the opening's deadline. */
+static int is_kept_back(struct thread *thread, struct flow *flow)
+{
+	if (flow->received.moved || thread->now - flow->first_byte > thread->relay->options.opening_deadline)
+		return 0;
+	struct decision refusal = flow->decision;
+	int may_pass = may_reach_silently(flow);
+	flow->decision = refusal;
+	return may_pass;
+}
+
 static void judged(struct thread *thread, struct flow *flow, const struct table *table, const struct opening *opening)
 {
-	int differs = policy_differs(table->blob);
+	int differs = policy_differs(table->blob), is_answer = opening->protocol == PROTOCOL_OPAQUE && flow->received.moved;
 	if (opening->host_length) {
 		free(flow->host);
 		flow->host = strdup(opening->host);
 	}
-	decide(flow, table, opening->protocol, flow->host);
+	decide(flow, table, is_answer ? PROTOCOL_NONE : opening->protocol, flow->host);
+	if (opening->protocol == PROTOCOL_OPAQUE && flow->decision.verdict == VERDICT_REFUSE && !flow->has_failed &&
+	    is_kept_back(thread, flow)) {
+		if (flow->stage == STAGE_OPENING)
+			begin_dial(thread, flow);
+		return;
+	}
+	flow->protocol = (uint8_t)opening->protocol;
 	/* Whose requests HTTP/2 without TLS carries can't be told from its preface: where rules could tell them apart, it
 	 * must not walk round them. */
 	if (opening->protocol == PROTOCOL_HTTP2 && differs)

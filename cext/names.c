@@ -10,12 +10,14 @@
 #include "names.h"
 
 #define PLACES_MAX (4 * NAMES_MAX) /* above it, addresses that names have left are forgotten at once */
-#define BUCKETS 1024 /* a power of two; allocated by the container's first name */
+#define BUCKETS 1024 /* a power of two */
 
 /* An address and the name that last had it. */
-struct place {
-	struct place *next;
+struct name_place {
+	struct name_place *next;         /* in its chain */
 	struct name *name;
+	struct name_place *next_of_name; /* the others of its name, those included that the name has left */
+	struct name_place **link_of_name;
 	int is_shared; /* others have had it */
 	uint8_t address[16];
 };
@@ -23,8 +25,9 @@ struct place {
 struct names {
 	uint64_t seed; /* names come from the container: it must not choose our chains */
 	uint32_t synthetic, real, places;
+	struct name **by_expiry; /* a heap of the real ones, the first to expire on top; NAMES_MAX of them */
 	struct name *by_text[BUCKETS];
-	struct place *by_address[BUCKETS];
+	struct name_place *by_address[BUCKETS];
 };
 
 static uint32_t bucket(const struct names *names, const void *bytes, size_t length)
@@ -54,13 +57,58 @@ void names_free(struct names *names)
 			next = name->next;
 			free(name);
 		}
-		for (struct place *place = names->by_address[i], *next; place; place = next) {
+		for (struct name_place *place = names->by_address[i], *next; place; place = next) {
 			next = place->next;
 			free(place);
 		}
 	}
+	free(names->by_expiry);
 	free(names);
 }
+
+/* ---- the real names in the order they expire ---- */
+
+static void set_rank(struct names *names, uint32_t at, struct name *name)
+{
+	names->by_expiry[at] = name;
+	name->rank = at;
+}
+
+/* Moves a name to its rank, after its expiry has changed or it has come to another's place. */
+static void rank(struct names *names, struct name *name)
+{
+	uint32_t at = name->rank;
+	for (; at && names->by_expiry[(at - 1) / 2]->expires > name->expires; at = (at - 1) / 2)
+		set_rank(names, at, names->by_expiry[(at - 1) / 2]);
+	for (uint32_t child; (child = 2 * at + 1) < names->real; at = child) {
+		if (child + 1 < names->real && names->by_expiry[child + 1]->expires < names->by_expiry[child]->expires)
+			child++;
+		if (names->by_expiry[child]->expires >= name->expires)
+			break;
+		set_rank(names, at, names->by_expiry[child]);
+	}
+	set_rank(names, at, name);
+}
+
+static int rank_first_time(struct names *names, struct name *name)
+{
+	if (!names->by_expiry && !(names->by_expiry = calloc(NAMES_MAX, sizeof *names->by_expiry)))
+		return 0;
+	name->rank = names->real++;
+	rank(names, name);
+	return 1;
+}
+
+static void unrank(struct names *names, const struct name *name)
+{
+	struct name *last = names->by_expiry[--names->real];
+	if (last == name)
+		return;
+	last->rank = name->rank;
+	rank(names, last);
+}
+
+/* ---- look-ups ---- */
 
 struct name *names_by_text(struct names *names, const char *text)
 {
@@ -70,9 +118,9 @@ struct name *names_by_text(struct names *names, const char *text)
 	return name;
 }
 
-static struct place *find_place(struct names *names, const uint8_t address[16])
+static struct name_place *find_place(struct names *names, const uint8_t address[16])
 {
-	struct place *place = names->by_address[bucket(names, address, 16)];
+	struct name_place *place = names->by_address[bucket(names, address, 16)];
 	while (place && memcmp(place->address, address, 16) != 0)
 		place = place->next;
 	return place;
@@ -80,7 +128,7 @@ static struct place *find_place(struct names *names, const uint8_t address[16])
 
 struct name *names_by_address(struct names *names, const uint8_t address[16])
 {
-	struct place *place = find_place(names, address);
+	struct name_place *place = find_place(names, address);
 	return place ? place->name : NULL;
 }
 
@@ -99,17 +147,47 @@ static int has_address(const struct name *name, const uint8_t address[16])
 
 struct name *names_dialled(struct names *names, const uint8_t address[16], const char *host)
 {
-	struct place *place = find_place(names, address);
+	struct name_place *place = find_place(names, address);
 	if (!place || name_owns(place->name, address))
 		return place ? place->name : NULL;
 	struct name *asked = host ? names_by_text(names, host) : place->is_shared ? NULL : place->name;
 	return asked && (asked == place->name || has_address(asked, address)) ? asked : NULL;
 }
 
+/* ---- places ---- */
+
+static void leave_name(struct name_place *place)
+{
+	*place->link_of_name = place->next_of_name;
+	if (place->next_of_name)
+		place->next_of_name->link_of_name = place->link_of_name;
+}
+
+static void join_name(struct name_place *place, struct name *name)
+{
+	place->name = name;
+	place->next_of_name = name->places;
+	place->link_of_name = &name->places;
+	if (place->next_of_name)
+		place->next_of_name->link_of_name = &place->next_of_name;
+	name->places = place;
+}
+
+static void free_place(struct names *names, struct name_place *place)
+{
+	struct name_place **link = &names->by_address[bucket(names, place->address, 16)];
+	while (*link != place)
+		link = &(*link)->next;
+	*link = place->next;
+	leave_name(place);
+	free(place);
+	names->places--;
+}
+
 /* A synthetic address is its name's alone; a real one belongs to whoever was published last. */
 static int claim(struct names *names, const uint8_t address[16], struct name *name)
 {
-	struct place *place = find_place(names, address);
+	struct name_place *place = find_place(names, address);
 	if (!place) {
 		uint32_t at = bucket(names, address, 16);
 		place = calloc(1, sizeof *place);
@@ -119,27 +197,23 @@ static int claim(struct names *names, const uint8_t address[16], struct name *na
 		place->next = names->by_address[at];
 		names->by_address[at] = place;
 		names->places++;
+		join_name(place, name);
 	} else if (place->name != name && name_owns(place->name, address)) {
 		return 0;
 	} else if (place->name != name) {
 		place->is_shared = 1;
+		leave_name(place);
+		join_name(place, name);
 	}
-	place->name = name;
 	return 0;
 }
 
 /* Takes out the place of a real address that its name doesn't have any more. */
 static void disclaim(struct names *names, const uint8_t address[16], const struct name *name)
 {
-	struct place **link = &names->by_address[bucket(names, address, 16)];
-	while (*link && memcmp((*link)->address, address, 16) != 0)
-		link = &(*link)->next;
-	struct place *place = *link;
-	if (!place || place->name != name || name_owns(name, address))
-		return;
-	*link = place->next;
-	free(place);
-	names->places--;
+	struct name_place *place = find_place(names, address);
+	if (place && place->name == name && !name_owns(name, address))
+		free_place(names, place);
 }
 
 /* An address that a name has left leads to it for a while, as clients keep answers; but a server whose answers change for ever
@@ -163,46 +237,28 @@ static void drop(struct names *names, struct name *gone)
 	while (*link != gone)
 		link = &(*link)->next;
 	*link = gone->next;
-	for (uint32_t i = 0; i < BUCKETS; i++) {
-		struct place **at = &names->by_address[i];
-		while (*at) {
-			struct place *place = *at;
-			if (place->name != gone) {
-				at = &place->next;
-				continue;
-			}
-			*at = place->next;
-			free(place);
-			names->places--;
-		}
-	}
-	names->real -= !gone->is_synthetic;
-	names->synthetic -= gone->is_synthetic;
+	while (gone->places)
+		free_place(names, gone->places);
+	if (gone->is_synthetic)
+		names->synthetic--;
+	else
+		unrank(names, gone);
 	free(gone);
 }
 
-/* Makes room for one real name: the one that expires first goes. */
-static void drop_oldest(struct names *names)
-{
-	struct name *oldest = NULL;
-	for (uint32_t i = 0; i < BUCKETS; i++)
-		for (struct name *name = names->by_text[i]; name; name = name->next)
-			if (!name->is_synthetic && (!oldest || name->expires < oldest->expires))
-				oldest = name;
-	if (oldest)
-		drop(names, oldest);
-}
-
-static struct name *add(struct names *names, const char *text)
+static struct name *add(struct names *names, const char *text, int is_synthetic)
 {
 	struct name *name = calloc(1, sizeof *name);
-	if (!name)
+	if (!name || (!is_synthetic && !rank_first_time(names, name))) {
+		free(name);
 		return NULL;
+	}
+	name->is_synthetic = is_synthetic;
+	names->synthetic += is_synthetic;
 	uint32_t at = bucket(names, text, strlen(text));
 	memcpy(name->text, text, strlen(text) + 1);
 	name->next = names->by_text[at];
 	names->by_text[at] = name;
-	names->real++;
 	return name;
 }
 
@@ -223,7 +279,7 @@ static int free_pair(struct names *names, const struct name *name, const uint8_t
 static int set_synthetic(struct names *names, struct name *name, const uint8_t *pair)
 {
 	if (!name->is_synthetic) {
-		names->real--;
+		unrank(names, name);
 		names->synthetic++;
 		name->is_synthetic = 1;
 	}
@@ -245,12 +301,14 @@ int names_publish(struct names *names, const char *text, const uint8_t *syntheti
 	if (synthetic && (!name || !name->is_synthetic) && names->synthetic >= NAMES_MAX)
 		return -ENOSPC;
 	if (!name && !synthetic && names->real >= NAMES_MAX)
-		drop_oldest(names);
-	if (!name && !(name = add(names, text)))
+		drop(names, names->by_expiry[0]);
+	if (!name && !(name = add(names, text, synthetic != NULL)))
 		return -ENOMEM;
 	if (count || !synthetic) {
 		set_addresses(names, name, addresses, count);
 		name->expires = expires;
+		if (!name->is_synthetic)
+			rank(names, name);
 		name->is_asked = name->has_failed = 0;
 	}
 	for (uint32_t i = 0; i < count && !name->is_synthetic && !synthetic; i++)

@@ -9,8 +9,12 @@
 
 #define NAMES_MAX 4096 /* synthetic ones of a container, and as many real ones */
 
+struct name_place;               /* an address and whose it is: names.c */
+
 struct name {
 	struct name *next;        /* in its chain */
+	struct name_place *places;     /* that lead to it */
+	uint32_t rank;            /* a real one's, in the order of expiry */
 	char text[HOST_MAX + 1];
 	uint8_t synthetic[2][16]; /* zero where there is none */
 	uint8_t addresses[NAME_ADDRESSES_MAX][16];

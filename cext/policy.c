@@ -197,7 +197,7 @@ struct decision policy_decide(const void *table, uint32_t protocol, const char *
 {
 	const struct policy_header *header = table;
 	struct decision decision = {VERDICT_REFUSE, NO_RULE, header->generation};
-	if (protocol != PROTOCOL_OPAQUE || (destination && policy_client_speaks_first(destination->port))) {
+	if (protocol != PROTOCOL_NONE || (destination && policy_client_speaks_first(destination->port))) {
 		decision.rule = find_rule(table, host, host_length, destination);
 		if (decision.rule == NO_RULE && header->flags & POLICY_CATCH_ALL)
 			decision.rule = header->catch_all;

@@ -7,9 +7,10 @@
  * The order: exact host > exact destination address > glob (most literal bytes first, then order of declaration)
  * > catch-all > internet (SPLICE) > REFUSE. Hosts are compared case-folded, without a trailing dot, port or
  * brackets; an IP literal is compared in its canonical text form (inet_ntop), v4-mapped as v4.
- * Handlers answer HTTP. So a rule that matches gives: HTTP -> HANDLE; TLS, HTTP2, and OPAQUE on a port whose clients
- * speak first -> REFUSE (a handler that can't be shown the request must not be walked round); OPAQUE elsewhere is another
- * protocol than HTTP: internet ? SPLICE : REFUSE.
+ * Handlers answer HTTP. So a rule that matches gives: HTTP -> HANDLE; TLS, HTTP2 and OPAQUE -> REFUSE: a handler that can't be
+ * shown the request must not be walked round, and what a lenient server may take for HTTP is more than can be listed. NONE, while
+ * the client is silent or after the server has spoken first, which none of HTTP does: on a port whose clients speak first as
+ * OPAQUE, elsewhere rules don't hold: internet ? SPLICE : REFUSE.
  */
 #ifndef PYINTERCEPTOR_POLICY_H
 #define PYINTERCEPTOR_POLICY_H

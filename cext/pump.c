@@ -17,30 +17,23 @@
 #include "flow.h"
 
 struct relay_pump {
-	struct relay_pump *next;       /* of its thread */
-	struct relay_pump *next_ready; /* of those that have more to move */
+	struct relay_pump *next;          /* of those that were started and not yet taken, or are dead */
+	struct relay_pump *next_finished; /* of those that were finished and not yet taken: before they were taken at the start, even */
+	struct relay_pump *next_ready;    /* of those that have more to move */
 	struct thread *thread;
 	struct container *container;
 	pthread_mutex_t lock;
 	int from, to, done;
 	struct direction direction;
 	int error;
-	uint8_t is_begun, has_ended, is_ready;
-	atomic_int is_finished; /* its owner is done with it */
+	uint8_t has_ended, is_ready;
 };
 
-/* Explicitly out of the epoll: it knows sockets, not descriptors, and the owner's keep these alive. */
 static void close_sockets(struct relay_pump *pump)
 {
-	int *sockets[] = {&pump->from, &pump->to};
-	for (int i = 0; i < 2; i++) {
-		if (*sockets[i] < 0)
-			continue;
-		if (pump->is_begun)
-			epoll_ctl(pump->thread->epoll, EPOLL_CTL_DEL, *sockets[i], NULL);
-		close(*sockets[i]);
-		*sockets[i] = -1;
-	}
+	close_watched(pump->thread->epoll, pump->from);
+	close_watched(pump->thread->epoll, pump->to);
+	pump->from = pump->to = -1;
 }
 
 static void pump_free(struct relay_pump *pump)
@@ -78,8 +71,8 @@ struct relay_pump *relay_pump_start(struct relay *relay, uint32_t container, int
 		return NULL;
 	}
 	pthread_mutex_lock(&relay->lock);
-	pump->next = pump->thread->pumps;
-	pump->thread->pumps = pump;
+	pump->next = pump->thread->started_pumps;
+	pump->thread->started_pumps = pump;
 	pthread_mutex_unlock(&relay->lock);
 	signal_fd(pump->thread->wake);
 	return pump;
@@ -100,14 +93,18 @@ uint64_t relay_pump_moved(struct relay_pump *pump)
 
 uint64_t relay_pump_finish(struct relay_pump *pump, int *error)
 {
+	struct thread *thread = pump->thread;
 	pthread_mutex_lock(&pump->lock);
 	uint64_t moved = pump->direction.moved;
 	*error = pump->error;
 	pump->has_ended = 1;
 	close_sockets(pump);
 	pthread_mutex_unlock(&pump->lock);
-	atomic_fetch_add(&pump->thread->finished_pumps, 1);
-	atomic_store(&pump->is_finished, 1); /* it may be freed from here on */
+	pthread_mutex_lock(&thread->relay->lock);
+	pump->next_finished = thread->finished_pumps;
+	thread->finished_pumps = pump;
+	pthread_mutex_unlock(&thread->relay->lock); /* it may be freed from here on */
+	signal_fd(thread->wake);
 	return moved;
 }
 
@@ -174,8 +171,7 @@ static void begin(struct thread *thread, struct relay_pump *pump)
 	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
 	                            .data.u64 = (uint64_t)(uintptr_t)pump | COOKIE_PUMP};
 	pthread_mutex_lock(&pump->lock);
-	if (!pump->is_begun && !pump->has_ended) {
-		pump->is_begun = 1;
+	if (!pump->has_ended) {
 		if (epoll_ctl(thread->epoll, EPOLL_CTL_ADD, pump->from, &event) < 0 ||
 		    epoll_ctl(thread->epoll, EPOLL_CTL_ADD, pump->to, &event) < 0)
 			end(pump, errno);
@@ -185,29 +181,32 @@ static void begin(struct thread *thread, struct relay_pump *pump)
 	pthread_mutex_unlock(&pump->lock);
 }
 
-void pumps_begin(struct thread *thread)
+/* Begins what was started, and lets what was finished die. */
+void pumps_take(struct thread *thread)
 {
 	pthread_mutex_lock(&thread->relay->lock);
-	struct relay_pump *pump = thread->pumps; /* what stands behind it never changes but by us */
+	struct relay_pump *started = thread->started_pumps, *finished = thread->finished_pumps;
+	thread->started_pumps = thread->finished_pumps = NULL;
 	pthread_mutex_unlock(&thread->relay->lock);
-	for (; pump; pump = pump->next)
-		begin(thread, pump);
+	for (; started; started = started->next)
+		begin(thread, started);
+	for (; finished; finished = finished->next_finished) {
+		finished->next = thread->dead_pumps;
+		thread->dead_pumps = finished;
+	}
 }
 
+/* Frees what is dead, after every event of the turn has been looked at. */
 void pumps_bury(struct thread *thread)
 {
-	if (thread->ready_pumps || atomic_exchange(&thread->finished_pumps, 0) == 0)
-		return;
-	pthread_mutex_lock(&thread->relay->lock);
-	for (struct relay_pump **link = &thread->pumps; *link;) {
+	for (struct relay_pump **link = &thread->dead_pumps; *link;) {
 		struct relay_pump *pump = *link;
-		if (!atomic_load(&pump->is_finished)) {
-			link = &pump->next;
+		if (pump->is_ready) {
+			link = &pump->next; /* it stands in the list of ready ones: it goes with the next turn */
 			continue;
 		}
 		*link = pump->next;
 		direction_free(thread, pump->container, &pump->direction);
 		pump_free(pump);
 	}
-	pthread_mutex_unlock(&thread->relay->lock);
 }

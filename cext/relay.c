@@ -70,11 +70,11 @@ void relay_close(struct relay *relay)
 	while (relay_take(relay, &event, 1))
 		if (event.fd >= 0)
 			close(event.fd);
-	while (relay->containers) {
-		struct container *container = relay->containers;
-		relay->containers = container->next;
-		container_release(container);
-	}
+	for (uint32_t i = 0; i < CONTAINER_BUCKETS; i++)
+		for (struct container *container = relay->containers[i], *next; container; container = next) {
+			next = container->next;
+			container_release(container);
+		}
 	if (relay->event_fd >= 0)
 		close(relay->event_fd);
 	pthread_mutex_destroy(&relay->lock);

@@ -56,7 +56,10 @@ struct relay_event {
 };
 
 struct relay_counters {           /* of one container, or of all together */
-	uint64_t accepted, spliced, handled, refused, reset, failed_dials, over_budget;
+	uint64_t accepted, spliced, handled, refused, failed_dials, over_budget;
+	uint64_t reset;               /* by a side, or with their container */
+	uint64_t timed_out;           /* without a byte for too long */
+	uint64_t no_resources;        /* for want of memory or descriptors; of all together: those that nobody could look at, too */
 	uint64_t sent, received;
 	uint64_t flows;               /* open now */
 };

@@ -17,11 +17,17 @@
 #define COOKIE_LISTENER 8 /* no flow's address */
 #define COOKIE_WAKE 16
 
+/* Frees what died, after every event of the turn has been looked at. What still stands in the list of ready ones goes with the
+ * next turn. */
 static void bury(struct thread *thread)
 {
-	while (thread->dead) {
-		struct flow *flow = thread->dead;
-		thread->dead = flow->next;
+	for (struct flow **link = &thread->dead; *link;) {
+		struct flow *flow = *link;
+		if (flow->is_ready) {
+			link = &flow->next;
+			continue;
+		}
+		*link = flow->next;
 		container_release(flow->container);
 		free(flow->host);
 		free(flow->name);
@@ -29,9 +35,9 @@ static void bury(struct thread *thread)
 	}
 }
 
-static void tick(struct thread *thread)
+static void tick(struct thread *thread, struct flow *flows)
 {
-	for (struct flow *flow = thread->flows, *next; flow; flow = next) {
+	for (struct flow *flow = flows, *next; flow; flow = next) {
 		next = flow->next;
 		flow_tick(thread, flow);
 	}
@@ -40,8 +46,9 @@ static void tick(struct thread *thread)
 /* Somebody has a pump, a name that flows may wait for, or the end of a container. */
 static void woken(struct thread *thread, double *next_tick)
 {
-	pumps_begin(thread);
-	if (thread->resolving || atomic_exchange(&thread->has_lost_container, 0))
+	pumps_take(thread);
+	tick(thread, thread->resolving);
+	if (atomic_exchange(&thread->has_lost_container, 0))
 		*next_tick = thread->now;
 }
 
@@ -77,11 +84,30 @@ static void serve_event(struct thread *thread, const struct epoll_event *event)
 		flow_service(thread, flow, is_broken);
 }
 
+static int watch(struct thread *thread, int fd, uint64_t cookie, uint32_t flags)
+{
+	struct epoll_event event = {.events = EPOLLIN | flags, .data.u64 = cookie};
+	return epoll_ctl(thread->epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+static int listen_again(struct thread *thread)
+{
+	thread->is_listening = watch(thread, thread->relay->listener, COOKIE_LISTENER, EPOLLEXCLUSIVE) == 0;
+	return thread->is_listening ? 0 : -1;
+}
+
+void thread_stop_listening(struct thread *thread)
+{
+	epoll_ctl(thread->epoll, EPOLL_CTL_DEL, thread->relay->listener, NULL);
+	thread->is_listening = 0;
+}
+
 static void turn(struct thread *thread, double *next_tick)
 {
 	struct epoll_event events[BATCH];
 	uint64_t drained;
-	int timeout = thread->ready || thread->ready_pumps ? 0 : thread->flows ? (int)(TICK * 1000) : -1;
+	int has_deadlines = thread->flows || thread->resolving || !thread->is_listening;
+	int timeout = thread->ready || thread->ready_pumps ? 0 : has_deadlines ? (int)(TICK * 1000) : -1;
 	int count = epoll_wait(thread->epoll, events, BATCH, timeout);
 	thread->now = now();
 	for (int i = 0; i < count; i++) {
@@ -95,12 +121,13 @@ static void turn(struct thread *thread, double *next_tick)
 	serve_ready(thread);
 	pumps_serve_ready(thread);
 	if (thread->now >= *next_tick) {
-		tick(thread);
+		tick(thread, thread->resolving); /* first: what has its name now goes on with the others */
+		tick(thread, thread->flows);
+		if (!thread->is_listening)
+			listen_again(thread);
 		*next_tick = thread->now + TICK;
 	}
-	/* A dead flow may still stand in the list of ready ones: it goes with the next turn. */
-	if (!thread->ready)
-		bury(thread);
+	bury(thread);
 	pumps_bury(thread);
 }
 
@@ -110,17 +137,14 @@ static void *thread_main(void *argument)
 	double next_tick = 0;
 	while (!atomic_load(&thread->relay->is_closing))
 		turn(thread, &next_tick);
-	while (thread->flows)
-		flow_end(thread, thread->flows, END_DETACHED);
+	while (thread->flows || thread->resolving)
+		flow_end(thread, thread->flows ? thread->flows : thread->resolving, END_DETACHED);
+	serve_ready(thread); /* all dead: the list lets them go */
 	bury(thread);
+	pumps_take(thread);
+	pumps_serve_ready(thread);
 	pumps_bury(thread);
 	return NULL;
-}
-
-static int watch(struct thread *thread, int fd, uint64_t cookie, uint32_t flags)
-{
-	struct epoll_event event = {.events = EPOLLIN | flags, .data.u64 = cookie};
-	return epoll_ctl(thread->epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
 int thread_prepare(struct thread *thread, struct relay *relay)
@@ -136,7 +160,7 @@ int thread_prepare(struct thread *thread, struct relay *relay)
 	if (thread->epoll < 0 || thread->wake < 0 || thread->netlink < 0 || !thread->buffer || !thread->pipes)
 		return -1;
 	thread->spare = fcntl(thread->epoll, F_DUPFD_CLOEXEC, 0);
-	if (watch(thread, relay->listener, COOKIE_LISTENER, EPOLLEXCLUSIVE) < 0)
+	if (listen_again(thread) < 0)
 		return -1;
 	return watch(thread, thread->wake, COOKIE_WAKE, 0);
 }

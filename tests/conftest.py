@@ -10,11 +10,12 @@ import gc
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.bindings.redis_servers import RedisServer, three_nodes
 from tests.world import World
 
 HERE = Path(__file__).parent
@@ -119,3 +120,19 @@ def world(nothing_is_left_behind: None) -> Iterator[World]:
     """The internet of the tests, reachable from this namespace: see tests/world."""
     with World() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def redis_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One that all tests share: each uses keys of its own."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(
+    nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sequence[RedisServer]]:
+    """Three nodes that all tests share."""
+    with three_nodes(tmp_path_factory.mktemp("cluster")) as nodes:
+        yield nodes

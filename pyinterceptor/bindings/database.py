@@ -47,12 +47,14 @@ class Database:
     async def read(self, do: Callable[[sqlite3.Connection], T]) -> T:
         """One query is one moment of the database."""
         with translated(self._name):
-            return await self._reads.run(partial(do, self._reader))
+            result: T = await self._reads.run(partial(do, self._reader))
+        return result
 
     async def write(self, do: Callable[[sqlite3.Connection], T]) -> T:
         """A transaction, which may be shared. `do` is called again where another's fault undid it."""
         with translated(self._name):
-            return await self._writes.run(partial(do, self._writer))
+            result: T = await self._writes.run(partial(do, self._writer))
+        return result
 
 
 @asynccontextmanager

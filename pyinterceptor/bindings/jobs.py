@@ -11,22 +11,20 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import outcome
 import trio
-
-T = TypeVar("T")
 
 MOST = 256  # jobs in a turn
 
 
 class Job:
-    """Something to do, and who waits for it; nobody does any more where `task` is None."""
+    """Something to do, as its turn understands it, and who waits for it; nobody does any more where `task` is None."""
 
     __slots__ = ("do", "outcome", "task")
 
-    def __init__(self, do: Callable[[], Any], task: trio.lowlevel.Task) -> None:
+    def __init__(self, do: Any, task: trio.lowlevel.Task) -> None:
         self.do = do
         self.task: trio.lowlevel.Task | None = task
         self.outcome: outcome.Outcome[Any]
@@ -43,8 +41,8 @@ class Jobs:
         self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
 
-    async def run(self, do: Callable[[], T]) -> T:
-        """What `do` returns or raises, once its turn has come.
+    async def run(self, do: Any) -> Any:
+        """The outcome of `do`, once its turn has come.
 
         Cancelled, it is not waited for: it isn't begun if it wasn't, else it is done and its result dropped.
         """
@@ -55,8 +53,7 @@ class Jobs:
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._waiting.put(job)
-        result: T = await trio.lowlevel.wait_task_rescheduled(abandon)
-        return result
+        return await trio.lowlevel.wait_task_rescheduled(abandon)
 
     def work(self) -> None:
         """The thread's: turn after turn, until told to stop."""
@@ -99,7 +96,7 @@ async def open_jobs(turn: Turn) -> AsyncIterator[Jobs]:
 
 
 def each(jobs: Sequence[Job]) -> None:
-    """A turn whose jobs have nothing to do with one another."""
+    """A turn of functions that have nothing to do with one another."""
     for job in jobs:
         job.outcome = outcome.capture(job.do)
 

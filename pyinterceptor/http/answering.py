@@ -66,4 +66,4 @@ def _length_elsewhere(response: Response) -> str | None:
     said = response.headers.getall("content-length")
     if len(said) == 1 and said[0].isascii() and said[0].isdigit():
         return said[0]
-    return str(len(response.body.content)) if response.body.content else None
+    return str(response.body.length) if response.body.length else None

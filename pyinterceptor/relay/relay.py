@@ -101,15 +101,21 @@ Event = Handoff | Resolve | Ended
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Totals of one container, or of all together; `flows` are open now."""
+    """Totals of one container, or of all together; `flows` are open now.
+
+    `reset`: by a side, or with their container. `timed_out`: without a byte for too long. `no_resources`: for want of
+    memory or descriptors; of all together, those that nobody could look at are among them.
+    """
 
     accepted: int
     spliced: int
     handled: int
     refused: int
-    reset: int
     failed_dials: int
     over_budget: int
+    reset: int
+    timed_out: int
+    no_resources: int
     sent: int
     received: int
     flows: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -23,7 +24,21 @@ def embedded(place: Path) -> Open:
     return opened
 
 
-ENGINES = ["embedded"]
+# valkey-server, which speaks the same protocol, is in no package of Debian 12.
+ENGINES = ["embedded", "redis", "cluster"]
+COUNTER = itertools.count(1)
+
+
+def on_redis(url: str) -> Open:
+    """The URL of a server that others use, too: what it holds under this prefix is ours alone."""
+    declared = KV(f"{url}?prefix=t{next(COUNTER)}")
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Namespace]:
+        async with declared.open("KV", Path("/nonexistent")) as kv:
+            yield kv
+
+    return opened
 
 
 def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
@@ -31,4 +46,8 @@ def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
     match engine:
         case "embedded":
             return embedded(place)
+        case "redis":
+            return on_redis(request.getfixturevalue("redis_server").url)
+        case "cluster":
+            return on_redis(request.getfixturevalue("redis_cluster")[0].url)
     raise AssertionError(engine)

@@ -19,7 +19,8 @@ TEXT = "0123456789"
 ETAG = hashlib.md5(TEXT.encode()).hexdigest()
 PART = 5 * 1024 * 1024
 # Legal keys, all of them: none may touch another object, or a file of the host.
-KEYS = ["a", "a/b", "a/../b", "../a", "..", ".", "/a", "//a", "a\n", " ", "%2e%2e", "a?b#c", "a+b", "é", "日本", "é" * 256]
+KEYS = ["a", "a/b", "a/../b", "../a", "..", ".", "/a", "//a", "a\n", " ", "%2e%2e", "a?b#c", "a+b"]
+KEYS += ["é", "日本", "é" * 256]
 NUL = "a\0b"
 
 
@@ -94,7 +95,8 @@ async def test_another_put_takes_the_place_of_all_that_was_there(opened: Open) -
 @in_trio
 async def test_whatever_can_be_a_body_can_be_an_object(opened: Open) -> None:
     async with opened() as bucket:
-        for value, kept in ((None, b""), ("ü", b"\xc3\xbc"), (memoryview(b"ab"), b"ab"), (pieces(3, 2), b"\0\0\0\1\1\1")):
+        given = [(None, b""), ("ü", b"\xc3\xbc"), (memoryview(b"ab"), b"ab"), (pieces(3, 2), b"\0\0\0\1\1\1")]
+        for value, kept in given:
             put = await bucket.put("key", value)
             assert put is not None
             assert put.size == len(kept)
@@ -403,7 +405,7 @@ async def test_an_upload_in_parts_becomes_one_object_also_after_a_restart(opened
         assert await text_of(bucket, "key") == "old"
     async with opened() as bucket:
         resumed = bucket.resume_multipart_upload("key", upload.upload_id)
-        parts[2] = await resumed.upload_part(2, pieces(1, 0) if not second else second)
+        parts[2] = await resumed.upload_part(2, second)
         parts[1] = await resumed.upload_part(1, first)  # again: the last one counts
         put = await resumed.complete([parts[3], parts[1], parts[2]])
         assert put.size == 2 * PART + 1

@@ -40,12 +40,23 @@ async def synthetic(scene: Scene) -> str:
     return found
 
 
+class Everything(Container):
+    """Every host is a handler's."""
+
+
+@Everything.outbound
+async def answer_all(request: Any, env: Any, ctx: Any) -> Response:
+    return Response("handled")
+
+
 async def other_protocols_still_pass(scene: Scene, address: str) -> None:
-    """The control: from the same container, to the same address, the server is reached."""
+    """The control: from the same container, to the same address, a server that speaks first is reached."""
     client = await scene.client(address)
-    await client.says(b"\x00hello")
     origin = await scene.origin()
     assert origin.address == ORIGIN_V4
+    await origin.says(b"220 welcome\r\n")
+    await client.hears(b"220 welcome\r\n")
+    await client.says(b"\x00hello")
     await origin.hears(b"\x00hello")
 
 
@@ -88,14 +99,51 @@ def test_nothing_but_http_can_be_asked_of_a_ruled_host(first: bytes, port: int, 
     trio.run(main)
 
 
-def test_opaque_bytes_to_a_ruled_host_pass_where_http_is_not_expected_only(world: World, instance: str) -> None:
+@pytest.mark.parametrize("cls", [Guarded, Everything], ids=["named", "catch-all"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"\x00hello",
+        b"A" * 40 + b" / HTTP/1.1\r\nHost: ruled.test\r\n\r\n",
+        b"GET /\x7f HTTP/1.1\r\nHost: ruled.test\r\n\r\n",
+        b"OPTIONS * RTSP/1.0\r\nHost: ruled.test\r\n\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 80\r\nGET / HTTP/1.1\r\nHost: ruled.test\r\n\r\n",
+    ],
+    ids=["zero", "long-method", "del", "rtsp", "proxy"],
+)
+def test_opaque_words_reach_a_ruled_host_only_after_its_server_has_spoken(
+    first: bytes, cls: type[Container], world: World, instance: str
+) -> None:
     async def main() -> None:
-        async with scene(world, Guarded, instance, OPTIONS) as opened:
+        async with scene(world, cls, instance, OPTIONS) as opened:
             address = await synthetic(opened)
             client = await opened.client(address, 80)
-            await client.says(b"\x00hello")
+            await client.says(first)
             await client.hears_a_reset()
+            client = await opened.client(address)
+            await client.says(first)
+            origin = await opened.origin()  # which may speak first, and doesn't
+            await origin.hears_a_reset()
+            await client.hears_a_reset()
+            client = await opened.client(address)
+            await client.says(first)
+            origin = await opened.origin()
+            await origin.says(b"SSH-2.0-server\r\n")
+            await client.hears(b"SSH-2.0-server\r\n")
+            await origin.hears(first)
             await other_protocols_still_pass(opened, address)
+
+    trio.run(main)
+
+
+def test_opaque_words_reach_a_host_that_no_rule_names(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with scene(world, Guarded, instance, OPTIONS) as opened:
+            client = await opened.client(OTHER_V4)
+            await client.says(b"\x00hello")
+            origin = await opened.origin()
+            assert origin.address == OTHER_V4
+            await origin.hears(b"\x00hello")
 
     trio.run(main)
 

@@ -184,6 +184,7 @@ def test_without_a_free_descriptor_a_flow_is_refused_and_the_others_live(world: 
                             one.connect((ORIGIN_V4, PORT))
                         assert is_reset(one)
                     await exchange(client, origin)
+            assert opened.interceptor.count().no_resources == 9
             await pair(opened)
             await exchange(client, origin)
 
@@ -302,6 +303,7 @@ def test_a_flow_without_a_byte_ends_at_its_idle_deadline(world: World, instance:
             await origin.hears_a_reset()
             assert trio.current_time() - began >= 1.0
             await exchange(*other)  # which wasn't idle as long
+            assert opened.interceptor.count(Passing, "box").timed_out == 1
 
     trio.run(main)
 

@@ -30,6 +30,7 @@ TESTS = [
     "tests/unit/test_policy_properties.py",
     "tests/unit/test_name_table.py",
     "tests/socket/test_pump.py",
+    "tests/socket/test_passage.py",
     "tests/socket/test_relay.py",
     "tests/e2e/test_follow.py",
     "tests/e2e/test_evasion.py",

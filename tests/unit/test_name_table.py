@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,6 +97,39 @@ def test_real_names_make_room_for_each_other_where_one_expires_first(names):
     assert names.name("n1.test") == ffi.NULL
     assert names.name("n0.test") != ffi.NULL
     assert names.at(TWO) == "new.test"
+
+
+def test_a_real_name_costs_the_same_in_a_full_table(names):
+    """Which is when each takes the place of the one that expires first, and that one's addresses are freed."""
+
+    def seconds(first: int) -> float:
+        began = time.thread_time()
+        for number in range(first, first + 1_000):
+            address = str(ipaddress.IPv6Address((0x20010DB8 << 96) + number))
+            assert names.publish(f"n{number}.test", address, expires=1e6 + number * 7919 % 4001) == 0
+        return time.thread_time() - began
+
+    empty = seconds(0)
+    for number in range(10_000, 10_000 + lib.NAMES_MAX):
+        addresses = [str(ipaddress.IPv6Address((0x20010DB9 << 96) + number * 4 + at)) for at in range(4)]
+        names.publish(f"n{number}.test", *addresses, expires=1e5)
+    full = seconds(20_000)
+    assert full < 3 * empty, (full, empty)
+
+
+def test_names_go_in_the_order_they_expire_whatever_changed_since(names):
+    order = [number * 7919 % lib.NAMES_MAX for number in range(lib.NAMES_MAX)]
+    for number in order:
+        names.publish(f"n{number}.test", ONE, expires=1e6)
+    for number in order:
+        names.publish(f"n{number}.test", ONE, expires=10.0 + number)
+    names.publish("n5.test", pair=PAIR)  # served by a rule now: it has no expiry any more
+    going = [number for number in range(50) if number != 5]
+    assert names.publish("first.test", TWO, expires=1e6) == 0  # in its place
+    for count in range(1, len(going)):
+        assert names.publish(f"late{count}.test", TWO, expires=1e6) == 0
+        known = [number for number in range(50) if names.name(f"n{number}.test") != ffi.NULL]
+        assert known == sorted({5, *going[count:]})
 
 
 def test_nobody_outside_takes_a_synthetic_address_by_answering_with_it(names):

@@ -59,8 +59,11 @@ def test_an_address_rule_decides_whatever_the_host_says():
         (lib.PROTOCOL_HTTP2, 80, True, lib.VERDICT_REFUSE),
         (lib.PROTOCOL_OPAQUE, 80, True, lib.VERDICT_REFUSE),
         (lib.PROTOCOL_OPAQUE, 443, True, lib.VERDICT_REFUSE),
-        (lib.PROTOCOL_OPAQUE, 22, True, lib.VERDICT_SPLICE),
-        (lib.PROTOCOL_OPAQUE, 22, False, lib.VERDICT_REFUSE),
+        (lib.PROTOCOL_OPAQUE, 22, True, lib.VERDICT_REFUSE),
+        (lib.PROTOCOL_NONE, 80, True, lib.VERDICT_REFUSE),
+        (lib.PROTOCOL_NONE, 443, True, lib.VERDICT_REFUSE),
+        (lib.PROTOCOL_NONE, 22, True, lib.VERDICT_SPLICE),
+        (lib.PROTOCOL_NONE, 22, False, lib.VERDICT_REFUSE),
     ],
 )
 def test_no_protocol_walks_round_a_handler(protocol, port, internet, verdict):

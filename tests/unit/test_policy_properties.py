@@ -108,7 +108,7 @@ def test_a_star_stands_for_any_run_of_characters(glob, host):
     patterns=st.lists(st.one_of(GLOBS, SMALL_HOSTS), max_size=6, unique=True),
     catch_all=st.booleans(),
     internet=st.booleans(),
-    protocol=st.sampled_from(["HTTP", "TLS", "HTTP2", "OPAQUE"]),
+    protocol=st.sampled_from(["NONE", "HTTP", "TLS", "HTTP2", "OPAQUE"]),
     host=SMALL_HOSTS,
     port=st.sampled_from([22, 80]),
 )
@@ -125,7 +125,7 @@ def expected(rules: Rules, protocol: str, host: str, port: int) -> tuple[int, in
     globs = [pattern for pattern in rules.hosts if "*" in pattern and glob_matches(pattern, host)]
     globs.sort(key=lambda glob: len(glob.replace("*", "")), reverse=True)
     rule = rules.hosts.get(host, rules.hosts[globs[0]] if globs else rules.catch_all)
-    if protocol == "OPAQUE" and port == 22:
+    if protocol == "NONE" and port == 22:
         rule = None
     if rule is None:
         return (lib.VERDICT_SPLICE if rules.internet else lib.VERDICT_REFUSE), lib.NO_RULE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -14,9 +16,28 @@ DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 
 def busybox_image(name: str) -> None:
     """Imports it under this name. Raises: AssertionError with podman's complaint."""
-    done = subprocess.run(
-        [*PODMAN, "import", "--change", 'CMD ["/bin/cat"]', "-", name], input=root_archive(), capture_output=True
-    )
+    _import(name, root_archive())
+
+
+def curl_image(name: str) -> None:
+    """busybox and the host's curl, with the libraries that it needs."""
+    curl = shutil.which("curl")
+    assert curl is not None, "curl is missing: apt install curl"
+    linked = subprocess.run(["ldd", curl], capture_output=True, text=True, check=True).stdout
+    written = io.BytesIO(root_archive())
+    with tarfile.open(fileobj=written, mode="a") as archive:
+        for path in ["/bin/curl", *re.findall(r"(/\S+) \(0x", linked)]:
+            source = curl if path == "/bin/curl" else path
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size, entry.mode = os.stat(source).st_size, 0o755
+            with open(source, "rb") as file:
+                archive.addfile(entry, file)
+    _import(name, written.getvalue())
+
+
+def _import(name: str, archive: bytes) -> None:
+    importing = [*PODMAN, "import", "--change", 'CMD ["/bin/cat"]', "-", name]
+    done = subprocess.run(importing, input=archive, capture_output=True)
     assert done.returncode == 0, f"podman import: {done.stderr.decode()}"
 
 

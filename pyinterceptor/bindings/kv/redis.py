@@ -1,0 +1,321 @@
+"""A Redis or Valkey server, or a cluster of them, as a KV's engine.
+
+Through redis-py, the client that Redis maintains, on a thread: calls that come together go out as one pipeline, which
+makes it several times as fast as a client on Trio itself (coredis: 5 000 gets a second from 64 tasks).
+
+The names are spread over 16 buckets. A bucket is a hash tag, so all of it is in one slot of a cluster and one script
+changes value and index together (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/):
+  {prefix:bucket}:v:<name>   the value, behind its metadata; it expires by itself
+  {prefix:bucket}:names      a sorted set in the order of the names' bytes, which listings are merged from
+  {prefix:bucket}:about      a hash: expiration and metadata of each, for listings
+  {prefix:bucket}:until      a sorted set by expiration: dead names are removed by later writes
+
+A write carries the moment, in the server's clock, after which it does nothing: a server that was stopped and goes on
+after we gave up leaves things as they were. Where a connection breaks before the answer, the write is repeated once; if
+that fails too, it may or may not have been done.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from heapq import merge
+from itertools import islice
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import outcome
+import trio
+
+from pyinterceptor.bindings.jobs import Job, open_jobs
+from pyinterceptor.bindings.kv.engine import Entry, Listed
+from pyinterceptor.errors import BindingError, PolicyError
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ImportError as error:
+    raise PolicyError("a KV on Redis needs redis-py; run: pip install 'pyinterceptor[redis]'") from error
+
+DEADLINE = 4.0  # seconds for a call
+IN_TIME = 3.0  # seconds within which the server may begin a write: what is left is for the answer's way
+BUCKETS = 16
+NO_METADATA = 0xFFFFFFFF
+LENGTH = struct.Struct("!I")
+TLS = ("rediss", "valkeys")
+
+Command = tuple[Any, ...]
+
+# KEYS: value, names, about, until. ARGV: deadline in ms, name, …  Each answers {done, now in ms}.
+BEGIN = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now > tonumber(ARGV[1]) then return {0, now} end
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', time[1], 'LIMIT', 0, 8)) do
+  redis.call('ZREM', KEYS[2], dead)
+  redis.call('HDEL', KEYS[3], dead)
+  redis.call('ZREM', KEYS[4], dead)
+end
+"""
+PUT = f"""{BEGIN}
+if ARGV[5] == '' then
+  redis.call('SET', KEYS[1], ARGV[3])
+  redis.call('ZREM', KEYS[4], ARGV[2])
+else
+  redis.call('SET', KEYS[1], ARGV[3], 'PXAT', ARGV[5] .. '000')
+  redis.call('ZADD', KEYS[4], ARGV[5], ARGV[2])
+end
+redis.call('HSET', KEYS[3], ARGV[2], ARGV[4])
+redis.call('ZADD', KEYS[2], 0, ARGV[2])
+return {{1, now}}
+"""
+DELETE = f"""{BEGIN}
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('HDEL', KEYS[3], ARGV[2])
+redis.call('ZREM', KEYS[4], ARGV[2])
+return {{1, now}}
+"""
+CLOCK = """
+local time = redis.call('TIME')
+return time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+# KEYS: names, about, until. ARGV: from, to (as ZRANGEBYLEX takes them), count. Answers name, about, name, about, …
+LIST = """
+local now, from, found = tonumber(redis.call('TIME')[1]), ARGV[1], {}
+while #found < 2 * tonumber(ARGV[3]) do
+  local some = redis.call('ZRANGEBYLEX', KEYS[1], from, ARGV[2], 'LIMIT', 0, ARGV[3])
+  if #some == 0 then break end
+  for _, name in ipairs(some) do
+    local dies = redis.call('ZSCORE', KEYS[3], name)
+    if (not dies or tonumber(dies) > now) and #found < 2 * tonumber(ARGV[3]) then
+      found[#found + 1] = name
+      found[#found + 1] = redis.call('HGET', KEYS[2], name)
+    end
+  end
+  from = '(' .. some[#some]
+end
+return found
+"""
+
+
+class Place(NamedTuple):
+    """What a URL says; `options` are redis-py's."""
+
+    host: str
+    port: int
+    prefix: str
+    options: dict[str, Any]
+
+
+class Bucket:
+    """The keys of one, and how many milliseconds the clock of its server is ahead of ours."""
+
+    def __init__(self, tag: bytes) -> None:
+        self.tag = tag
+        self.index = [tag + b":names", tag + b":about", tag + b":until"]
+        self.ahead: float | None = None
+
+
+class Write(NamedTuple):
+    """A script's, of one name; `begun` is when its caller came, in milliseconds of our clock."""
+
+    script: str
+    bucket: Bucket
+    begun: float
+    arguments: tuple[bytes, ...]  # the name first
+
+
+@asynccontextmanager
+async def open_redis(name: str, url: str) -> AsyncIterator[RedisEngine]:
+    """Raises: PolicyError for the URL, BindingError where no server answers."""
+    place = _place(name, url)
+    where = f"KV {name}: redis at {place.host}:{place.port}"
+    with _translated(where):
+        client = await trio.to_thread.run_sync(_connect, place)
+    try:
+        async with open_jobs(partial(_ask, client)) as reads, open_jobs(partial(_write, client)) as writes:
+            yield RedisEngine(where, place.prefix, reads.run, writes.run)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(client.close)
+
+
+class RedisEngine:
+    """Made by `open_redis`."""
+
+    def __init__(self, where: str, prefix: str, ask: Any, write: Any) -> None:
+        self._where = where
+        self._buckets = [Bucket(b"{%b:%x}" % (prefix.encode(), number)) for number in range(BUCKETS)]
+        self._ask = ask
+        self._write = write
+
+    async def get(self, keys: Sequence[bytes]) -> Sequence[Entry | None]:
+        found = await self._answer(self._ask, [("GET", self._bucket(key).tag + b":v:" + key) for key in keys])
+        return [None if frame is None else _entry(frame) for frame in found]
+
+    async def put(self, key: bytes, value: bytes, metadata: bytes | None, expiration: int | None) -> None:
+        said = LENGTH.pack(NO_METADATA) if metadata is None else LENGTH.pack(len(metadata)) + metadata
+        until = b"" if expiration is None else b"%d" % expiration
+        about = until + (b" " if metadata is None else b" " + metadata)
+        await self._change(PUT, key, said + value, about, until)
+
+    async def delete(self, key: bytes) -> None:
+        await self._change(DELETE, key)
+
+    async def list(self, prefix: bytes, after: bytes, limit: int) -> Sequence[Listed]:
+        begin = b"(" + after if after else b"[" + prefix
+        end = b"(" + prefix + b"\xff" if prefix else b"+"  # no byte of UTF-8 is 0xff
+        pages = await self._answer(
+            self._ask, [("EVAL", LIST, 3, *bucket.index, begin, end, limit) for bucket in self._buckets]
+        )
+        found = [map(_listed, page[::2], page[1::2]) for page in pages]
+        return [*islice(merge(*found), limit)]
+
+    async def _change(self, script: str, *arguments: bytes) -> None:
+        write = Write(script, self._bucket(arguments[0]), _now(), arguments)
+        if not await self._answer(self._write, write):
+            raise BindingError(f"{self._where}: it did not answer in time", 504)
+
+    async def _answer(self, run: Any, asked: Any) -> Any:
+        with _translated(self._where), trio.fail_after(DEADLINE):
+            answer = await run(asked)
+        return answer
+
+    def _bucket(self, key: bytes) -> Bucket:
+        return self._buckets[zlib.crc32(key) % BUCKETS]
+
+
+# --- on the threads ---------------------------------------------------------------------------------------------------
+
+
+def _ask(client: Any, jobs: Sequence[Job]) -> None:
+    """Each job is some commands, and its outcome their answers; all go out at once."""
+    answers = iter(_pipelined(client, [command for job in jobs for command in job.do]))
+    for job in jobs:
+        some = [*islice(answers, len(job.do))]
+        failed = next((answer for answer in some if isinstance(answer, Exception)), None)
+        job.outcome = outcome.Value(some) if failed is None else outcome.Error(failed)
+
+
+def _write(client: Any, jobs: Sequence[Job]) -> None:
+    """Each job is a Write, and its outcome whether it was done."""
+    _set_clocks(client, {job.do.bucket for job in jobs if job.do.bucket.ahead is None})
+    sent = _now()
+    for job, answer in zip(jobs, _pipelined(client, [_command(job.do) for job in jobs]), strict=True):
+        if isinstance(answer, Exception):
+            job.outcome = outcome.Error(answer)
+        else:
+            is_done, now = answer
+            job.do.bucket.ahead = now - (sent + _now()) / 2
+            job.outcome = outcome.Value(bool(is_done))
+
+
+def _set_clocks(client: Any, buckets: set[Bucket]) -> None:
+    """By what their servers say. What fails here fails again, and is told, with the writes."""
+    some = [*buckets]
+    sent = _now()
+    for bucket, now in zip(some, _pipelined(client, [("EVAL", CLOCK, 1, one.tag) for one in some]), strict=True):
+        if isinstance(now, int):
+            bucket.ahead = now - (sent + _now()) / 2
+
+
+def _command(write: Write) -> Command:
+    bucket, name = write.bucket, write.arguments[0]
+    deadline = int(write.begun + (bucket.ahead or 0) + IN_TIME * 1000)
+    return "EVAL", write.script, 4, bucket.tag + b":v:" + name, *bucket.index, deadline, *write.arguments
+
+
+def _pipelined(client: Any, commands: Sequence[Command]) -> Sequence[Any]:
+    """The answer to each, or the exception that it is."""
+    if not commands:
+        return []
+    try:
+        with client.pipeline(transaction=False) if isinstance(client, redis.Redis) else client.pipeline() as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: Sequence[Any] = pipeline.execute(raise_on_error=False)
+            return answers
+    except (redis.RedisError, OSError) as error:
+        return [error] * len(commands)
+
+
+def _now() -> float:
+    """Milliseconds."""
+    return time.monotonic() * 1000
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+
+def _connect(place: Place) -> Any:
+    client = redis.Redis(place.host, place.port, **place.options)
+    if not client.info("cluster").get("cluster_enabled"):
+        return client
+    client.close()
+    options = {name: value for name, value in place.options.items() if name != "db"}
+    return redis.RedisCluster(place.host, place.port, **options)
+
+
+def _place(name: str, url: str) -> Place:
+    """Raises: PolicyError, which doesn't show the URL: it may hold a password."""
+    wrong = f"binding {name}: its URL is not like redis://user:password@host:6379/0?prefix=kv"
+    try:
+        parts = urlsplit(url)
+        given = parse_qs(parts.query, strict_parsing=bool(parts.query), max_num_fields=10)
+        host, port, database = parts.hostname, parts.port or 6379, int(parts.path.strip("/") or 0)
+    except ValueError:
+        raise PolicyError(wrong) from None
+    prefix = given.pop("prefix", [name])[-1]
+    if not host or given or parts.fragment or set(prefix) & set("{}"):
+        raise PolicyError(wrong)
+    options: dict[str, Any] = {
+        "db": database,
+        "username": unquote(parts.username) if parts.username else None,
+        "password": unquote(parts.password) if parts.password else None,
+        "socket_timeout": IN_TIME,
+        "socket_connect_timeout": IN_TIME,
+        "retry": Retry(NoBackoff(), 1),
+    }
+    if parts.scheme in TLS:
+        options["ssl"] = True
+    return Place(host, port, prefix, options)
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """The client's errors as ours."""
+    try:
+        yield
+    except (trio.TooSlowError, redis.TimeoutError, TimeoutError) as error:
+        raise BindingError(f"{where}: it did not answer in time", 504) from error
+    except redis.AuthenticationError as error:
+        raise BindingError(f"{where}: {error}") from error
+    except (redis.ConnectionError, OSError) as error:
+        raise BindingError(f"{where}: can't be reached") from error
+    except redis.RedisError as error:
+        said = str(error)
+        if isinstance(error, redis.OutOfMemoryError) or said.startswith(("OOM", "MISCONF")):
+            raise BindingError(f"{where}: no space left there", 507) from error
+        raise BindingError(f"{where}: {said}") from error
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def _entry(frame: bytes) -> Entry:
+    (length,) = LENGTH.unpack_from(frame)
+    if length == NO_METADATA:
+        return Entry(frame[LENGTH.size :], None)
+    end = LENGTH.size + length
+    return Entry(frame[end:], frame[LENGTH.size : end])
+
+
+def _listed(key: bytes, about: bytes) -> Listed:
+    until, _, metadata = about.partition(b" ")
+    return Listed(key, int(until) if until else None, metadata or None)

@@ -1,0 +1,88 @@
+"""A process beside the test's, to be killed: it has everything loaded and forks a child for each job.
+
+A job is a line on its stdin, "NAME PLACE ARGUMENT"; on stdout are "child PID", "open", what the job says,
+"ended STATUS".
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any
+
+import trio
+
+Say = Callable[..., None]
+Job = Callable[[Any, str, Say], Awaitable[None]]  # what was opened at its place, its argument
+Open = Callable[[str], AbstractAsyncContextManager[Any]]
+
+
+class Worker:
+    """The test's side of it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def begin(self, job: str, place: object, argument: str = "-") -> int:
+        """Returns the child's process id, once it has opened what is at `place`."""
+        assert self._process.stdin is not None
+        print(job, place, argument, file=self._process.stdin, flush=True)
+        child, pid = self.said()
+        assert child == "child"
+        assert self.said() == ["open"]
+        return int(pid)
+
+    def said(self) -> list[str]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the worker has died"
+        return line.split("\t")[:-1]
+
+    def rest(self) -> list[list[str]]:
+        """What is said until the child has ended, with how it did."""
+        lines = [self.said()]
+        while lines[-1][0] != "ended":
+            lines.append(self.said())
+        return lines
+
+
+@contextmanager
+def worker(module: str) -> Iterator[Worker]:
+    """Runs `module`, which calls `serve`."""
+    argv = [sys.executable, "-m", module]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Worker(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+
+
+def serve(opened: Open, jobs: Mapping[str, Job]) -> None:
+    """The worker's side: until its stdin ends."""
+    for line in sys.stdin:
+        if pid := os.fork():
+            say("child", pid)
+            say("ended", os.waitpid(pid, 0)[1])
+            continue
+        try:
+            trio.run(_run, opened, jobs, *line.split())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+
+async def _run(opened: Open, jobs: Mapping[str, Job], job: str, place: str, argument: str) -> None:
+    async with opened(place) as resource:
+        say("open")
+        await jobs[job](resource, argument, say)
+
+
+def say(*words: object) -> None:
+    os.write(1, "".join(f"{word}\t" for word in words).encode() + b"\n")

@@ -1,0 +1,321 @@
+"""A KV where things go wrong: killed, locked, damaged, its engine down, hanging, full, or moved."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pyinterceptor import KV, BindingError, PolicyError
+from pyinterceptor.bindings import database
+from pyinterceptor.bindings.kv import Namespace
+from tests.bindings.forked import worker
+from tests.bindings.kv_worker import tag_in
+from tests.bindings.redis_servers import RedisServer, three_nodes, until
+from tests.socket.loopback import in_trio
+
+KILLS = 100
+DEADLINE = 8.0  # seconds in which every call must have answered, whatever its engine does
+
+
+@asynccontextmanager
+async def embedded(place: Path) -> AsyncIterator[Namespace]:
+    async with KV().open("KV", place) as kv:
+        yield kv
+
+
+@asynccontextmanager
+async def on(url: str) -> AsyncIterator[Namespace]:
+    async with KV(url).open("KV", Path("/nonexistent")) as kv:
+        yield kv
+
+
+async def fails(call: Callable[[], Awaitable[Any]], *statuses: int) -> BindingError:
+    """With one of these, and in time."""
+    with trio.fail_after(DEADLINE), pytest.raises(BindingError) as caught:
+        await call()
+    assert caught.value.status in statuses
+    return caught.value
+
+
+# --- killed ---------------------------------------------------------------------------------------------------------
+
+
+class History:
+    """What a killed process was told that it has done, and what it had begun."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+        self.begun: dict[str, str] = {}
+        self.done = 0
+        self.taken = 0  # calls that were begun, not answered, and done all the same
+
+    def hear(self, line: list[str]) -> None:
+        what, key, tag = line
+        if what == "begun":
+            self.begun[key] = tag
+        else:
+            self.kept[key] = tag
+            del self.begun[key]
+            self.done += 1
+
+    async def compare(self, kv: Namespace) -> None:
+        for key in self.kept.keys() | self.begun.keys():
+            kept = self.kept.get(key, "-")
+            found = await kv.get_with_metadata(key, "bytes")
+            tag = "-" if found.value is None else tag_in(found.value)
+            assert tag in (kept, self.begun.get(key, kept))
+            assert found.metadata == (None if tag == "-" else tag)
+            self.taken += tag != kept
+            self.kept[key] = tag
+        listed = {key.name: key.metadata for key in (await kv.list()).keys}
+        assert listed == {key: tag for key, tag in self.kept.items() if tag != "-"}
+        self.begun = {}
+
+
+@pytest.mark.parametrize("engine", ["embedded", "redis"])
+def test_of_what_a_killed_process_put_all_it_was_told_is_there_and_nothing_by_half(
+    engine: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place = str(tmp_path)
+    if engine == "redis":
+        place = f"{request.getfixturevalue('redis_server').url}?prefix=killed"
+    history = History()
+
+    async def open_and_compare() -> None:
+        async with embedded(tmp_path) if engine == "embedded" else on(place) as kv:
+            await history.compare(kv)
+
+    with worker("tests.bindings.kv_worker") as other:
+        for turn in range(KILLS):
+            child = other.begin("write_on", place, str(turn))
+            enough = history.done + random.randrange(1, 15)
+            while history.done < enough:
+                history.hear(other.said())
+            time.sleep(random.random() / 200)  # any moment of what follows
+            os.kill(child, signal.SIGKILL)
+            *lines, ended = other.rest()
+            for line in lines:
+                history.hear(line)
+            assert ended == ["ended", str(int(signal.SIGKILL))]
+            trio.run(open_and_compare)
+    assert history.done > KILLS
+    assert history.taken  # some were hit between being done and being told so
+
+
+# --- the embedded engine --------------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_a_database_that_another_process_keeps_locked_is_504_and_goes_on_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE", 0.3)
+    async with embedded(tmp_path) as kv:
+        await kv.put("key", "old")
+        with closing(sqlite3.connect(tmp_path / "kv" / "KV.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            error = await fails(lambda: kv.put("key", "new"), 504)
+            assert "another process keeps the database locked" in str(error)
+            assert await kv.get("key") == "old"  # readers aren't held up
+            other.execute("ROLLBACK")
+        assert await kv.get("key") == "old"
+        await kv.put("key", "new")
+        assert await kv.get("key") == "new"
+
+
+@in_trio
+async def test_a_file_that_is_no_database_of_ours_is_said_when_it_is_opened(tmp_path: Path) -> None:
+    place = tmp_path / "kv"
+    place.mkdir()
+    (place / "KV.sqlite").write_bytes(b"no database at all" * 1000)
+    with pytest.raises(BindingError, match="KV KV: the database is damaged"):
+        async with embedded(tmp_path):
+            pass
+    (place / "KV.sqlite").unlink()
+    with closing(sqlite3.connect(place / "KV.sqlite")) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    with pytest.raises(BindingError, match="its file is of version 99, and we know version 1"):
+        async with embedded(tmp_path):
+            pass
+
+
+@in_trio
+async def test_only_its_owner_may_read_what_is_kept(tmp_path: Path) -> None:
+    async with embedded(tmp_path) as kv:
+        await kv.put("key", "value")
+        assert (tmp_path / "kv").stat().st_mode & 0o777 == 0o700
+
+
+@in_trio
+async def test_dead_entries_are_removed_by_later_puts(tmp_path: Path) -> None:
+    async with embedded(tmp_path) as kv:
+        for number in range(20):
+            await kv._engine.put(b"dead%d" % number, b"x", None, 1)
+        for number in range(3):
+            await kv.put(f"alive{number}", "x")
+        with closing(sqlite3.connect(tmp_path / "kv" / "KV.sqlite")) as other:
+            names = {name for (name,) in other.execute("SELECT key FROM entries")}
+        assert names == {b"alive0", b"alive1", b"alive2"}
+
+
+Step = tuple[str, str, str]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "put", "delete", "get", "list"]),
+        st.text(st.sampled_from("ab\0é/"), min_size=1, max_size=3),
+        st.text(max_size=4),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_it_is_a_dict_whose_keys_are_in_order(steps: Sequence[Step], tmp_path: Path) -> None:
+    async def main() -> None:
+        model: dict[str, str] = {}
+        async with embedded(tmp_path) as kv:
+            for key in (await kv.list()).keys:
+                await kv.delete(key.name)
+            for step, key, value in steps:
+                match step:
+                    case "put":
+                        await kv.put(key, value)
+                        model[key] = value
+                    case "delete":
+                        await kv.delete(key)
+                        model.pop(key, None)
+                    case "get":
+                        assert await kv.get(key) == model.get(key)
+                    case "list":
+                        wanted = sorted((name for name in model if name.startswith(key)), key=str.encode)
+                        assert [one.name for one in (await kv.list(prefix=key)).keys] == wanted
+            assert [one.name for one in (await kv.list()).keys] == sorted(model, key=str.encode)
+
+    trio.run(main)
+
+
+# --- Redis ----------------------------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_a_server_that_goes_down_is_503_at_once_and_is_found_again(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        async with on(server.url) as kv:
+            await kv.put("key", "old", metadata=1)
+            server.kill()
+            for call in (lambda: kv.put("key", "new"), lambda: kv.get("key"), lambda: kv.list()):
+                assert "can't be reached" in str(await fails(call, 503))
+            await trio.to_thread.run_sync(server.start)
+            assert (await kv.get_with_metadata("key")).value == "old"
+            await kv.put("key", "new")
+            assert await kv.get("key") == "new"
+    with pytest.raises(BindingError, match=f"KV KV: redis at 127.0.0.1:{server.port}: can't be reached"):
+        async with on(server.url):
+            pass
+
+
+@in_trio
+async def test_a_server_that_hangs_is_504_in_time_and_does_nothing_late(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        async with on(server.url) as kv:
+            await kv.put("key", "old", metadata="old")
+            await kv.put("other", "old")
+            with server.stopped():
+                calls: list[Callable[[], Awaitable[Any]]] = [lambda: kv.put("key", "new", metadata="new")]
+                calls += [lambda: kv.delete("other"), lambda: kv.get("key")]
+                async with trio.open_nursery() as nursery:
+                    for call in calls:
+                        nursery.start_soon(fails, call, 504)
+            found = await kv.get_with_metadata("key")
+            assert (found.value, found.metadata) == ("old", "old")
+            assert await kv.get("other") == "old"
+            assert len((await kv.list()).keys) == 2
+            await kv.put("key", "new")
+            assert await kv.get("key") == "new"
+
+
+@in_trio
+async def test_a_server_without_room_is_507_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--maxmemory-policy", "noeviction") as server:
+        async with on(server.url) as kv:
+            await kv.put("key", "old", metadata="old")
+            server.command("CONFIG", "SET", "maxmemory", "1")
+            await fails(lambda: kv.put("key", "new"), 507)
+            found = await kv.get_with_metadata("key")
+            assert (found.value, found.metadata) == ("old", "old")
+            server.command("CONFIG", "SET", "maxmemory", "0")
+            await kv.put("key", "new")
+            assert await kv.get("key") == "new"
+
+
+@in_trio
+async def test_a_password_is_used_and_never_shown(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        server.command("ACL", "SETUSER", "app", "on", ">s3cret/p@ss", "~*", "+@all")
+        server.command("ACL", "SETUSER", "default", "off")
+        server.answers = lambda: True  # type: ignore[method-assign]
+        host = f"127.0.0.1:{server.port}"
+        async with on(f"redis://app:s3cret%2Fp%40ss@{host}/3?prefix=x") as kv:
+            await kv.put("key", "value")
+            assert await kv.get("key") == "value"
+        with pytest.raises(BindingError, match="WRONGPASS|invalid username-password") as caught:
+            async with on(f"redis://app:s3cret@{host}"):
+                pass
+        assert "s3cret" not in str(caught.value)
+        assert "s3cret" not in repr(KV(f"redis://app:s3cret@{host}"))
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://", "redis://:p4ss@host:port", "redis://host/name", "redis://host?size=1", "redis://host?prefix={a}"]
+)
+@in_trio
+async def test_a_url_that_can_not_be_is_said_without_its_password(url: str) -> None:
+    with pytest.raises(PolicyError, match="its URL is not like redis://user:password@host:6379") as caught:
+        async with on(url):
+            pass
+    assert "p4ss" not in str(caught.value)
+
+
+@in_trio
+async def test_a_cluster_goes_on_when_slots_move_and_says_what_a_dead_node_had(tmp_path: Path) -> None:
+    names = [f"key{number}" for number in range(60)]
+    with three_nodes(tmp_path) as nodes:
+        async with on(nodes[1].url) as kv:
+            for name in names:
+                await kv.put(name, name, metadata=name)
+            await trio.to_thread.run_sync(move_some_slots, nodes)
+            for name in names:
+                assert await kv.get(name) == name
+                await kv.put(name, f"again {name}")
+            assert [key.name for key in (await kv.list()).keys] == sorted(names)
+            nodes[2].kill()
+            await trio.to_thread.run_sync(until, lambda: is_failing(nodes[0]))
+            for call in (lambda: kv.put("key1", "x"), lambda: kv.list()):
+                await fails(call, 503, 504)
+
+
+def is_failing(node: RedisServer) -> bool:
+    return "cluster_state:fail" in str(node.command("CLUSTER", "INFO"))
+
+
+def move_some_slots(nodes: Sequence[RedisServer]) -> None:
+    """From the first node to the second, while clients know nothing of it."""
+    first, second = (str(node.command("CLUSTER", "MYID"), "ascii") for node in nodes[:2])  # type: ignore[arg-type]
+    move = ["redis-cli", "--cluster", "reshard", f"127.0.0.1:{nodes[0].port}", "--cluster-from", first]
+    move += ["--cluster-to", second, "--cluster-slots", "3000", "--cluster-yes"]
+    done = subprocess.run(move, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr

@@ -1,0 +1,183 @@
+"""The examples' KV and R2, called by curl from inside real containers: the embedded runtime's, and podman's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor import App, open_interceptor
+from pyinterceptor.bindings.state import STATE, state_of_file
+from pyinterceptor.load import load_app
+from tests.bindings.redis_servers import RedisServer
+from tests.e2e.clients import TIME
+from tests.world import World
+from tests.world.image import curl_image, remove_image
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+IMAGE = "pyinterceptor-test-curl"
+CURL = ["curl", "-sS", "-m", "20", "--path-as-is", "-w", "\n%{http_code}"]
+LARGE = 30 * 1024 * 1024  # bytes
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    curl_image(IMAGE)
+    yield IMAGE
+    remove_image(IMAGE)
+
+
+@pytest.fixture(params=["embedded", "podman"])
+def runtime(request: pytest.FixtureRequest) -> str | None:
+    """The image to run in, if any."""
+    return None if request.param == "embedded" else str(request.getfixturevalue("image"))
+
+
+@asynccontextmanager
+async def opened(example: str, image: str | None, instance: str) -> AsyncIterator[Any]:
+    """Gives containers of the example's class, by name."""
+    example_app = load_app(str(EXAMPLES / example))
+    cls = example_app.containers[0]
+    if image is not None:
+        cls = type(cls)("InImage", (cls,), {"image": image})
+    app = App(containers=[cls], bindings=example_app.bindings)
+    with trio.fail_after(TIME):
+        async with open_interceptor(app, instance=instance) as interceptor:
+
+            async def container(name: str) -> Any:
+                return await interceptor.get_container(cls, name)
+
+            yield container
+
+
+async def curl(box: Any, *arguments: str, input: bytes | None = None) -> tuple[int, bytes]:
+    """The status and the body."""
+    finished = await box.exec([*CURL, *arguments], input=input)
+    assert finished.returncode == 0, finished.stderr.decode(errors="replace")
+    body, _, status = finished.stdout.rpartition(b"\n")
+    return int(status), body
+
+
+def test_values_are_kept_and_found_by_path(runtime: str | None, world: World, instance: str) -> None:
+    async def main() -> None:
+        async with opened("kv.py", runtime, instance) as container:
+            box = await container("one")
+            assert await curl(box, "http://my.kv/some-key") == (404, b"")
+            assert await curl(box, "-T", "-", "http://my.kv/some-key", input=b"a value\0") == (204, b"")
+            assert await curl(box, "http://my.kv/some-key") == (200, b"a value\0")
+            assert (await curl(box, "-I", "http://my.kv/some-key"))[0] == 200
+            assert (await curl(box, f"http://my.kv/{'x' * 513}"))[0] == 414
+            assert (await curl(box, "http://my.kv/"))[0] == 400
+            assert (await curl(box, "-X", "POST", "http://my.kv/some-key"))[0] == 405
+            assert await curl(box, "http://my.kv/some-key") == (200, b"a value\0")
+            assert await curl(box, "-X", "DELETE", "http://my.kv/some-key") == (204, b"")
+            assert await curl(box, "http://my.kv/some-key") == (404, b"")
+
+    trio.run(main)
+
+
+def test_two_containers_cannot_see_each_others_objects(runtime: str | None, world: World, instance: str) -> None:
+    async def main() -> None:
+        async with opened("r2.py", runtime, instance) as container:
+            one, two = await container("one"), await container("two")
+            assert (await curl(one, "-T", "-", "http://my.r2/file", input=b"that of one"))[0] == 201
+            assert (await curl(two, "http://my.r2/file"))[0] == 404
+            assert (await curl(two, "-T", "-", "http://my.r2/file", input=b"that of two"))[0] == 201
+            assert await curl(one, "http://my.r2/file") == (200, b"that of one")
+            assert await curl(two, "http://my.r2/file") == (200, b"that of two")
+            assert await curl(two, "-X", "DELETE", "http://my.r2/file") == (204, b"")
+            assert await curl(one, "http://my.r2/file") == (200, b"that of one")
+            # Whatever it calls itself, a path begins with the container's own id.
+            theirs = await curl(one, "-sS", "http://my.r2/../file")
+            assert theirs[0] == 404
+            for path in ("/../" * 5 + "etc/passwd", "/%2e%2e/index.sqlite", "/..%00/x"):
+                assert (await curl(two, f"http://my.r2{path}"))[0] == 404
+
+    trio.run(main)
+
+
+def test_objects_are_served_as_http_has_them(runtime: str | None, world: World, instance: str) -> None:
+    large = os.urandom(1024) * (LARGE // 1024)
+
+    async def main() -> None:
+        async with opened("r2.py", runtime, instance) as container:
+            box = await container("one")
+            put = ["-T", "-", "-H", "content-type: text/x", "http://my.r2/large"]
+            assert (await curl(box, *put, input=large))[0] == 201
+            status, body = await curl(box, "http://my.r2/large")
+            assert status == 200
+            assert hashlib.sha256(body).digest() == hashlib.sha256(large).digest()
+            assert await curl(box, "-r", "5-8", "http://my.r2/large") == (206, large[5:9])
+            assert await curl(box, "-r", "-4", "http://my.r2/large") == (206, large[-4:])
+            assert (await curl(box, "-r", f"{LARGE}-", "http://my.r2/large"))[0] == 416
+            _, head = await curl(box, "-I", "http://my.r2/large")
+            fields = dict(line.split(": ", 1) for line in head.decode().lower().splitlines() if ": " in line)
+            assert fields["content-type"] == "text/x"
+            assert fields["content-length"] == str(LARGE)
+            unchanged = ["-H", f"If-None-Match: {fields['etag']}", "http://my.r2/large"]
+            assert await curl(box, *unchanged) == (304, b"")
+
+    trio.run(main)
+
+
+# --- by the command line --------------------------------------------------------------------------------------------
+
+
+def run(example: str, *command: str, options: Sequence[str] = (), **environment: str) -> tuple[int, str, str]:
+    argv = [sys.executable, "-m", "pyinterceptor", "run", *options, str(EXAMPLES / example), "--", *command]
+    done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | environment, timeout=TIME, cwd="/tmp")
+    return done.returncode, done.stdout, done.stderr
+
+
+PUT, GET = ["curl", "-sS", "-T", "-", "http://my.kv/key"], ["curl", "-sS", "http://my.kv/key"]
+
+
+def put(value: str) -> list[str]:
+    return ["sh", "-c", f"printf {value} | curl -sS -T - http://my.kv/key"]
+
+
+def test_what_one_run_keeps_the_next_one_finds_and_the_container_has_no_file_of_it(world: World) -> None:
+    assert run("kv.py", *put("first")) == (0, "", "")
+    assert run("kv.py", *GET) == (0, "first", "")
+    assert (STATE / state_of_file(str(EXAMPLES / "kv.py")) / "kv" / "KV.sqlite").exists()
+    assert run("kv.py", "ls", "-A", str(STATE)) == (0, "", "")
+    assert run("kv.py", *GET, options=["--state", "another"]) == (0, "", "")
+
+
+def test_the_engine_is_chosen_by_configuration_alone(world: World, redis_server: RedisServer) -> None:
+    url = f"{redis_server.url}?prefix=by-configuration"
+    assert run("kv.py", *put("in-redis"), options=["--binding", f"KV={url}"]) == (0, "", "")
+    assert run("kv.py", *GET, PYINTERCEPTOR_BINDING_KV=url) == (0, "in-redis", "")
+    embedded = ["--binding", "KV=embedded:", "--state", "fresh"]
+    assert run("kv.py", *GET, options=embedded, PYINTERCEPTOR_BINDING_KV=url) == (0, "", "")
+    seen = "test -z $PYINTERCEPTOR_BINDING_KV"
+    assert run("kv.py", "sh", "-c", seen, PYINTERCEPTOR_BINDING_KV=url) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("binding", "code", "said"),
+    [
+        ("KW=x", 2, "configure binding KW: no binding is called so; the app's bindings: KV"),
+        ("KV=mongodb://x", 2, "configure binding KV: a KV's URL is embedded: or begins with redis://"),
+        ("KV=redis://user:s3cret@/x/y", 2, "binding KV: its URL is not like redis://"),
+        ("KV=redis://:s3cret@127.0.0.1:1", 125, "KV KV: redis at 127.0.0.1:1: can't be reached"),
+        ("KV", 2, "--binding KV: write NAME=VALUE"),
+    ],
+)
+def test_a_binding_that_can_not_be_is_said_in_one_line_without_its_password(
+    binding: str, code: int, said: str
+) -> None:
+    returned, printed, complaint = run("kv.py", "true", options=["--binding", binding])
+    assert (returned, printed) == (code, "")
+    assert said in complaint
+    assert complaint.count("\n") == 1
+    assert "s3cret" not in complaint

@@ -1,0 +1,140 @@
+"""What the relay's threads do beside moving bytes: nothing grows for ever, nothing costs the more the more there is."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from pyinterceptor.policy.budget import Budget
+from pyinterceptor.relay.relay import Options, Resolve
+from tests.socket.loopback import in_trio, reset
+from tests.socket.passage import LO, NAME, NEAR, NEAR_V6, OPEN, Passage, hears_a_reset, passage
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def resident() -> int:
+    """Bytes of our memory."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def come_and_go(opened: Passage, count: int) -> None:
+    """So many flows are begun and ended."""
+    for _ in range(count):
+        with socket.create_connection(opened.address) as client:
+            reset(client)
+
+
+@in_trio
+async def test_ended_flows_are_freed_though_others_move_bytes_without_a_pause() -> None:
+    async with passage() as opened:
+        with opened.crowded(6):
+            come_and_go(opened, 2_000)
+            before = resident()
+            come_and_go(opened, 20_000)
+            assert resident() - before < 2_000_000  # a flow has about 400 bytes
+
+
+@in_trio
+async def test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment() -> None:
+    """The thread is kept busy, so that the reset often comes between its hearing of the response and its looking."""
+    async with passage() as opened:
+        with opened.crowded(6):
+            for number in range(200):
+                client = opened.client()
+                client.sendall(REQUEST)
+                origin = opened.arrived()
+                assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+                origin.sendall(RESPONSE)
+                await trio.sleep(number % 20 / 10_000)
+                reset(origin)
+                assert client.recv(len(RESPONSE), socket.MSG_WAITALL) == RESPONSE
+                assert hears_a_reset(client)
+
+
+@in_trio
+async def test_a_silent_client_reaches_what_the_policy_of_the_moment_lets_it() -> None:
+    """The name has a rule, so that a client has a while to say that it speaks HTTP."""
+    options = Options(threads=1, sniff_wait=0.5, opening_deadline=2.0)
+    for internet in (False, True):
+        async with passage(replace(OPEN, hosts={NAME: 0}, internet=not internet), options) as opened:
+            client = opened.client()
+            while opened.relay.count().accepted == 0:
+                await trio.lowlevel.checkpoint()
+            opened.publish(replace(OPEN, hosts={NAME: 0}, internet=internet))
+            if internet:
+                opened.arrived().sendall(b"220 welcome")
+                assert client.recv(100) == b"220 welcome"
+            else:
+                assert hears_a_reset(client)
+                assert opened.relay.count().spliced == 0
+
+
+def threads_seconds() -> float:
+    """The processor time of all threads but this one."""
+    return time.process_time() - time.thread_time()
+
+
+@in_trio
+async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_it() -> None:
+    """A flow waits for one name while another name is published again and again."""
+    options = Options(threads=1, sniff_wait=60.0, opening_deadline=60.0)
+    rules = replace(OPEN, hosts={"silent.test": 0})
+    spent = []
+    for crowd in (0, 3_000):
+        async with passage(rules, options, Budget(openings=5_000)) as opened:
+            pair = (NEAR, NEAR_V6)
+            opened.relay.publish_name(LO, "silent.test", pair, [], 0)
+            silent = [opened.client() for _ in range(crowd)]
+            while opened.relay.count().accepted < crowd:
+                await trio.lowlevel.checkpoint()
+            opened.publish(OPEN)
+            waiting = opened.client()
+            waiting.sendall(b"\0")
+            events = opened.relay.events()
+            assert await anext(events) == [Resolve(LO, "silent.test")]
+            before = threads_seconds()
+            for _ in range(2_000):
+                opened.relay.name_failed(LO, "nobody.test")
+                await trio.sleep(0.0001)
+            spent.append(threads_seconds() - before)
+            await events.aclose()
+            assert len(silent) == crowd
+    assert spent[1] < 4 * spent[0], spent
+
+
+@in_trio
+async def test_without_any_descriptor_connections_wait_at_no_cost() -> None:
+    """Not even the spare one is to be had again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with passage() as opened:
+        with socket.socket() as client:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                client.connect(opened.address)
+                before = threads_seconds()
+                await trio.sleep(1)
+                spent = threads_seconds() - before
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert spent < 0.3
+            client.sendall(b"\0")
+            assert opened.arrived().recv(1) == b"\0"
+
+
+@in_trio
+async def test_a_flow_that_ends_with_its_container_is_counted() -> None:
+    async with passage() as opened:
+        client, origin = opened.pair()
+        opened.relay.remove_container(LO)
+        assert hears_a_reset(client)
+        assert hears_a_reset(origin)
+        assert opened.relay.count().reset == 1
