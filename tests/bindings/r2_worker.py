@@ -9,6 +9,7 @@ import hashlib
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import traceback
@@ -131,13 +132,16 @@ async def compete(bucket: Bucket, who: str, say: Say) -> None:
                 turns += 1
         say("played", turns)
 
+    has_written = trio.Event()
+
     async def overwrite() -> None:
-        """What the other reads, and overwrites, too."""
-        for number in range(TURNS):
-            await bucket.put("wild", value_of(tag_of("wild", who, number)))
+        """What both read and overwrite, so often that a file is gone between its look-up and its opening."""
+        for number in range(2 * TURNS):
+            await bucket.put("wild", value_of(tag_of("wild", who, number, 100)))
+        has_written.set()
 
     async def read() -> None:
-        for _ in range(5 * TURNS):
+        while not has_written.is_set():
             await tag_under(bucket, "wild")
 
     async with trio.open_nursery() as nursery:
@@ -217,13 +221,12 @@ class Worker:
 @contextmanager
 def worker() -> Iterator[Worker]:
     argv = [sys.executable, "-m", "tests.bindings.r2_worker"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as process:
         try:
             yield Worker(process)
         finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait()
+            os.killpg(process.pid, signal.SIGKILL)  # and a child that has not ended
 
 
 def say(*words: object) -> None:

@@ -22,6 +22,7 @@ from tests.bindings.r2_worker import (
     ONCE,
     TURNS,
     Worker,
+    chunks,
     compete,
     tag_in,
     tag_of,
@@ -32,6 +33,8 @@ from tests.bindings.r2_worker import (
 from tests.socket.loopback import in_trio
 
 KILLS = 100
+CANCELLED = 100  # times
+STEP = 0.0003  # seconds more each time: some come too early, some too late
 FLAT = 48 * 1024 * 1024  # bytes of memory that a body of any size may take
 
 
@@ -197,3 +200,38 @@ def test_a_body_of_two_gigabytes_takes_no_more_memory_than_a_small_one(tmp_path:
     assert got == ["got", str(LARGE), put[2]]
     assert int(after[1]) - int(before[1]) < FLAT
     assert [path.stat().st_size for path in (tmp_path / "r2/BUCKET/objects").glob("*/*")] == [LARGE]
+
+
+@in_trio
+async def test_a_put_that_is_cancelled_leaves_the_old_object_or_the_new_and_no_other_file(tmp_path: Path) -> None:
+    whole = 0
+    async with R2Bucket().open("BUCKET", tmp_path) as bucket:
+        await bucket.put("key", value_of(tag_of("key", "old", 0)))
+        for number in range(CANCELLED):
+            before, tag = await tag_under(bucket, "key"), tag_of("key", "new", number, 1_500_000)
+            with trio.move_on_after(number * STEP):
+                await bucket.put("key", chunks(value_of(tag)))
+            after = await tag_under(bucket, "key")
+            assert after in (before, tag)
+            whole += after == tag
+            assert files_in(tmp_path) == files_of_index(tmp_path)[0]
+    assert 0 < whole < CANCELLED
+    assert not files_of_index(tmp_path)[1]
+
+
+@in_trio
+async def test_a_body_that_nobody_reads_lets_its_file_go(tmp_path: Path) -> None:
+    """So does one whose get was cancelled: the fixture that counts descriptors looks."""
+    async with R2Bucket().open("BUCKET", tmp_path) as bucket:
+        await bucket.put("key", value_of("key.unread.0.1500000"))
+        there = len(os.listdir("/proc/self/fd"))
+        for number in range(CANCELLED):
+            with trio.move_on_after(number * STEP / 100):
+                await bucket.get("key")
+        found = await bucket.get("key")
+        assert isinstance(found, ObjectBody)
+        async for _ in found.body:
+            break
+        assert len(os.listdir("/proc/self/fd")) > there  # while it is read, it is open
+        await found.body.aclose()
+        assert len(os.listdir("/proc/self/fd")) == there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -66,12 +67,13 @@ class Bucket:
     ) -> R2Object | None:
         """Keeps it whole, or not at all; None where `only_if` isn't met by what is there.
 
-        A stream may be of any length. One checksum may be given: another one of what comes is a BadArgument.
+        Takes a stream, of any length. One checksum may be given: another one of what comes is a BadArgument.
         """
         checksum = expected({"md5": md5, "sha1": sha1, "sha256": sha256, "sha384": sha384, "sha512": sha512})
         labels, condition = _labels("put", http_metadata, custom_metadata), condition_of("put", only_if)
-        content = chunks("put", value)
-        stored = await self._engine.put(limits.check_key("put", key), content, labels, checksum, condition)
+        limits.check_key("put", key)
+        async with aclosing(chunks("put", value)) as content:
+            stored = await self._engine.put(key, content, labels, checksum, condition)
         return None if stored is None else R2Object(stored)
 
     async def delete(self, keys: str | Collection[str]) -> None:

@@ -11,22 +11,22 @@ Content = str | bytes | bytearray | memoryview | AsyncIterable[bytes | str] | Bo
 PIECE = 1024 * 1024  # bytes, about
 
 
-def chunks(method: str, value: Content) -> AsyncIterator[bytes]:
+def chunks(method: str, value: Content) -> Pieces:
     """Pieces of at least PIECE bytes, but the last; None is empty. Raises: TypeError."""
     try:
-        return _Pieces(value if isinstance(value, Body) else Body(value))
+        return Pieces(value if isinstance(value, Body) else Body(value))
     except TypeError as error:
         raise TypeError(f"{method}: {error}") from error
 
 
-class _Pieces:
-    """Not a generator: who leaves a loop over it early need not close one."""
+class Pieces:
+    """Takes the body."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
         self._parts: AsyncIterator[bytes] | None = None
 
-    def __aiter__(self) -> _Pieces:
+    def __aiter__(self) -> Pieces:
         return self
 
     async def __anext__(self) -> bytes:
@@ -40,3 +40,6 @@ class _Pieces:
         if not some:
             raise StopAsyncIteration
         return some[0] if len(some) == 1 else b"".join(some)
+
+    async def aclose(self) -> None:
+        await self._body.aclose()

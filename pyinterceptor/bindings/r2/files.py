@@ -27,7 +27,7 @@ from pyinterceptor.bindings.r2.engine import Labels, Opened, Page, Part, Query, 
 from pyinterceptor.bindings.r2.limits import check_part_sizes
 from pyinterceptor.bindings.r2.ranges import Range
 from pyinterceptor.bindings.r2.refusals import INVALID_PART, refused
-from pyinterceptor.bindings.r2.stored import FileChunks, NewFile, read_whole
+from pyinterceptor.bindings.r2.stored import FileChunks, NewFile, read_whole, sync_directory
 from pyinterceptor.errors import BindingError
 from pyinterceptor.web import Body
 
@@ -49,7 +49,7 @@ async def open_files(name: str, place: Path) -> AsyncIterator[FilesEngine]:
             engine = FilesEngine(called, database, place / "objects")
             if is_alone:
                 await engine.sweep()
-            fcntl.flock(lock, fcntl.LOCK_SH)  # who comes next isn't alone
+            await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_SH)  # who comes next isn't alone
             yield engine
             await engine.forget_removed()
     finally:
@@ -61,6 +61,8 @@ def _prepare(place: Path) -> tuple[int, bool]:
     for number in range(256):
         (place / "objects" / f"{number:02x}").mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chmod(place, 0o700)
+    for directory in (place / "objects", place, place.parent):
+        sync_directory(directory)
     lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,7 +194,7 @@ class FilesEngine:
 
         removed = self._take_removed()
         try:
-            await self._database.write(partial(announce, removed=removed))
+            await self._commit(partial(announce, removed=removed))
         except BaseException:
             self._removed += removed
             raise

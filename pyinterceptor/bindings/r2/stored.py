@@ -39,11 +39,7 @@ class NewFile:
 
     def finish(self) -> None:
         os.fsync(self._fd)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self._directory)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -89,6 +85,15 @@ class FileChunks:
             os.close(file)
 
     __del__ = close
+
+
+def sync_directory(path: Path) -> None:
+    """The names in it are on the disk when this returns. fsync(2)."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def read_whole(file: int, offset: int, length: int) -> bytes:

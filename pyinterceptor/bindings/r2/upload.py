@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from pyinterceptor.bindings.r2 import limits
@@ -26,7 +27,8 @@ class MultipartUpload:
     async def upload_part(self, part_number: int, value: Content) -> UploadedPart:
         """Part 1 to 10 000: all of one size, at least 5 MiB, but the last, which may be smaller."""
         limits.check_part_number("upload_part", part_number)
-        etag = await self._engine.upload_part(self.key, self.upload_id, part_number, chunks("upload_part", value))
+        async with aclosing(chunks("upload_part", value)) as content:
+            etag = await self._engine.upload_part(self.key, self.upload_id, part_number, content)
         return UploadedPart(part_number, etag)
 
     async def complete(self, uploaded_parts: Sequence[UploadedPart | Mapping[str, Any]]) -> R2Object:

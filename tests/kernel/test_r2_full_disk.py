@@ -1,0 +1,114 @@
+"""The embedded bucket on a full disk: 507, nothing has changed, nothing is left, and the next one goes through."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from pyinterceptor import BindingError, R2Bucket
+from pyinterceptor.bindings.r2 import Bucket, ObjectBody
+from tests.socket.loopback import in_trio
+
+MIB = 1024 * 1024
+DISK = 16 * MIB
+PART = 5 * MIB
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def used(disk: Path) -> int:
+    """Bytes of the objects' files."""
+    return sum(path.stat().st_size for path in (disk / "r2/BUCKET/objects").glob("*/*"))
+
+
+async def stream(size: int) -> AsyncIterator[bytes]:
+    for _ in range(size // MIB):
+        await trio.lowlevel.checkpoint()
+        yield bytes(MIB)
+
+
+async def whole(bucket: Bucket, key: str) -> bytes:
+    found = await bucket.get(key)
+    assert isinstance(found, ObjectBody)
+    return await found.bytes()
+
+
+@in_trio
+async def test_a_put_that_finds_the_disk_full_is_507_and_gives_its_space_back(disk: Path) -> None:
+    async with R2Bucket().open("BUCKET", disk) as bucket:
+        await bucket.put("key", b"old" * MIB)
+        for key in ("key", "new"):
+            with pytest.raises(BindingError, match="no space left") as caught:
+                await bucket.put(key, stream(2 * DISK))
+            assert caught.value.status == 507
+            assert used(disk) == 3 * MIB
+        assert [found.key for found in (await bucket.list()).objects] == ["key"]
+        assert await whole(bucket, "key") == b"old" * MIB
+        await bucket.put("new", stream(DISK // 2))
+        assert len(await whole(bucket, "new")) == DISK // 2
+
+
+@in_trio
+async def test_parts_that_find_the_disk_full_are_507_and_the_upload_goes_on(disk: Path) -> None:
+    async with R2Bucket().open("BUCKET", disk) as bucket:
+        await bucket.put("filler", stream(3 * MIB))
+        upload = await bucket.create_multipart_upload("key")
+        parts = [await upload.upload_part(1, stream(PART))]
+        with pytest.raises(BindingError, match="no space left") as caught:
+            await upload.upload_part(2, stream(2 * PART))
+        assert caught.value.status == 507
+        assert used(disk) == 3 * MIB + PART
+        parts.append(await upload.upload_part(2, b"the last"))
+        await bucket.put("more", stream(4 * MIB))
+        with pytest.raises(BindingError, match="no space left") as caught:
+            await upload.complete(parts)  # it takes the parts' space again, for a moment
+        assert caught.value.status == 507
+        assert await bucket.head("key") is None
+        await bucket.delete("filler")
+        await upload.complete(parts)
+        assert await whole(bucket, "key") == bytes(PART) + b"the last"
+        assert used(disk) == 4 * MIB + PART + len("the last")
+
+
+@in_trio
+async def test_with_not_a_byte_left_what_is_there_is_still_given(disk: Path) -> None:
+    async with R2Bucket().open("BUCKET", disk) as bucket:
+        await bucket.put("key", b"kept" * MIB, custom_metadata={"a": "b"})
+        fill(disk / "filler")
+        for number in range(3):
+            with pytest.raises(BindingError, match="no space left") as caught:
+                await bucket.put(f"new{number}", bytes(MIB), custom_metadata={"m": "x" * 8000})
+            assert caught.value.status == 507
+        assert await whole(bucket, "key") == b"kept" * MIB
+        assert [found.key for found in (await bucket.list()).objects] == ["key"]
+        assert used(disk) == 4 * MIB
+        (disk / "filler").unlink()
+        await bucket.put("key", "new")
+        assert await whole(bucket, "key") == b"new"
+    async with R2Bucket().open("BUCKET", disk) as bucket:
+        assert await whole(bucket, "key") == b"new"
+        assert used(disk) == 3
+
+
+def fill(path: Path) -> None:
+    with path.open("wb") as file:
+        for size in (MIB, 4096):
+            while True:
+                try:
+                    os.write(file.fileno(), bytes(size))
+                except OSError:
+                    break
