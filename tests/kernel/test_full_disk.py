@@ -15,7 +15,7 @@ from tests.socket.loopback import in_trio
 from tests.world.world import run
 
 MIB = 1024 * 1024
-SIZE = 16 * MIB  # bytes of the disk
+SIZE = 32 * MIB  # bytes of the disk
 PART = 5 * MIB  # bytes of an upload's part
 
 
@@ -95,14 +95,14 @@ async def test_a_put_that_finds_the_disk_full_is_507_and_gives_its_space_back(di
 @in_trio
 async def test_parts_that_find_the_disk_full_are_507_and_the_upload_goes_on(disk: Path) -> None:
     async with R2Bucket().open("BUCKET", disk) as bucket:
-        await bucket.put("filler", stream(3 * MIB))
+        await bucket.put("filler", stream(9 * MIB))
         upload = await bucket.create_multipart_upload("key")
-        parts = [await upload.upload_part(1, stream(PART))]
+        parts = [await upload.upload_part(1, stream(PART)), await upload.upload_part(2, stream(PART))]
         with pytest.raises(BindingError, match="no space left") as caught:
-            await upload.upload_part(2, stream(2 * PART))
+            await upload.upload_part(3, stream(4 * PART))
         assert caught.value.status == 507
-        assert used(disk) == 3 * MIB + PART
-        parts.append(await upload.upload_part(2, b"the last"))
+        assert used(disk) == 9 * MIB + 2 * PART
+        parts.append(await upload.upload_part(3, b"the last"))
         await bucket.put("more", stream(4 * MIB))
         with pytest.raises(BindingError, match="no space left") as caught:
             await upload.complete(parts)  # it takes the parts' space again, for a moment
@@ -110,8 +110,33 @@ async def test_parts_that_find_the_disk_full_are_507_and_the_upload_goes_on(disk
         assert await bucket.head("key") is None
         await bucket.delete("filler")
         await upload.complete(parts)
-        assert await whole(bucket, "key") == bytes(PART) + b"the last"
-        assert used(disk) == 4 * MIB + PART + len("the last")
+        assert await whole(bucket, "key") == bytes(2 * PART) + b"the last"
+        assert used(disk) == 4 * MIB + 2 * PART + len("the last")
+
+
+@in_trio
+async def test_who_has_filled_the_disk_with_objects_can_delete_them(disk: Path) -> None:
+    """However small they are: the index has room left."""
+    async with R2Bucket().open("BUCKET", disk) as bucket:
+        keys: list[str] = []
+
+        async def fill(size: int) -> None:
+            while True:
+                key = f"{size}.{len(keys)}"
+                await bucket.put(key, bytes(size), custom_metadata={"m": "x" * 4000})
+                keys.append(key)
+
+        for size in (2 * MIB, 100_000, 1):
+            with pytest.raises(BindingError, match="no space left"):
+                await fill(size)
+        for _ in range(200):
+            with pytest.raises(BindingError, match="no space left"):
+                await bucket.put("one more", "x")
+        assert sorted(found.key for found in (await bucket.list()).objects) == sorted(keys)
+        await bucket.delete(keys)
+        assert used(disk) == 0
+        await bucket.put("key", stream(SIZE // 2))
+        assert used(disk) == SIZE // 2
 
 
 @in_trio
