@@ -21,7 +21,7 @@ SIZES = [100, 70_000, 1_200_000, 3_000_000]  # bytes
 CHUNK = 256 * 1024  # bytes
 GONE = "-"
 ONCE = 60
-TURNS = 40
+TURNS = 20
 LARGE = 2 * 1024**3  # bytes
 
 

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 import trio
 
-from pyinterceptor import R2Bucket
+from pyinterceptor import BindingError, R2Bucket
+from pyinterceptor.bindings import database
 from pyinterceptor.bindings.r2 import Bucket, ObjectBody, UploadedPart
 from tests.bindings.forked import Worker, worker
 from tests.bindings.r2_worker import (
@@ -180,6 +182,34 @@ async def test_a_process_that_comes_later_leaves_alone_what_another_is_writing(t
         assert ["found", "slow"] in run_job(other, "look", tmp_path)
     async with R2Bucket().open("BUCKET", tmp_path) as bucket:
         assert await tag_under(bucket, "slow") == tag_in(value)
+
+
+@in_trio
+async def test_an_index_that_another_process_keeps_locked_is_504_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE", 0.3)
+    async with R2Bucket().open("BUCKET", tmp_path) as bucket:
+        await bucket.put("key", "old")
+        there = files_in(tmp_path)
+        with closing(sqlite3.connect(tmp_path / "r2/BUCKET/index.sqlite", isolation_level=None)) as other:
+
+            async def locking() -> AsyncIterator[bytes]:
+                yield bytes(8 * CHUNK)
+                assert len(files_in(tmp_path)) == len(there) + 1  # it is being written
+                other.execute("BEGIN IMMEDIATE")
+
+            for value in (locking(), "as it is locked already"):
+                with pytest.raises(BindingError, match="keeps the database locked") as caught:
+                    await bucket.put("key", value)
+                assert caught.value.status == 504
+                assert files_in(tmp_path) == there
+            found = await bucket.get("key")
+            assert isinstance(found, ObjectBody)
+            assert await found.text() == "old"
+            other.execute("ROLLBACK")
+        await bucket.put("key", "new")
+        assert len(files_in(tmp_path)) == 1
 
 
 def test_a_body_of_two_gigabytes_takes_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
