@@ -11,9 +11,10 @@ import pytest
 import trio
 
 from pyinterceptor import BadArgument, Headers
-from pyinterceptor.bindings.r2 import Bucket, Condition, HttpMetadata, ObjectBody, R2Object, Range
+from pyinterceptor.bindings.r2 import Bucket, Condition, HttpMetadata, ObjectBody, R2Object, Range, limits
 from pyinterceptor.bindings.r2.cursors import cursor_of
 from pyinterceptor.bindings.r2.engine import Position
+from pyinterceptor.web import Body
 from tests.bindings.r2_engines import ENGINES, Open, opened_on
 from tests.socket.loopback import in_trio
 
@@ -530,6 +531,24 @@ async def test_what_is_not_allowed_is_said_with_its_code_and_changes_nothing(
             await getattr(bucket, method)(**arguments)
         assert caught.value.status == status
         assert await everything(bucket) == {"key": TEXT}
+
+
+@in_trio
+async def test_an_upload_that_is_too_large_is_413(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as bucket:
+        await bucket.put("key", TEXT)
+        with pytest.raises(BadArgument, match=r"^put: .*\(100100\)$") as caught:
+            await bucket.put("key", Body(pieces(1, 1), 5 * 1024**3 + 1))
+        assert caught.value.status == 413
+        monkeypatch.setattr(limits, "UPLOAD", 9 * 1024 * 1024)
+        await bucket.put("most", pieces(1024 * 1024, 9))
+        with pytest.raises(BadArgument, match=r"^put: .*\(100100\)$"):
+            await bucket.put("key", pieces(1024 * 1024, 10))
+        upload = await bucket.create_multipart_upload("key")
+        with pytest.raises(BadArgument, match=r"^upload_part: .*\(100100\)$"):
+            await upload.upload_part(1, pieces(1024 * 1024, 10))
+        await upload.abort()
+        assert await text_of(bucket, "key") == TEXT
 
 
 @pytest.mark.parametrize(
