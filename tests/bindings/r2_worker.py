@@ -14,6 +14,7 @@ import trio
 
 from pyinterceptor import R2Bucket
 from pyinterceptor.bindings.r2 import Bucket, ObjectBody
+from pyinterceptor.bindings.r2.s3_client import SESSION
 from tests.bindings.forked import Say, serve
 
 PART = 5 * 1024 * 1024  # bytes of a part but the last
@@ -174,8 +175,10 @@ def _peak() -> int:
 
 
 def opened(place: str) -> AbstractAsyncContextManager[Bucket]:
-    return R2Bucket().open("BUCKET", Path(place))
+    """A directory, or a URL."""
+    return (R2Bucket(place) if "://" in place else R2Bucket()).open("BUCKET", Path(place))
 
 
 if __name__ == "__main__":
+    SESSION.get_service_model("s3")  # once for all children
     serve(opened, {job.__name__: job for job in (write_on, compete, look, keep_large)})

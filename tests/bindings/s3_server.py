@@ -25,6 +25,7 @@ from tests.bindings.redis_servers import free_port, until
 KEY, SECRET = "AKTEST", "SKTEST-s3cret"
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 BUCKET = "bucket"
+GRPC = 10_000  # above each port is one for its own protocol
 WEED = str(Path(sys.executable).with_name("weed"))
 
 
@@ -46,7 +47,7 @@ class S3Server:
         identity = {"name": "test", "credentials": [credentials], "actions": ["Admin", "Read", "Write", "List"]}
         (self._directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
         self.start()
-        until(self._makes_bucket)
+        self.wait()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -56,7 +57,7 @@ class S3Server:
         """Returns when it answers."""
         options = ["-s3", "-filer", "-volume", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self._directory}"]
         options += [f"-{name}.port={port}" for name, port in self._ports.items()]
-        options += [f"-s3.config={self._directory}/s3.json", "-s3.iam=false", "-s3.port.iceberg=0"]
+        options += [f"-s3.config={self._directory}/s3.json", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         options += ["-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=50"]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen([WEED, "-logtostderr", "server", *options], stderr=log, stdout=log)
@@ -67,6 +68,10 @@ class S3Server:
             self._process.kill()
             self._process.wait()
             self._process = None
+        for port in self._ports.values():  # its sockets' places can't be chosen
+            for socket in (port, port + GRPC):
+                for left in Path("/tmp").glob(f"seaweedfs-*-{socket}.sock"):
+                    left.unlink()
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -77,6 +82,10 @@ class S3Server:
             yield
         finally:
             os.kill(self._process.pid, signal.SIGCONT)
+
+    def wait(self) -> None:
+        """Returns when it keeps what it is given."""
+        until(self._makes_bucket)
 
     def client(self) -> Any:
         config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, connect_timeout=1)

@@ -29,6 +29,7 @@ try:
 except ImportError as error:
     raise PolicyError("an R2Bucket on S3 needs botocore; run: pip install 'pyinterceptor[s3]'") from error
 
+SESSION = botocore.session.Session()  # reads what describes S3 once
 CONNECT, READ = 3.0, 5.0  # seconds
 ATTEMPTS = 2
 CONNECTIONS = 64  # that are kept
@@ -108,8 +109,7 @@ def connect(place: Place) -> Any:
         response_checksum_validation="when_required",
     )
     token = os.environ.get("AWS_SESSION_TOKEN")
-    session = botocore.session.Session()
-    return session.create_client(
+    return SESSION.create_client(
         "s3", region_name=place.region, endpoint_url=place.endpoint, config=config, aws_session_token=token, **keys
     )
 
