@@ -9,6 +9,7 @@ changes value and index together (https://redis.io/docs/latest/operate/oss_and_s
   {prefix:bucket}:names      a sorted set in the order of the names' bytes, which listings are merged from
   {prefix:bucket}:about      a hash: expiration and metadata of each, for listings
   {prefix:bucket}:until      a sorted set by expiration: dead names are removed by later writes
+What is acknowledged is as safe as the server makes it: appendfsync, and maxmemory-policy noeviction.
 
 A write carries the moment, in the server's clock, after which it does nothing: a server that was stopped and goes on
 after we gave up leaves things as they were. Where a connection breaks before the answer, the write is repeated once; if
@@ -52,15 +53,19 @@ TLS = ("rediss", "valkeys")
 Command = tuple[Any, ...]
 
 # KEYS: value, names, about, until. ARGV: deadline in ms, name, …  Each answers {done, now in ms}.
+# What can be refused, for want of memory, comes first: after a script's first write nothing is.
 BEGIN = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if now > tonumber(ARGV[1]) then return {0, now} end
+"""
+END = """
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', time[1], 'LIMIT', 0, 8)) do
   redis.call('ZREM', KEYS[2], dead)
   redis.call('HDEL', KEYS[3], dead)
   redis.call('ZREM', KEYS[4], dead)
 end
+return {1, now}
 """
 PUT = f"""{BEGIN}
 if ARGV[5] == '' then
@@ -72,15 +77,13 @@ else
 end
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[4])
 redis.call('ZADD', KEYS[2], 0, ARGV[2])
-return {{1, now}}
-"""
+{END}"""
 DELETE = f"""{BEGIN}
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('HDEL', KEYS[3], ARGV[2])
 redis.call('ZREM', KEYS[4], ARGV[2])
-return {{1, now}}
-"""
+{END}"""
 CLOCK = """
 local time = redis.call('TIME')
 return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -114,12 +117,18 @@ class Place(NamedTuple):
 
 
 class Bucket:
-    """The keys of one, and how many milliseconds the clock of its server is ahead of ours."""
+    """The keys of one, and how many milliseconds the clock of its server is ahead of ours: as many, or more."""
 
     def __init__(self, tag: bytes) -> None:
         self.tag = tag
         self.index = [tag + b":names", tag + b":about", tag + b":until"]
         self.ahead: float | None = None
+
+    def learn(self, now: float, sent: float) -> None:
+        """The server's clock has shown `now` at a moment after `sent`, of ours. Never takes it for more ahead than it
+        is: a write's deadline would come after its caller has given up."""
+        least, most = now - _now(), now - sent
+        self.ahead = least if self.ahead is None or self.ahead > most else max(self.ahead, least)
 
 
 class Write(NamedTuple):
@@ -212,7 +221,7 @@ def _write(client: Any, jobs: Sequence[Job]) -> None:
             job.outcome = outcome.Error(answer)
         else:
             is_done, now = answer
-            job.do.bucket.ahead = now - (sent + _now()) / 2
+            job.do.bucket.learn(now, sent)
             job.outcome = outcome.Value(bool(is_done))
 
 
@@ -222,7 +231,7 @@ def _set_clocks(client: Any, buckets: set[Bucket]) -> None:
     sent = _now()
     for bucket, now in zip(some, _pipelined(client, [("EVAL", CLOCK, 1, one.tag) for one in some]), strict=True):
         if isinstance(now, int):
-            bucket.ahead = now - (sent + _now()) / 2
+            bucket.learn(now, sent)
 
 
 def _command(write: Write) -> Command:
