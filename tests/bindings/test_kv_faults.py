@@ -367,6 +367,40 @@ async def test_a_cluster_whose_node_is_replaced_by_its_replica_goes_on(tmp_path:
             assert replica.command("DBSIZE")
 
 
+@in_trio
+async def test_a_cluster_whose_node_hangs_answers_in_time_and_does_nothing_late(tmp_path: Path) -> None:
+    names = [f"key{number}" for number in range(30)]
+    with three_nodes(tmp_path) as nodes:
+        async with on(nodes[0].url) as kv:
+            for name in names:
+                await kv.put(name, "old", metadata="old")
+            taken, statuses = set(), set()
+
+            async def change(name: str) -> None:
+                with trio.fail_after(DEADLINE):
+                    try:
+                        await kv.put(name, "new", metadata="new")
+                        taken.add(name)
+                    except BindingError as error:
+                        statuses.add(error.status)
+
+            with nodes[2].stopped():
+                async with trio.open_nursery() as nursery:
+                    for name in names:
+                        nursery.start_soon(change, name)
+            assert 0 < len(taken) < len(names)
+            assert statuses <= {503, 504}
+            await trio.to_thread.run_sync(until, lambda: all(is_whole(node, 3) for node in nodes))
+            await kv.put("behind them", "x")
+            for name in names:
+                wanted = "new" if name in taken else "old"
+                found = await kv.get_with_metadata(name)
+                assert (found.value, found.metadata) == (wanted, wanted)
+            for name in names:
+                await kv.put(name, "newer")
+                assert await kv.get(name) == "newer"
+
+
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
 @in_trio
 async def test_over_tls_only_a_server_that_is_trusted_is_used(
