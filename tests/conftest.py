@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.bindings.redis_servers import RedisServer, three_nodes
+from tests.bindings.s3_server import ENVIRONMENT, S3Server
 from tests.world import World
 
 HERE = Path(__file__).parent
@@ -136,3 +137,12 @@ def redis_cluster(
     """Three nodes that all tests share."""
     with three_nodes(tmp_path_factory.mktemp("cluster")) as nodes:
         yield nodes
+
+
+@pytest.fixture(scope="session")
+def s3_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One that all tests share: each uses keys of its own. Its credentials are in our environment."""
+    with pytest.MonkeyPatch.context() as patch, S3Server(tmp_path_factory.mktemp("s3")) as server:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield server

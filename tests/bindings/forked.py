@@ -7,12 +7,15 @@ A job is a line on its stdin, "NAME PLACE ARGUMENT"; on stdout are "child PID", 
 from __future__ import annotations
 
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -49,18 +52,38 @@ class Worker:
             lines.append(self.said())
         return lines
 
+    def kill(self, job: str, place: object, argument: str, history: History, enough: int) -> None:
+        """Begins a job, and kills it at any moment after so much more is done. `history` is told all that it says."""
+        child = self.begin(job, place, argument)
+        enough += history.done
+        while history.done < enough:
+            history.hear(self.said())
+        time.sleep(random.random() / 200)  # any moment of what follows
+        os.kill(child, signal.SIGKILL)
+        *lines, ended = self.rest()
+        for line in lines:
+            history.hear(line)
+        assert ended == ["ended", str(int(signal.SIGKILL))]
+
+
+class History(Protocol):
+    """What a killed process was told, and had begun."""
+
+    done: int
+
+    def hear(self, line: list[str]) -> None: ...
+
 
 @contextmanager
 def worker(module: str) -> Iterator[Worker]:
     """Runs `module`, which calls `serve`."""
     argv = [sys.executable, "-m", module]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as process:
         try:
             yield Worker(process)
         finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait()
+            os.killpg(process.pid, signal.SIGKILL)  # and a child that has not ended
 
 
 def serve(opened: Open, jobs: Mapping[str, Job]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from pyinterceptor import R2Bucket
 from pyinterceptor.bindings.r2 import Bucket
+from tests.bindings.s3_server import S3Server
 
 Open = Callable[[], AbstractAsyncContextManager[Bucket]]
 
@@ -23,7 +25,20 @@ def embedded(place: Path) -> Open:
     return opened
 
 
-ENGINES = ["embedded"]
+ENGINES = ["embedded", "s3"]
+COUNTER = itertools.count(1)
+
+
+def on_s3(server: S3Server) -> Open:
+    """The server is others', too: what it holds under this prefix is ours alone."""
+    declared = R2Bucket(server.url(f"t{next(COUNTER)}"))
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Bucket]:
+        async with declared.open("BUCKET", Path("/nonexistent")) as bucket:
+            yield bucket
+
+    return opened
 
 
 def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
@@ -31,4 +46,6 @@ def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
     match engine:
         case "embedded":
             return embedded(place)
+        case "s3":
+            return on_s3(request.getfixturevalue("s3_server"))
     raise AssertionError(engine)

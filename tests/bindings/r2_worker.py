@@ -1,7 +1,4 @@
-"""A process beside the test's: it has everything loaded and forks a child for each job, which begins at once.
-
-A job is a line on stdin, "NAME PLACE ARGUMENT". On stdout are "child PID", "open", what the job says, "ended STATUS".
-"""
+"""What a process beside the test's does with a bucket, until it has ended or is killed."""
 
 from __future__ import annotations
 
@@ -9,28 +6,23 @@ import hashlib
 import os
 import random
 import resource
-import signal
-import subprocess
-import sys
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import trio
 
 from pyinterceptor import R2Bucket
 from pyinterceptor.bindings.r2 import Bucket, ObjectBody
+from tests.bindings.forked import Say, serve
 
 PART = 5 * 1024 * 1024  # bytes of a part but the last
 SIZES = [100, 70_000, 1_200_000, 3_000_000]  # bytes
 CHUNK = 256 * 1024  # bytes
 GONE = "-"
 ONCE = 60
-TURNS = 40
+TURNS = 20
 LARGE = 2 * 1024**3  # bytes
-
-Say = Callable[..., None]
 
 
 def tag_of(key: str, turn: str, number: int, size: int | None = None) -> str:
@@ -181,80 +173,9 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-JOBS: dict[str, Callable[[Bucket, str, Say], Awaitable[None]]] = {
-    job.__name__: job for job in (write_on, compete, look, keep_large)
-}
-
-
-# --- the process, and how a test has one ----------------------------------------------------------------------------
-
-
-class Worker:
-    """The test's side of it."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def begin(self, job: str, place: Path, argument: str = "-") -> int:
-        """Returns the child's process id, once it has opened the bucket."""
-        assert self._process.stdin is not None
-        print(job, place, argument, file=self._process.stdin, flush=True)
-        child, pid = self.said()
-        assert child == "child"
-        assert self.said() == ["open"]
-        return int(pid)
-
-    def said(self) -> list[str]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the worker has died"
-        return line.split("\t")[:-1]
-
-    def rest(self) -> list[list[str]]:
-        """What is said until the child has ended, with how it did."""
-        lines = [self.said()]
-        while lines[-1][0] != "ended":
-            lines.append(self.said())
-        return lines
-
-
-@contextmanager
-def worker() -> Iterator[Worker]:
-    argv = [sys.executable, "-m", "tests.bindings.r2_worker"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as process:
-        try:
-            yield Worker(process)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)  # and a child that has not ended
-
-
-def say(*words: object) -> None:
-    os.write(1, "".join(f"{word}\t" for word in words).encode() + b"\n")
-
-
-def _run(job: str, place: str, argument: str) -> None:
-    async def main() -> None:
-        async with R2Bucket().open("BUCKET", Path(place)) as bucket:
-            say("open")
-            await JOBS[job](bucket, argument, say)
-
-    trio.run(main)
-
-
-def _serve() -> None:
-    for line in sys.stdin:
-        if pid := os.fork():
-            say("child", pid)
-            say("ended", os.waitpid(pid, 0)[1])
-            continue
-        try:
-            _run(*line.split())
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+def opened(place: str) -> AbstractAsyncContextManager[Bucket]:
+    return R2Bucket().open("BUCKET", Path(place))
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(opened, {job.__name__: job for job in (write_on, compete, look, keep_large)})

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sqlite3
 import subprocess
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -110,16 +107,7 @@ def test_of_what_a_killed_process_put_all_it_was_told_is_there_and_nothing_by_ha
 
     with worker("tests.bindings.kv_worker") as other:
         for turn in range(KILLS):
-            child = other.begin("write_on", place, str(turn))
-            enough = history.done + random.randrange(1, 15)
-            while history.done < enough:
-                history.hear(other.said())
-            time.sleep(random.random() / 200)  # any moment of what follows
-            os.kill(child, signal.SIGKILL)
-            *lines, ended = other.rest()
-            for line in lines:
-                history.hear(line)
-            assert ended == ["ended", str(int(signal.SIGKILL))]
+            other.kill("write_on", place, str(turn), history, random.randrange(1, 15))
             trio.run(open_and_compare)
     assert history.done > KILLS
     assert history.taken  # some were hit between being done and being told so

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import sqlite3
-import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 import trio
 
-from pyinterceptor import R2Bucket
+from pyinterceptor import BindingError, R2Bucket
+from pyinterceptor.bindings import database
 from pyinterceptor.bindings.r2 import Bucket, ObjectBody, UploadedPart
+from tests.bindings.forked import Worker, worker
 from tests.bindings.r2_worker import (
     CHUNK,
     GONE,
     LARGE,
     ONCE,
     TURNS,
-    Worker,
     chunks,
     compete,
     tag_in,
     tag_of,
     tag_under,
     value_of,
-    worker,
 )
 from tests.socket.loopback import in_trio
 
+WORKER = "tests.bindings.r2_worker"
 KILLS = 100
 CANCELLED = 100  # times
 STEP = 0.0003  # seconds more each time: some come too early, some too late
@@ -103,18 +103,9 @@ def test_of_what_a_killed_process_wrote_all_it_was_told_is_there_and_nothing_by_
         async with R2Bucket().open("BUCKET", tmp_path) as bucket:
             await history.compare(bucket)
 
-    with worker() as other:
+    with worker(WORKER) as other:
         for turn in range(KILLS):
-            child = other.begin("write_on", tmp_path, str(turn))
-            enough = history.done + random.randrange(1, 12)
-            while history.done < enough:
-                history.hear(other.said())
-            time.sleep(random.random() / 200)  # any moment of what follows
-            os.kill(child, signal.SIGKILL)
-            *lines, ended = other.rest()
-            for line in lines:
-                history.hear(line)
-            assert ended == ["ended", str(int(signal.SIGKILL))]
+            other.kill("write_on", tmp_path, str(turn), history, random.randrange(1, 12))
             before = files_in(tmp_path)
             resumed += len(history.parts) == 2
             trio.run(open_and_compare)
@@ -141,7 +132,7 @@ async def test_two_processes_share_a_bucket(tmp_path: Path) -> None:
     def heard(*words: object) -> None:
         mine.append(words)
 
-    with worker() as other:
+    with worker(WORKER) as other:
         async with R2Bucket().open("BUCKET", tmp_path) as bucket:
             for key in ("ball", "wild"):
                 await bucket.put(key, value_of(tag_of(key, "nobody", 0)))
@@ -177,7 +168,7 @@ async def test_a_process_that_comes_later_leaves_alone_what_another_is_writing(t
     async def put(bucket: Bucket) -> None:
         await bucket.put("slow", slow())
 
-    with worker() as other:
+    with worker(WORKER) as other:
         async with R2Bucket().open("BUCKET", tmp_path) as bucket, trio.open_nursery() as nursery:
             await bucket.put("there", "x")
             nursery.start_soon(put, bucket)
@@ -193,8 +184,36 @@ async def test_a_process_that_comes_later_leaves_alone_what_another_is_writing(t
         assert await tag_under(bucket, "slow") == tag_in(value)
 
 
+@in_trio
+async def test_an_index_that_another_process_keeps_locked_is_504_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE", 0.3)
+    async with R2Bucket().open("BUCKET", tmp_path) as bucket:
+        await bucket.put("key", "old")
+        there = files_in(tmp_path)
+        with closing(sqlite3.connect(tmp_path / "r2/BUCKET/index.sqlite", isolation_level=None)) as other:
+
+            async def locking() -> AsyncIterator[bytes]:
+                yield bytes(8 * CHUNK)
+                assert len(files_in(tmp_path)) == len(there) + 1  # it is being written
+                other.execute("BEGIN IMMEDIATE")
+
+            for value in (locking(), "as it is locked already"):
+                with pytest.raises(BindingError, match="keeps the database locked") as caught:
+                    await bucket.put("key", value)
+                assert caught.value.status == 504
+                assert files_in(tmp_path) == there
+            found = await bucket.get("key")
+            assert isinstance(found, ObjectBody)
+            assert await found.text() == "old"
+            other.execute("ROLLBACK")
+        await bucket.put("key", "new")
+        assert len(files_in(tmp_path)) == 1
+
+
 def test_a_body_of_two_gigabytes_takes_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
-    with worker() as other:
+    with worker(WORKER) as other:
         before, put, got, after = run_job(other, "keep_large", tmp_path)
     assert put[:2] == ["put", str(LARGE)]
     assert got == ["got", str(LARGE), put[2]]

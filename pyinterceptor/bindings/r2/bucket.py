@@ -11,8 +11,8 @@ from pyinterceptor.bindings.r2 import limits
 from pyinterceptor.bindings.r2.checksums import expected
 from pyinterceptor.bindings.r2.conditions import Conditional, condition_of
 from pyinterceptor.bindings.r2.content import Content, chunks
-from pyinterceptor.bindings.r2.cursors import after_cursor, cursor_after
-from pyinterceptor.bindings.r2.engine import Engine, Labels, Query, Stored
+from pyinterceptor.bindings.r2.cursors import cursor_of, position_of
+from pyinterceptor.bindings.r2.engine import Engine, Labels, Position, Query, Stored
 from pyinterceptor.bindings.r2.metadata import HttpMetadata, http_metadata_of
 from pyinterceptor.bindings.r2.objects import ObjectBody, Objects, R2Object
 from pyinterceptor.bindings.r2.ranges import Range, Ranged, range_of
@@ -102,11 +102,11 @@ class Bucket:
             _check_text(text)
         if isinstance(include, str) or set(include) - INCLUDED:
             raise refused("list", INVALID_ARGUMENT, f"include is a list of {' and '.join(sorted(INCLUDED))}")
-        after, is_prefix = (start_after, False) if cursor is None else after_cursor(cursor, prefix)
-        page = await self._engine.list(Query(prefix, delimiter, after, is_prefix, limit, bool(include)))
-        following = None
-        if page.last is not None:
-            following = cursor_after(page.last, is_prefix=page.last in page.prefixes)
+        after = Position("key", start_after) if start_after else None
+        if cursor is not None:
+            after = position_of(cursor, prefix)
+        page = await self._engine.list(Query(prefix, delimiter, after, limit, bool(include)))
+        following = None if page.end is None else cursor_of(page.end, prefix)
         objects = [R2Object(_with_labels(stored, include)) for stored in page.objects]
         return Objects(objects, page.prefixes, following is not None, following)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
 
+from pyinterceptor.bindings.r2.limits import check_upload_size
 from pyinterceptor.web import Body
 
 Content = str | bytes | bytearray | memoryview | AsyncIterable[bytes | str] | Body | None
@@ -12,18 +13,22 @@ PIECE = 1024 * 1024  # bytes, about
 
 
 def chunks(method: str, value: Content) -> Pieces:
-    """Pieces of at least PIECE bytes, but the last; None is empty. Raises: TypeError."""
+    """Pieces of at least PIECE bytes, but the last; None is empty. Raises: TypeError, BadArgument."""
     try:
-        return Pieces(value if isinstance(value, Body) else Body(value))
+        body = value if isinstance(value, Body) else Body(value)
     except TypeError as error:
         raise TypeError(f"{method}: {error}") from error
+    check_upload_size(method, body.length or 0)
+    return Pieces(method, body)
 
 
 class Pieces:
-    """Takes the body."""
+    """Takes the body. Raises: BadArgument (413) where more comes than is allowed."""
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, method: str, body: Body) -> None:
+        self._method = method
         self._body = body
+        self._size = 0
         self._parts: AsyncIterator[bytes] | None = None
 
     def __aiter__(self) -> Pieces:
@@ -39,6 +44,8 @@ class Pieces:
             size += len(part)
         if not some:
             raise StopAsyncIteration
+        self._size += size
+        check_upload_size(self._method, self._size)
         return some[0] if len(some) == 1 else b"".join(some)
 
     async def aclose(self) -> None:

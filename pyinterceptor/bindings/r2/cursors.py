@@ -1,33 +1,37 @@
-"""Where a listing goes on: opaque to its user, and told from one that we never gave. Pure."""
+"""Where a listing goes on, as text: opaque to its user, and told from one that we never gave. Pure."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import zlib
+from typing import Literal
 
-from pyinterceptor.bindings.r2.limits import KEY
+from pyinterceptor.bindings.r2.engine import Position
 from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
 
-AFTER_KEY, AFTER_PREFIX = b"k", b"p"
+KINDS: dict[str, Literal["key", "prefix", "token"]] = {"k": "key", "p": "prefix", "t": "token"}
 
 
-def cursor_after(last: str, *, is_prefix: bool) -> str:
-    return base64.urlsafe_b64encode((AFTER_PREFIX if is_prefix else AFTER_KEY) + last.encode()).decode()
+def cursor_of(position: Position, prefix: str) -> str:
+    text = f"{position.kind[0]}{_mark(position.text, prefix)}{position.text}"
+    return base64.urlsafe_b64encode(text.encode()).decode()
 
 
-def after_cursor(cursor: str, prefix: str) -> tuple[str, bool]:
-    """The key or delimited prefix that a page ended with, and which of them it is.
-
-    Raises: BadArgument where it isn't of a listing of this prefix.
-    """
+def position_of(cursor: str, prefix: str) -> Position:
+    """Raises: BadArgument where it isn't of a listing of this prefix."""
     if not isinstance(cursor, str):
         raise TypeError(f"list: a cursor is a str, not {type(cursor).__name__}")
     try:
-        decoded = base64.b64decode(cursor, altchars=b"-_", validate=True)
-        last = decoded[1:].decode()
+        text = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        decoded, last = b"", ""
-    kind = decoded[:1]
-    if kind not in (AFTER_KEY, AFTER_PREFIX) or not last.startswith(prefix) or not last or len(decoded) > KEY + 1:
+        text = ""
+    kind, mark, where = text[:1], text[1:9], text[9:]
+    if kind not in KINDS or not where or mark != _mark(where, prefix):
         raise refused("list", INVALID_ARGUMENT, "the cursor is none of a listing of this prefix")
-    return last, kind == AFTER_PREFIX
+    return Position(KINDS[kind], where)
+
+
+def _mark(text: str, prefix: str) -> str:
+    """Which listing it is of."""
+    return f"{zlib.crc32(text.encode(), zlib.crc32(prefix.encode())):08x}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from pyinterceptor.bindings.r2.conditions import Condition
 from pyinterceptor.bindings.r2.metadata import HttpMetadata
@@ -42,23 +42,27 @@ class Opened(NamedTuple):
     body: Body | None
 
 
-class Query(NamedTuple):
-    """`after`: a key, or a delimited prefix with all that begins with it (`is_after_prefix`)."""
+class Position(NamedTuple):
+    """Where a listing goes on: behind a key, behind all that begins with a prefix, or where a store's token says."""
 
+    kind: Literal["key", "prefix", "token"]
+    text: str
+
+
+class Query(NamedTuple):
     prefix: str
     delimiter: str  # "" for none
-    after: str
-    is_after_prefix: bool
+    after: Position | None
     limit: int
     with_labels: bool
 
 
 class Page(NamedTuple):
-    """In the order of the keys' UTF-8 bytes; `last` is its last key or prefix, None where nothing follows."""
+    """In the order of the keys' UTF-8 bytes; `end` is where the next one goes on, None where nothing follows."""
 
     objects: Sequence[Stored]
     prefixes: Sequence[str]
-    last: str | None
+    end: Position | None
 
 
 class Part(NamedTuple):

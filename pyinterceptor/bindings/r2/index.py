@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pyinterceptor.bindings.r2.conditions import Condition
-from pyinterceptor.bindings.r2.engine import Labels, Page, Part, Query, Stored
+from pyinterceptor.bindings.r2.engine import Labels, Page, Part, Position, Query, Stored
 from pyinterceptor.bindings.r2.metadata import HttpMetadata
-from pyinterceptor.bindings.r2.refusals import INVALID_PART, NO_SUCH_UPLOAD, refused
+from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, INVALID_PART, NO_SUCH_UPLOAD, refused
 
 VERSION = 1
 SCHEMA = """
@@ -49,24 +49,30 @@ def page(connection: sqlite3.Connection, query: Query) -> Page:
     objects: list[Stored] = []
     prefixes: list[str] = []
     prefix, delimiter = query.prefix.encode(), query.delimiter.encode()
-    after, last = query.after.encode() + (BEYOND if query.is_after_prefix else b""), ""
+    after, end = b"" if query.after is None else _beyond(query.after), None
     while True:
         skipped = b""
         for row in connection.execute(LIST, (prefix, prefix + BEYOND, after)):
             if len(objects) + len(prefixes) == query.limit:
-                return Page(objects, prefixes, last)
+                return Page(objects, prefixes, end)
             at = row[0].find(delimiter, len(prefix)) if delimiter else -1
             if at < 0:
                 objects.append(_stored(row))
-                last = objects[-1].key
+                end = Position("key", objects[-1].key)
             else:
                 skipped = row[0][: at + len(delimiter)]
-                last = skipped.decode()
-                prefixes.append(last)
+                prefixes.append(skipped.decode())
+                end = Position("prefix", prefixes[-1])
                 break
         if not skipped:
             return Page(objects, prefixes, None)
         after = skipped + BEYOND
+
+
+def _beyond(position: Position) -> bytes:
+    if position.kind == "token":
+        raise refused("list", INVALID_ARGUMENT, "the cursor is another engine's")
+    return position.text.encode() + (BEYOND if position.kind == "prefix" else b"")
 
 
 def store(connection: sqlite3.Connection, stored: Stored, condition: Condition | None) -> str | None:

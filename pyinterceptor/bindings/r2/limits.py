@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pyinterceptor.bindings.r2.refusals import (
     BAD_UPLOAD,
+    ENTITY_TOO_LARGE,
     ENTITY_TOO_SMALL,
     INVALID_ARGUMENT,
     INVALID_MAX_KEYS,
@@ -20,6 +21,7 @@ LISTED = 1000  # objects and prefixes of a page
 DELETED = 1000  # keys of one call
 PART = 5 * 1024 * 1024  # bytes, at least, of each part but the last
 PARTS = 10_000
+UPLOAD = 5 * 1024**3  # bytes of a put or a part
 
 
 def check_key(method: str, key: str) -> str:
@@ -54,6 +56,11 @@ def check_limit(limit: int) -> None:
         raise TypeError(f"list: limit is an int, not {type(limit).__name__}")
     if not 1 <= limit <= LISTED:
         raise refused("list", INVALID_MAX_KEYS)
+
+
+def check_upload_size(method: str, size: int) -> None:
+    if size > UPLOAD:
+        raise refused(method, ENTITY_TOO_LARGE, f"{UPLOAD} bytes in one upload")
 
 
 def check_part_number(method: str, number: int) -> None:

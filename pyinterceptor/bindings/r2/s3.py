@@ -5,13 +5,14 @@ asyncio (aiobotocore) or to Rust (obstore) doesn't run on Trio, or leaves out me
 
 What differs from the embedded engine is said here:
 - Keys that stores take for other keys are refused: empty, "." and ".." segments, and control characters.
-- A put of more than 8 MiB is a multipart upload, so its entity tag is no MD5. It is aborted where it fails; where
-  that fails too, the store's own rule for unfinished uploads removes it.
-- A condition is decided by what a HEAD finds, and pinned to it: If-Match or If-None-Match go with the request that makes
-  the object, so it is as atomic as the store makes those.
+- A put of more than 8 MiB is a multipart upload, so its entity tag is no MD5. It is aborted where it fails; what
+  can't be aborted is removed by the store's own rule for unfinished uploads.
+- A condition is decided by what a HEAD finds, and pinned to it: If-Match or If-None-Match go with the request that
+  makes the object, so it is as atomic as the store makes those.
 - A store that hangs is given up after READ seconds, at most ATTEMPTS times. What it was sent by then it may still do
   when it goes on: S3 has no way to take a request back.
-- Listings with metadata ask for each object.
+- Listings with metadata ask for each object. Their order is the store's: the keys' bytes by S3's own word, but stores
+  whose keys are paths list what is below a name where the name stands.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import trio
 
 from pyinterceptor.bindings.r2.checksums import Digests
 from pyinterceptor.bindings.r2.conditions import Condition
-from pyinterceptor.bindings.r2.engine import Labels, Opened, Page, Part, Query, Stored
+from pyinterceptor.bindings.r2.engine import Labels, Opened, Page, Part, Position, Query, Stored
 from pyinterceptor.bindings.r2.limits import check_part_sizes
 from pyinterceptor.bindings.r2.ranges import Range
 from pyinterceptor.bindings.r2.refusals import INVALID_PART, INVALID_RANGE, refused
@@ -165,18 +166,19 @@ class S3Engine:
             return await self._send_part("upload_part", key, upload, number, file)
 
     async def complete(self, key: str, upload: str, parts: Sequence[Part]) -> Stored:
-        there: dict[int, Mapping[str, Any]] = {}
+        sizes: dict[Part, int] = {}  # one that was uploaded again may be there twice
         marker = 0
         while True:
             answer = await self._ask("complete", "list_parts", key, UploadId=upload, PartNumberMarker=marker)
-            there |= {part["PartNumber"]: part for part in answer.get("Parts", [])}
+            for part in answer.get("Parts", []):
+                sizes[Part(int(part["PartNumber"]), _plain(part["ETag"]))] = int(part["Size"])
             if not answer.get("IsTruncated"):
                 break
             marker = answer["NextPartNumberMarker"]
-        for part in parts:
-            if part.number not in there or _plain(there[part.number]["ETag"]) != _plain(part.etag):
-                raise refused("complete", INVALID_PART, f"part {part.number}")
-        check_part_sizes([int(there[part.number]["Size"]) for part in parts])
+        parts = [Part(part.number, _plain(part.etag)) for part in parts]
+        if missing := [part.number for part in parts if part not in sizes]:
+            raise refused("complete", INVALID_PART, f"part {missing[0]}")
+        check_part_sizes([sizes[part] for part in parts])
         named = _named(parts)
         await self._ask("complete", "complete_multipart_upload", key, UploadId=upload, MultipartUpload=named)
         stored = await self.head(key)
@@ -261,18 +263,23 @@ class S3Engine:
 
     async def list(self, query: Query) -> Page:
         prefix = self._place.prefix
-        asked: dict[str, Any] = {"Prefix": prefix + query.prefix, "MaxKeys": query.limit, "EncodingType": "url"}
+        asked: dict[str, Any] = {"Prefix": prefix + query.prefix, "MaxKeys": query.limit}
         if query.delimiter:
             asked["Delimiter"] = query.delimiter
-        if query.after:
-            asked["StartAfter"] = prefix + query.after + (LAST if query.is_after_prefix else "")
+        match query.after:
+            case Position("token", token):
+                asked["ContinuationToken"] = token
+            case Position("prefix", begin):
+                asked["StartAfter"] = prefix + begin + LAST
+            case Position("key", key):
+                asked["StartAfter"] = prefix + key
         answer = await self._ask("list", "list_objects_v2", **asked)
         objects = [stored_of(one["Key"].removeprefix(prefix), one) for one in answer.get("Contents", [])]
         prefixes = [one["Prefix"].removeprefix(prefix) for one in answer.get("CommonPrefixes", [])]
-        last = max([*(one.key for one in objects), *prefixes], key=str.encode, default="")
+        following = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
         if query.with_labels:
             objects = await self._labelled(objects)
-        return Page(objects, prefixes, last if answer.get("IsTruncated") and last else None)
+        return Page(objects, prefixes, None if following is None else Position("token", following))
 
     async def _labelled(self, objects: Sequence[Stored]) -> Any:
         found = dict[str, Stored]()
@@ -330,7 +337,7 @@ def _sent(answer: Mapping[str, Any]) -> Sent:
 
 
 def _named(parts: Sequence[Part]) -> dict[str, Any]:
-    return {"Parts": [{"PartNumber": part.number, "ETag": f'"{_plain(part.etag)}"'} for part in parts]}
+    return {"Parts": [{"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts]}
 
 
 def _upload_id(answer: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from functools import partial
@@ -12,14 +13,21 @@ import trio
 from pyinterceptor.bindings.r2.checksums import Digests
 
 READ = 1024 * 1024  # bytes of one turn
+MARGIN = 8 * 1024 * 1024  # bytes of the disk that new files leave to the index: else nothing could be deleted any more
 COPIED = 64 * 1024 * 1024  # bytes of one turn, which the kernel copies
 
 
 class NewFile:
-    """On the disk, with its name, once `finish` has returned. Whoever makes it closes it."""
+    """On the disk, with its name, once `finish` has returned. Whoever makes it closes it.
+
+    Raises: OSError, ENOSPC also where the disk is almost full.
+    """
 
     def __init__(self, path: Path) -> None:
         self._directory = path.parent
+        disk = os.statvfs(self._directory)
+        if disk.f_bavail * disk.f_frsize < MARGIN:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.size = 0
 
