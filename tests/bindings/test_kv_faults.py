@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -132,6 +133,29 @@ async def test_a_database_that_another_process_keeps_locked_is_504_and_goes_on_a
         assert await kv.get("key") == "old"
         await kv.put("key", "new")
         assert await kv.get("key") == "new"
+
+
+@in_trio
+async def test_a_new_file_that_another_process_is_just_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kv").mkdir()
+    with closing(sqlite3.connect(tmp_path / "kv" / "KV.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        async def put() -> None:
+            async with embedded(tmp_path) as kv:
+                await kv.put("key", "value")
+                assert await kv.get("key") == "value"
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put)
+            await trio.sleep(0.3)  # how long the other takes
+            other.execute("ROLLBACK")
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(database, "PATIENCE", 0.3)
+        assert "keeps the database locked" in str(await fails(put, 504))
 
 
 @in_trio
