@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
@@ -23,6 +24,7 @@ from pyinterceptor.errors import BindingError
 T = TypeVar("T")
 
 PATIENCE = 5.0  # seconds for another process to end its transaction
+PAUSE = 0.01  # seconds between attempts where SQLite doesn't wait
 CACHE = 16 * 1024  # KiB of pages, for each of the two
 WAL_KEPT = 64 * 1024 * 1024  # bytes: what a burst of large values has made of it is given back
 NO_SPACE = {sqlite3.SQLITE_FULL}
@@ -94,7 +96,7 @@ def _connect(name: str, path: Path, schema: str, version: int) -> tuple[sqlite3.
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     writer = _connection(path)
     try:
-        writer.execute("PRAGMA journal_mode = WAL")
+        _use_wal(writer)
         writer.execute("PRAGMA synchronous = FULL")
         writer.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
         _make(name, writer, schema, version)
@@ -104,6 +106,19 @@ def _connect(name: str, path: Path, schema: str, version: int) -> tuple[sqlite3.
     except BaseException:
         writer.close()
         raise
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """SQLite itself doesn't wait here for another that does the same, or is just closing the file."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.Error as error:
+            if not _is_locked(error) or time.monotonic() > end:
+                raise
+        time.sleep(PAUSE)
 
 
 def _connection(path: Path) -> sqlite3.Connection:

@@ -16,6 +16,7 @@ import redis
 
 PATIENCE = 30.0  # seconds for a server to be ready
 PAUSE = 0.02  # seconds between two looks
+OF_A_CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")  # milliseconds
 
 
 class RedisServer:
@@ -23,7 +24,8 @@ class RedisServer:
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"redis://{self.address}"
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)]
         self._argv = ["redis-server", *place, "--save", "", *options]
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,19 +78,39 @@ def three_nodes(directory: Path) -> Iterator[Sequence[RedisServer]]:
         for number in range(3):
             place = directory / str(number)
             place.mkdir()
-            options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
-            nodes.append(stack.enter_context(RedisServer(place, *options)))
-        addresses = [f"127.0.0.1:{node.port}" for node in nodes]
-        make = ["redis-cli", "--cluster", "create", *addresses, "--cluster-replicas", "0", "--cluster-yes"]
-        done = subprocess.run(make, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        until(lambda: all(is_whole(node) for node in nodes))
+            nodes.append(stack.enter_context(RedisServer(place, *OF_A_CLUSTER)))
+        manage("create", *(node.address for node in nodes), "--cluster-replicas", "0")
+        until(lambda: all(is_whole(node, 3) for node in nodes))
         yield nodes
 
 
-def is_whole(node: RedisServer) -> bool:
+@contextmanager
+def a_replica(directory: Path, primary: RedisServer) -> Iterator[RedisServer]:
+    """A fourth node, which has all that one of three has."""
+    with RedisServer(directory, *OF_A_CLUSTER) as node:
+        manage("add-node", node.address, primary.address, "--cluster-slave", "--cluster-master-id", identity(primary))
+        until(lambda: is_whole(node, 4) and replication(node).get("master_link_status") == "up")
+        yield node
+
+
+def manage(*words: str) -> None:
+    done = subprocess.run(["redis-cli", "--cluster", *words, "--cluster-yes"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+
+
+def identity(node: RedisServer) -> str:
+    return str(node.command("CLUSTER", "MYID"), "ascii")  # type: ignore[arg-type]
+
+
+def replication(node: RedisServer) -> dict[str, object]:
+    found = node.command("INFO", "replication")
+    assert isinstance(found, dict)
+    return found
+
+
+def is_whole(node: RedisServer, count: int) -> bool:
     info = str(node.command("CLUSTER", "INFO"))
-    return "cluster_state:ok" in info and "cluster_known_nodes:3" in info
+    return "cluster_state:ok" in info and f"cluster_known_nodes:{count}" in info
 
 
 def until(is_so: Callable[[], bool]) -> None:

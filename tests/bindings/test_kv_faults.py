@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -20,7 +21,17 @@ from pyinterceptor.bindings import database
 from pyinterceptor.bindings.kv import Namespace
 from tests.bindings.forked import worker
 from tests.bindings.kv_worker import tag_in
-from tests.bindings.redis_servers import RedisServer, three_nodes, until
+from tests.bindings.redis_servers import (
+    RedisServer,
+    a_replica,
+    free_port,
+    identity,
+    is_whole,
+    manage,
+    replication,
+    three_nodes,
+    until,
+)
 from tests.socket.loopback import in_trio
 
 KILLS = 100
@@ -122,6 +133,29 @@ async def test_a_database_that_another_process_keeps_locked_is_504_and_goes_on_a
         assert await kv.get("key") == "old"
         await kv.put("key", "new")
         assert await kv.get("key") == "new"
+
+
+@in_trio
+async def test_a_new_file_that_another_process_is_just_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kv").mkdir()
+    with closing(sqlite3.connect(tmp_path / "kv" / "KV.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        async def put() -> None:
+            async with embedded(tmp_path) as kv:
+                await kv.put("key", "value")
+                assert await kv.get("key") == "value"
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put)
+            await trio.sleep(0.3)  # how long the other takes
+            other.execute("ROLLBACK")
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(database, "PATIENCE", 0.3)
+        assert "keeps the database locked" in str(await fails(put, 504))
 
 
 @in_trio
@@ -237,10 +271,30 @@ async def test_a_server_that_hangs_is_504_in_time_and_does_nothing_late(tmp_path
 
 
 @in_trio
+async def test_a_server_that_was_slow_once_does_nothing_late_the_next_time(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        async with on(server.url) as kv:
+            async with trio.open_nursery() as nursery:
+                await kv.put("key", "old")
+                with server.stopped():
+                    nursery.start_soon(kv.put, "key", "slow")
+                    await trio.sleep(2.5)  # how long it is: less than it may
+            assert await kv.get("key") == "slow"
+            with server.stopped():
+                await fails(lambda: kv.put("key", "late"), 504)
+            await kv.put("behind it", "x")
+            assert await kv.get("key") == "slow"
+
+
+@in_trio
 async def test_a_server_without_room_is_507_and_keeps_what_it_has(tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--maxmemory-policy", "noeviction") as server:
         async with on(server.url) as kv:
             await kv.put("key", "old", metadata="old")
+            for number in range(100):  # dead, their names are there until the next write
+                await kv._engine.put(b"dying%d" % number, b"x", None, int(time.time()) + 1)
+            while await kv.get("dying99") is not None:
+                await trio.lowlevel.checkpoint()
             server.command("CONFIG", "SET", "maxmemory", "1")
             await fails(lambda: kv.put("key", "new"), 507)
             found = await kv.get_with_metadata("key")
@@ -302,8 +356,82 @@ def is_failing(node: RedisServer) -> bool:
 
 def move_some_slots(nodes: Sequence[RedisServer]) -> None:
     """From the first node to the second, while clients know nothing of it."""
-    first, second = (str(node.command("CLUSTER", "MYID"), "ascii") for node in nodes[:2])  # type: ignore[arg-type]
-    move = ["redis-cli", "--cluster", "reshard", f"127.0.0.1:{nodes[0].port}", "--cluster-from", first]
-    move += ["--cluster-to", second, "--cluster-slots", "3000", "--cluster-yes"]
-    done = subprocess.run(move, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    first, second = (identity(node) for node in nodes[:2])
+    manage("reshard", nodes[0].address, "--cluster-from", first, "--cluster-to", second, "--cluster-slots", "3000")
+
+
+@in_trio
+async def test_a_cluster_whose_node_is_replaced_by_its_replica_goes_on(tmp_path: Path) -> None:
+    names = [f"key{number}" for number in range(60)]
+    (tmp_path / "replica").mkdir()
+    with three_nodes(tmp_path) as nodes, a_replica(tmp_path / "replica", nodes[2]) as replica:
+        async with on(nodes[0].url) as kv:
+            for name in names:
+                await kv.put(name, name)
+            until(lambda: replica.command("DBSIZE") == nodes[2].command("DBSIZE"))
+            nodes[2].kill()
+            await trio.to_thread.run_sync(until, lambda: replication(replica)["role"] == "master")
+            await trio.to_thread.run_sync(until, lambda: all(is_whole(node, 4) for node in (*nodes[:2], replica)))
+            for name in names:
+                assert await kv.get(name) == name
+                await kv.put(name, f"again {name}")
+            assert [key.name for key in (await kv.list()).keys] == sorted(names)
+            assert replica.command("DBSIZE")
+
+
+@in_trio
+async def test_a_cluster_whose_node_hangs_answers_in_time_and_does_nothing_late(tmp_path: Path) -> None:
+    names = [f"key{number}" for number in range(30)]
+    with three_nodes(tmp_path) as nodes:
+        async with on(nodes[0].url) as kv:
+            for name in names:
+                await kv.put(name, "old", metadata="old")
+            taken, statuses = set(), set()
+
+            async def change(name: str) -> None:
+                with trio.fail_after(DEADLINE):
+                    try:
+                        await kv.put(name, "new", metadata="new")
+                        taken.add(name)
+                    except BindingError as error:
+                        statuses.add(error.status)
+
+            with nodes[2].stopped():
+                async with trio.open_nursery() as nursery:
+                    for name in names:
+                        nursery.start_soon(change, name)
+            assert 0 < len(taken) < len(names)
+            assert statuses <= {503, 504}
+            await trio.to_thread.run_sync(until, lambda: all(is_whole(node, 3) for node in nodes))
+            await kv.put("behind them", "x")
+            for name in names:
+                wanted = "new" if name in taken else "old"
+                found = await kv.get_with_metadata(name)
+                assert (found.value, found.metadata) == (wanted, wanted)
+            for name in names:
+                await kv.put(name, "newer")
+                assert await kv.get(name) == "newer"
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
+@in_trio
+async def test_over_tls_only_a_server_that_is_trusted_is_used(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key, port = str(tmp_path / "tls.crt"), str(tmp_path / "tls.key"), free_port()
+    make_certificate(certificate, key)
+    options = ["--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key]
+    with RedisServer(tmp_path, *options, "--tls-auth-clients", "no", "--tls-ca-cert-file", certificate):
+        with pytest.raises(BindingError, match="can't be reached"):
+            async with on(f"{scheme}://127.0.0.1:{port}"):
+                pass
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        async with on(f"{scheme}://127.0.0.1:{port}") as kv:
+            await kv.put("key", "value")
+            assert await kv.get("key") == "value"
+
+
+def make_certificate(place: str, key: str) -> None:
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    make += ["-keyout", key, "-out", place, "-subj", "/CN=kv", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(make, check=True, capture_output=True)

@@ -9,6 +9,7 @@ changes value and index together (https://redis.io/docs/latest/operate/oss_and_s
   {prefix:bucket}:names      a sorted set in the order of the names' bytes, which listings are merged from
   {prefix:bucket}:about      a hash: expiration and metadata of each, for listings
   {prefix:bucket}:until      a sorted set by expiration: dead names are removed by later writes
+What is acknowledged is as safe as the server makes it: appendfsync, and maxmemory-policy noeviction.
 
 A write carries the moment, in the server's clock, after which it does nothing: a server that was stopped and goes on
 after we gave up leaves things as they were. Where a connection breaks before the answer, the write is repeated once; if
@@ -21,7 +22,7 @@ import struct
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from heapq import merge
 from itertools import islice
@@ -31,7 +32,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import outcome
 import trio
 
-from pyinterceptor.bindings.jobs import Job, open_jobs
+from pyinterceptor.bindings.jobs import Job, Jobs, open_jobs
 from pyinterceptor.bindings.kv.engine import Entry, Listed
 from pyinterceptor.errors import BindingError, PolicyError
 
@@ -52,15 +53,19 @@ TLS = ("rediss", "valkeys")
 Command = tuple[Any, ...]
 
 # KEYS: value, names, about, until. ARGV: deadline in ms, name, …  Each answers {done, now in ms}.
+# What can be refused, for want of memory, comes first: after a script's first write nothing is.
 BEGIN = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if now > tonumber(ARGV[1]) then return {0, now} end
+"""
+END = """
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', time[1], 'LIMIT', 0, 8)) do
   redis.call('ZREM', KEYS[2], dead)
   redis.call('HDEL', KEYS[3], dead)
   redis.call('ZREM', KEYS[4], dead)
 end
+return {1, now}
 """
 PUT = f"""{BEGIN}
 if ARGV[5] == '' then
@@ -72,15 +77,13 @@ else
 end
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[4])
 redis.call('ZADD', KEYS[2], 0, ARGV[2])
-return {{1, now}}
-"""
+{END}"""
 DELETE = f"""{BEGIN}
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('HDEL', KEYS[3], ARGV[2])
 redis.call('ZREM', KEYS[4], ARGV[2])
-return {{1, now}}
-"""
+{END}"""
 CLOCK = """
 local time = redis.call('TIME')
 return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -114,12 +117,18 @@ class Place(NamedTuple):
 
 
 class Bucket:
-    """The keys of one, and how many milliseconds the clock of its server is ahead of ours."""
+    """The keys of one, and how many milliseconds the clock of its server is ahead of ours: as many, or more."""
 
     def __init__(self, tag: bytes) -> None:
         self.tag = tag
         self.index = [tag + b":names", tag + b":about", tag + b":until"]
         self.ahead: float | None = None
+
+    def learn(self, now: float, sent: float) -> None:
+        """The server's clock has shown `now` at a moment after `sent`, of ours. Never takes it for more ahead than it
+        is: a write's deadline would come after its caller has given up."""
+        least, most = now - _now(), now - sent
+        self.ahead = least if self.ahead is None or self.ahead > most else max(self.ahead, least)
 
 
 class Write(NamedTuple):
@@ -138,25 +147,28 @@ async def open_redis(name: str, url: str) -> AsyncIterator[RedisEngine]:
     where = f"KV {name}: redis at {place.host}:{place.port}"
     with _translated(where):
         client = await trio.to_thread.run_sync(_connect, place)
-    try:
-        async with open_jobs(partial(_ask, client)) as reads, open_jobs(partial(_write, client)) as writes:
-            yield RedisEngine(where, place.prefix, reads.run, writes.run)
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(client.close)
+    # In a cluster, what goes to a node that hangs holds up nothing that goes to another: each bucket has its threads.
+    lines = 1 if isinstance(client, redis.Redis) else BUCKETS
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(_close, client)
+        reads = [await stack.enter_async_context(open_jobs(partial(_ask, client))) for _ in range(lines)]
+        writes = [await stack.enter_async_context(open_jobs(partial(_write, client))) for _ in range(lines)]
+        yield RedisEngine(where, place.prefix, reads, writes)
 
 
 class RedisEngine:
     """Made by `open_redis`."""
 
-    def __init__(self, where: str, prefix: str, ask: Any, write: Any) -> None:
+    def __init__(self, where: str, prefix: str, reads: Sequence[Jobs], writes: Sequence[Jobs]) -> None:
         self._where = where
         self._buckets = [Bucket(b"{%b:%x}" % (prefix.encode(), number)) for number in range(BUCKETS)]
-        self._ask = ask
-        self._write = write
+        self._reads = reads
+        self._writes = writes
 
     async def get(self, keys: Sequence[bytes]) -> Sequence[Entry | None]:
-        found = await self._answer(self._ask, [("GET", self._bucket(key).tag + b":v:" + key) for key in keys])
+        buckets = [_number(key) for key in keys]
+        commands = [("GET", self._buckets[one].tag + b":v:" + key) for one, key in zip(buckets, keys, strict=True)]
+        found = await self._answers(buckets, commands)
         return [None if frame is None else _entry(frame) for frame in found]
 
     async def put(self, key: bytes, value: bytes, metadata: bytes | None, expiration: int | None) -> None:
@@ -171,36 +183,57 @@ class RedisEngine:
     async def list(self, prefix: bytes, after: bytes, limit: int) -> Sequence[Listed]:
         begin = b"(" + after if after else b"[" + prefix
         end = b"(" + prefix + b"\xff" if prefix else b"+"  # no byte of UTF-8 is 0xff
-        pages = await self._answer(
-            self._ask, [("EVAL", LIST, 3, *bucket.index, begin, end, limit) for bucket in self._buckets]
-        )
+        commands = [("EVAL", LIST, 3, *bucket.index, begin, end, limit) for bucket in self._buckets]
+        pages = await self._answers(range(BUCKETS), commands)
         found = [map(_listed, page[::2], page[1::2]) for page in pages]
         return [*islice(merge(*found), limit)]
 
     async def _change(self, script: str, *arguments: bytes) -> None:
-        write = Write(script, self._bucket(arguments[0]), _now(), arguments)
-        if not await self._answer(self._write, write):
+        number = _number(arguments[0])
+        write = Write(script, self._buckets[number], _now(), arguments)
+        with _translated(self._where), trio.fail_after(DEADLINE):
+            is_done = await self._writes[number % len(self._writes)].run(write)
+        if not is_done:
             raise BindingError(f"{self._where}: it did not answer in time", 504)
 
-    async def _answer(self, run: Any, asked: Any) -> Any:
-        with _translated(self._where), trio.fail_after(DEADLINE):
-            answer = await run(asked)
-        return answer
+    async def _answers(self, buckets: Sequence[int], commands: Sequence[Command]) -> Sequence[Any]:
+        """To each command, of a key in the bucket of the same place."""
+        parted: dict[int, list[int]] = {}
+        for place, bucket in enumerate(buckets):
+            parted.setdefault(bucket % len(self._reads), []).append(place)
+        found: list[Any] = [None] * len(commands)
 
-    def _bucket(self, key: bytes) -> Bucket:
-        return self._buckets[zlib.crc32(key) % BUCKETS]
+        async def ask(line: int, places: Sequence[int]) -> None:
+            some = [commands[place] for place in places]
+            for place, answer in zip(places, await self._reads[line].run(some), strict=True):
+                found[place] = answer
+
+        with _translated(self._where), trio.fail_after(DEADLINE):
+            if len(parted) == 1:
+                await ask(*parted.popitem())
+            else:
+                async with trio.open_nursery() as nursery:
+                    for line, places in parted.items():
+                        nursery.start_soon(ask, line, places)
+            for answer in found:
+                if isinstance(answer, Exception):
+                    raise answer
+        return found
+
+
+def _number(key: bytes) -> int:
+    """Of its bucket."""
+    return zlib.crc32(key) % BUCKETS
 
 
 # --- on the threads ---------------------------------------------------------------------------------------------------
 
 
 def _ask(client: Any, jobs: Sequence[Job]) -> None:
-    """Each job is some commands, and its outcome their answers; all go out at once."""
+    """Each job is some commands, and its outcome their answers, or what failed; all go out at once."""
     answers = iter(_pipelined(client, [command for job in jobs for command in job.do]))
     for job in jobs:
-        some = [*islice(answers, len(job.do))]
-        failed = next((answer for answer in some if isinstance(answer, Exception)), None)
-        job.outcome = outcome.Value(some) if failed is None else outcome.Error(failed)
+        job.outcome = outcome.Value([*islice(answers, len(job.do))])
 
 
 def _write(client: Any, jobs: Sequence[Job]) -> None:
@@ -212,7 +245,7 @@ def _write(client: Any, jobs: Sequence[Job]) -> None:
             job.outcome = outcome.Error(answer)
         else:
             is_done, now = answer
-            job.do.bucket.ahead = now - (sent + _now()) / 2
+            job.do.bucket.learn(now, sent)
             job.outcome = outcome.Value(bool(is_done))
 
 
@@ -222,7 +255,7 @@ def _set_clocks(client: Any, buckets: set[Bucket]) -> None:
     sent = _now()
     for bucket, now in zip(some, _pipelined(client, [("EVAL", CLOCK, 1, one.tag) for one in some]), strict=True):
         if isinstance(now, int):
-            bucket.ahead = now - (sent + _now()) / 2
+            bucket.learn(now, sent)
 
 
 def _command(write: Write) -> Command:
@@ -251,6 +284,11 @@ def _now() -> float:
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------
+
+
+async def _close(client: Any) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(client.close)
 
 
 def _connect(place: Place) -> Any:
