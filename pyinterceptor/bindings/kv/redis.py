@@ -1,7 +1,7 @@
 """A Redis or Valkey server, or a cluster of them, as a KV's engine.
 
 Through redis-py, the client that Redis maintains, on a thread: calls that come together go out as one pipeline, which
-makes it several times as fast as a client on Trio itself (coredis: 5 000 gets a second from 64 tasks).
+makes it several times as fast as a client on Trio itself (coredis: 7 500 gets a second from 64 tasks, against 20 000).
 
 The names are spread over 16 buckets. A bucket is a hash tag, so all of it is in one slot of a cluster and one script
 changes value and index together (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/):
