@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -23,7 +24,17 @@ def embedded(place: Path) -> Open:
     return opened
 
 
-ENGINES = ["embedded"]
+ENGINES = ["embedded", "s3"]
+COUNTER = itertools.count(1)
+
+
+def on_s3(url: str) -> Open:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Bucket]:
+        async with R2Bucket(url).open("BUCKET", Path("/nonexistent")) as bucket:
+            yield bucket
+
+    return opened
 
 
 def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
@@ -31,4 +42,7 @@ def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
     match engine:
         case "embedded":
             return embedded(place)
+        case "s3":
+            server = request.getfixturevalue("s3_server")
+            return on_s3(server.url("tests", f"t{next(COUNTER)}"))
     raise AssertionError(engine)

@@ -1,0 +1,408 @@
+"""A bucket of any store that speaks S3 as an R2Bucket's engine.
+
+Through botocore, the client that AWS maintains, in a bounded pool of threads: it knows what every store makes of S3
+(signatures, addressing, errors), and is what stores are tested with. Those that speak asyncio can't run under Trio, and
+obstore, on Rust, hides what R2 has and others haven't: HTTP metadata, uploads that outlive their process.
+
+Deadlines: a store that takes no connection for 2 s, or moves no byte for 4 s, is a BindingError of status 504, one
+that refuses it of 503. Nothing is repeated. A cancelled call waits for that, so that no write comes after its caller.
+
+What is written is whole when it is there: up to 8 MiB with one PutObject, more as a multipart upload, 8 MiB at a time,
+which is aborted when its stream, its checksum or its caller fails. Content-MD5 has the store check every part.
+A store that was stopped may do a write that it had taken after we have given up on it (Ceph does): then, and only
+then, what failed with 504 is there later, whole.
+
+Conditions are checked against a HEAD, and the write is bound to what that saw with If-Match or If-None-Match: if
+somebody else was faster, all is done again. The store has to honour these for PutObject, and for objects above 8 MiB
+for CompleteMultipartUpload, as AWS documents and SeaweedFS does. Ceph 16 ignores the latter: there, who writes between
+our look and our write is overwritten.
+
+A key is the store's key. Where it can't be one (NUL for Ceph, `..` for stores on files) the store refuses it, and that
+is a BadArgument. Stores that take "a//b" for "a/b", as SeaweedFS does, are none for keys that others choose.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from email.utils import parsedate_to_datetime
+from functools import partial
+from itertools import repeat
+from typing import Any
+
+import trio
+
+from pyinterceptor.bindings.r2.checksums import Digests, multipart_etag
+from pyinterceptor.bindings.r2.conditions import Condition
+from pyinterceptor.bindings.r2.engine import Labels, Opened, Page, Part, Query, Stored
+from pyinterceptor.bindings.r2.limits import PARTS, check_part_sizes
+from pyinterceptor.bindings.r2.ranges import Range
+from pyinterceptor.bindings.r2.refusals import ENTITY_TOO_LARGE, INVALID_PART, NO_SUCH_UPLOAD, refused
+from pyinterceptor.bindings.r2.s3_body import PART, StoreChunks, content_md5, md5_of, parts_of
+from pyinterceptor.bindings.r2.s3_labels import About, parameters, stored_of, version_of
+from pyinterceptor.bindings.r2.s3_store import Store, StoreError, connect, place_of
+from pyinterceptor.errors import BindingError
+from pyinterceptor.web import Body
+
+log = logging.getLogger(__name__)
+
+TURNS = 20  # attempts at a write that others get in between
+LAST = "\U0010ffff"  # behind it nothing else begins with what stands before it
+UPLOAD = re.compile(r"(?!.*\.\.)[!-~]{1,1024}")  # an upload's id; some stores make a path of it
+UNSAFE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML can't say
+
+
+@asynccontextmanager
+async def open_s3(name: str, url: str) -> AsyncIterator[S3Engine]:
+    """Raises: PolicyError for the URL, BindingError where the bucket isn't there, or not for us."""
+    place = place_of(name, url)
+    store = await trio.to_thread.run_sync(connect, name, place)
+    try:
+        await store.ask("open", "head_bucket")
+        yield S3Engine(store, place.prefix)
+    finally:
+        store.close()
+
+
+class S3Engine:
+    """Made by `open_s3`."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+
+    async def head(self, key: str) -> Stored | None:
+        return await self._head("head", key)
+
+    async def get(self, key: str, range: Range | None, condition: Condition | None) -> Opened | None:
+        if range is None and condition is None:
+            try:
+                response = await self._store.ask("get", "get_object", Key=self._prefix + key)
+            except StoreError as error:
+                if error.http == 404:
+                    return None
+                raise
+            return self._opened(stored_of(key, response), None, response)
+        for _ in repeat(None, TURNS):
+            stored = await self._head("get", key)
+            if stored is None:
+                return None
+            if condition is not None and not condition.is_met(stored.etag, stored.uploaded):
+                return Opened(stored, 0, 0, None)
+            part = None if range is None else range.within(stored.size)
+            field = {} if part is None else {"Range": f"bytes={part[0]}-{part[0] + part[1] - 1}"}
+            try:  # it may have been replaced since
+                response = await self._store.ask(
+                    "get", "get_object", Key=self._prefix + key, IfMatch=f'"{stored.etag}"', **field
+                )
+            except StoreError as error:
+                if error.http not in (404, 412):
+                    raise
+            else:
+                return self._opened(stored, part, response)
+        raise self._restless("get")
+
+    def _opened(self, stored: Stored, part: tuple[int, int] | None, response: Mapping[str, Any]) -> Opened:
+        offset, length = part or (0, stored.size)
+        return Opened(stored, offset, length, Body(StoreChunks(self._store, response["Body"]), length))
+
+    async def put(
+        self,
+        key: str,
+        content: AsyncIterator[bytes],
+        labels: Labels,
+        expected: tuple[str, bytes] | None,
+        condition: Condition | None,
+    ) -> Stored | None:
+        digests = Digests(expected)
+        async with aclosing(parts_of(content)) as parts:
+            first = await anext(parts)
+            if not first.is_last:
+                return await self._put_in_parts(key, first.data, parts, labels, expected, condition)
+        await self._store.run("put", partial(digests.update, first.data))
+        about = About(uuid.uuid4().hex, digests.checked())
+        with_labels = parameters("put", labels, about)
+
+        async def write(bound: Mapping[str, str]) -> dict[str, Any]:
+            md5 = content_md5(about.checksums["md5"])
+            return await self._store.ask(
+                "put", "put_object", Key=self._prefix + key, Body=first.data, ContentMD5=md5, **with_labels, **bound
+            )
+
+        response = await self._bound("put", key, condition, write)
+        if response is None:
+            return None
+        return _written(key, about, len(first.data), response["ETag"], response, labels)
+
+    async def _put_in_parts(
+        self,
+        key: str,
+        data: bytes,
+        rest: AsyncIterator[Any],
+        labels: Labels,
+        expected: tuple[str, bytes] | None,
+        condition: Condition | None,
+    ) -> Stored | None:
+        if await self._binding("put", key, condition, is_quoted=True) is None:
+            return None  # before all of it has been sent
+        about = About(uuid.uuid4().hex, dict([expected] if expected else []))
+        upload = await self._create("put", key, labels, about)
+        digests, size, sent = Digests(expected), 0, list[dict[str, Any]]()
+
+        async def complete(bound: Mapping[str, str]) -> dict[str, Any]:
+            return await self._complete("put", key, upload, sent, bound)
+
+        is_done = False
+        try:
+            while True:
+                await self._store.run("put", partial(digests.update, data))
+                if len(sent) == PARTS:
+                    raise refused("put", ENTITY_TOO_LARGE, f"{PARTS} parts of {PART} bytes are the most")
+                etag = await self._send("put", key, upload, len(sent) + 1, data, md5_of(data))
+                sent.append({"PartNumber": len(sent) + 1, "ETag": etag})
+                size += len(data)
+                part = await anext(rest, None)
+                if part is None:
+                    break
+                data = part.data
+            digests.checked()
+            response = await self._bound("put", key, condition, complete)
+            is_done = response is not None
+        finally:
+            if not is_done:
+                await self._drop(key, upload)
+        if response is None:
+            return None
+        etag = response.get("ETag") or multipart_etag([one["ETag"].strip('"') for one in sent])  # Ceph's is empty
+        return _written(key, about, size, etag, response, labels)
+
+    async def _bound(
+        self,
+        method: str,
+        key: str,
+        condition: Condition | None,
+        write: Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]],
+    ) -> dict[str, Any] | None:
+        """Writes over what meets the condition, and over nothing else; None where there is no such thing."""
+        for turn in range(TURNS):
+            # Ceph knows an entity tag by what is between the quotes only, and others by the whole of it.
+            binding = await self._binding(method, key, condition, is_quoted=turn % 2 == 0)
+            if binding is None:
+                return None
+            try:
+                return await write(binding)
+            except StoreError as error:
+                if not binding or error.http not in (404, 409, 412):
+                    raise
+        raise self._restless(method)
+
+    async def _binding(
+        self, method: str, key: str, condition: Condition | None, *, is_quoted: bool
+    ) -> dict[str, str] | None:
+        """To what is there, as the fields of a write; None where it doesn't meet the condition."""
+        if condition is None:
+            return {}
+        there = await self._head(method, key)
+        if not (condition.is_met(None, 0) if there is None else condition.is_met(there.etag, there.uploaded)):
+            return None
+        if there is None:
+            return {"IfNoneMatch": "*"}
+        return {"IfMatch": f'"{there.etag}"' if is_quoted else there.etag}
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        many = [self._prefix + key for key in keys if not UNSAFE.search(key)]
+        alone = [self._prefix + key for key in keys if UNSAFE.search(key)]
+        if len(many) == 1:
+            alone, many = alone + many, []
+        for key in alone:
+            await self._store.ask("delete", "delete_object", Key=key)
+        if many:
+            named = {"Objects": [{"Key": key} for key in many], "Quiet": True}
+            response = await self._store.ask("delete", "delete_objects", Delete=named)
+            if errors := response.get("Errors"):
+                code = errors[0].get("Code")
+                raise BindingError(f"{self._store.where}: delete: {len(errors)} of {len(many)} are left: {code}")
+
+    async def list(self, query: Query) -> Page:
+        after = query.after + (LAST if query.is_after_prefix else "")
+        asked: dict[str, Any] = {"Prefix": self._prefix + query.prefix, "MaxKeys": query.limit}
+        if after:
+            asked["StartAfter"] = self._prefix + after
+        if query.delimiter:
+            asked["Delimiter"] = query.delimiter
+        objects: list[Stored] = []
+        prefixes: list[str] = []
+        while True:
+            response = await self._store.ask("list", "list_objects_v2", **asked)
+            skipped = query.after if query.is_after_prefix else None
+            for one in response.get("CommonPrefixes", ()):
+                if (prefix := one["Prefix"].removeprefix(self._prefix)) != skipped:
+                    prefixes.append(prefix)
+            for one in response.get("Contents", ()):
+                stored = _listed(one["Key"].removeprefix(self._prefix), one)
+                if skipped is None or not stored.key.startswith(skipped):
+                    objects.append(stored)
+            if objects or prefixes or not response["IsTruncated"]:
+                break
+            asked["ContinuationToken"] = response["NextContinuationToken"]
+        names = [*(one.key for one in objects), *prefixes]
+        last = max(names, key=str.encode) if response["IsTruncated"] else None
+        if query.with_labels:
+            objects = list(await self._heads(objects))
+        return Page(sorted(objects, key=lambda one: one.key.encode()), sorted(prefixes, key=str.encode), last)
+
+    async def _heads(self, objects: Sequence[Stored]) -> Sequence[Stored]:
+        """With what a listing doesn't tell; those that are gone by now are left out."""
+        found: list[Stored] = []
+
+        async def look(key: str) -> None:
+            stored = await self._head("list", key)
+            if stored is not None:
+                found.append(stored)
+
+        async with trio.open_nursery() as nursery:
+            for one in objects:
+                nursery.start_soon(look, one.key)
+        return found
+
+    async def begin(self, key: str, labels: Labels) -> str:
+        return await self._create("create_multipart_upload", key, labels, About(uuid.uuid4().hex, {}))
+
+    async def upload_part(self, key: str, upload: str, number: int, content: AsyncIterator[bytes]) -> str:
+        """A part's length is told before it: what doesn't fit into memory waits in a file that has no name."""
+        digests = Digests()
+
+        def keep(piece: bytes) -> None:
+            spool.write(piece)
+            digests.update(piece)
+
+        with tempfile.SpooledTemporaryFile(max_size=PART) as spool:
+            async for piece in content:
+                await self._spooled(partial(keep, piece))
+            await self._spooled(partial(spool.seek, 0))
+            etag = await self._send("upload_part", key, upload, number, spool, digests.checked()["md5"])
+        return etag.strip('"')
+
+    async def _spooled(self, work: Callable[[], Any]) -> None:
+        try:
+            await self._store.run("upload_part", work)
+        except OSError as error:
+            raise BindingError(f"{self._store.where}: upload_part: keep it for now: {error.strerror}", 507) from error
+
+    async def complete(self, key: str, upload: str, parts: Sequence[Part]) -> Stored:
+        there = await self._parts(key, upload)
+        for part in parts:
+            if part.number not in there or there[part.number][0] != part.etag:
+                raise refused("complete", INVALID_PART, f"part {part.number}")
+        sizes = [there[part.number][1] for part in parts]
+        check_part_sizes(sizes)
+        named = [{"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts]
+        response = await self._complete("complete", key, upload, named, {})
+        etag = (response.get("ETag") or multipart_etag([part.etag for part in parts])).strip('"')
+        stored = await self._head("complete", key)
+        if stored is not None and stored.etag == etag:
+            return stored
+        uploaded = _moment(response)  # another has written it since
+        return Stored(key, version_of(etag, uploaded), sum(sizes), etag, uploaded, Labels(), {})
+
+    async def abort(self, key: str, upload: str) -> None:
+        await self._of_upload("abort", "abort_multipart_upload", key, upload)
+
+    # --- what these are made of -------------------------------------------------------------------------------------
+
+    async def _head(self, method: str, key: str) -> Stored | None:
+        try:
+            response = await self._store.ask(method, "head_object", Key=self._prefix + key)
+        except StoreError as error:
+            if error.http == 404:
+                return None
+            raise
+        return stored_of(key, response)
+
+    async def _create(self, method: str, key: str, labels: Labels, about: About) -> str:
+        with_labels = parameters(method, labels, about)
+        response = await self._store.ask(method, "create_multipart_upload", Key=self._prefix + key, **with_labels)
+        return str(response["UploadId"])
+
+    async def _send(self, method: str, key: str, upload: str, number: int, body: Any, md5: bytes) -> str:
+        """A part; returns its entity tag, in quotes."""
+        sent = {"PartNumber": number, "Body": body, "ContentMD5": content_md5(md5)}
+        response = await self._of_upload(method, "upload_part", key, upload, **sent)
+        return str(response["ETag"])
+
+    async def _parts(self, key: str, upload: str) -> Mapping[int, tuple[str, int]]:
+        """Entity tag and size of each, by its number."""
+        found: dict[int, tuple[str, int]] = {}
+        marker = 0
+        while True:
+            response = await self._of_upload("complete", "list_parts", key, upload, PartNumberMarker=marker)
+            for part in response.get("Parts", ()):
+                found[part["PartNumber"]] = part["ETag"].strip('"'), part["Size"]
+            if not response.get("IsTruncated"):
+                return found
+            marker = response["NextPartNumberMarker"]
+
+    async def _complete(
+        self,
+        method: str,
+        key: str,
+        upload: str,
+        parts: Sequence[Mapping[str, Any]],
+        bound: Mapping[str, str],
+    ) -> dict[str, Any]:
+        return await self._store.ask(
+            method,
+            "complete_multipart_upload",
+            Key=self._prefix + key,
+            UploadId=upload,
+            MultipartUpload={"Parts": parts},
+            **bound,
+        )
+
+    async def _of_upload(
+        self, method: str, operation: str, key: str, upload: str, **parameters: Any
+    ) -> dict[str, Any]:
+        if not UPLOAD.fullmatch(upload):
+            raise refused(method, NO_SUCH_UPLOAD)
+        try:
+            return await self._store.ask(method, operation, Key=self._prefix + key, UploadId=upload, **parameters)
+        except StoreError as error:
+            if error.http == 404:
+                raise refused(method, NO_SUCH_UPLOAD) from None
+            raise
+
+    async def _drop(self, key: str, upload: str) -> None:
+        """Whatever becomes of us. Parts that the store keeps all the same are for its own lifecycle rules."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self._of_upload("put", "abort_multipart_upload", key, upload)
+            except BindingError as error:
+                log.warning("the parts of an upload are left behind: %s", error)
+
+    def _restless(self, method: str) -> BindingError:
+        return BindingError(f"{self._store.where}: {method}: it was replaced {TURNS} times between a look and an act")
+
+
+def _written(
+    key: str, about: About, size: int, etag: str, response: Mapping[str, Any], labels: Labels
+) -> Stored:
+    return Stored(key, about.version, size, etag.strip('"'), _moment(response), labels, about.checksums)
+
+
+def _moment(response: Mapping[str, Any]) -> float:
+    """By the store's clock, as far as it says."""
+    try:
+        return parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
+
+
+def _listed(key: str, entry: Mapping[str, Any]) -> Stored:
+    """A listing knows neither the version that we gave it nor its checksums."""
+    etag, uploaded = entry["ETag"].strip('"'), entry["LastModified"].timestamp()
+    return Stored(key, version_of(etag, uploaded), entry["Size"], etag, uploaded, Labels(), {})

@@ -1,0 +1,110 @@
+"""What goes with an object in a store that speaks S3: header fields, in ASCII. Pure.
+
+Custom metadata whose name and value a header field carries as they are, are `x-amz-meta-<name>`, as other tools expect.
+`x-amz-meta-pyinterceptor` is JSON: the rest of the custom metadata, a version, checksums, and whether no content type
+was given, as stores invent one. Objects of other tools don't have it. A store may allow less than R2's 8192 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from typing import Any, NamedTuple
+
+from pyinterceptor.bindings.r2.engine import Labels, Stored
+from pyinterceptor.bindings.r2.metadata import HttpMetadata
+from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
+
+ABOUT = "pyinterceptor"
+NAME = re.compile(r"[a-z0-9-]{1,64}")  # underscores are hyphens to some stores
+VALUE = re.compile(r"(?!=\?)[!-~]+( [!-~]+)*")  # "=?" begins what RFC 2047 encodes
+FIELD = re.compile(r"[ -~]*")
+PARAMETERS = {
+    "content-type": "ContentType",
+    "content-language": "ContentLanguage",
+    "content-disposition": "ContentDisposition",
+    "content-encoding": "ContentEncoding",
+    "cache-control": "CacheControl",
+    "expires": "Expires",
+}
+
+
+class About(NamedTuple):
+    """What a store knows nothing of."""
+
+    version: str
+    checksums: Mapping[str, bytes]
+
+
+def parameters(method: str, labels: Labels, about: About) -> dict[str, Any]:
+    """For botocore. Raises: BadArgument for http metadata that isn't ASCII."""
+    fields = labels.http.fields()
+    for name, value in fields.items():
+        if not FIELD.fullmatch(value):
+            raise refused(method, INVALID_ARGUMENT, f"a store that speaks S3 keeps {name} in ASCII only")
+    plain = {name: value for name, value in labels.custom.items() if _is_plain(name, value)}
+    told = {
+        "version": about.version,
+        "checksums": {name: digest.hex() for name, digest in about.checksums.items()},
+        "custom": {name: value for name, value in labels.custom.items() if name not in plain},
+        "untyped": "content-type" not in fields,
+    }
+    text = json.dumps({name: value for name, value in told.items() if value}, separators=(",", ":"))
+    metadata = plain | {ABOUT: text.replace("\x7f", r"\u007f")}
+    return {PARAMETERS[name]: value for name, value in fields.items()} | {"Metadata": metadata}
+
+
+def stored_of(key: str, response: Mapping[str, Any]) -> Stored:
+    """From the answer to a HEAD or to a GET of all of it."""
+    custom = {name.lower(): _decoded(value) for name, value in response["Metadata"].items()}
+    told = _told(custom.pop(ABOUT, ""))
+    fields = dict(response["ResponseMetadata"]["HTTPHeaders"])
+    if told.get("untyped"):
+        fields.pop("content-type", None)
+    etag, uploaded = response["ETag"].strip('"'), response["LastModified"].timestamp()
+    return Stored(
+        key,
+        told.get("version") or version_of(etag, uploaded),
+        response["ContentLength"],
+        etag,
+        uploaded,
+        Labels(HttpMetadata.of_fields(fields), custom | told.get("custom", {})),
+        {name: bytes.fromhex(digest) for name, digest in told.get("checksums", {}).items()},
+    )
+
+
+def version_of(etag: str, uploaded: float) -> str:
+    """Of an object that doesn't say."""
+    return f"{etag}-{int(uploaded)}"
+
+
+def _is_plain(name: str, value: str) -> bool:
+    return name != ABOUT and bool(NAME.fullmatch(name) and VALUE.fullmatch(value))
+
+
+def _decoded(value: str) -> str:
+    """R2 itself, and some tools, write what isn't ASCII as RFC 2047 says."""
+    if not value.startswith("=?"):
+        return value
+    try:
+        return str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, ValueError):
+        return value
+
+
+def _told(text: str) -> dict[str, Any]:
+    """Nothing, where somebody else wrote it."""
+    try:
+        told = json.loads(text)
+        valid = (
+            isinstance(told, dict)
+            and isinstance(told.get("version", ""), str)
+            and all(isinstance(value, str) for value in told.get("custom", {}).values())
+            and all(bytes.fromhex(digest) for digest in told.get("checksums", {}).values())
+        )
+    except (ValueError, TypeError, AttributeError):
+        return {}
+    return told if valid else {}
