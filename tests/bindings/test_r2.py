@@ -456,8 +456,25 @@ async def test_parts_that_make_no_object_are_refused_and_the_upload_goes_on(open
             with pytest.raises(BadArgument, match=rf"\({code}\)"):
                 await upload.complete(parts)
         assert await bucket.head("key") is None
-        put = await upload.complete([second])
-        assert put.size == PART
+        first, third = await upload.upload_part(1, b"1" * PART), await upload.upload_part(3, b"3")
+        put = await upload.complete([first, second, third])
+        assert put.size == 2 * PART + 1
+
+
+@in_trio
+async def test_a_part_that_is_not_named_is_left_out_or_refused(opened: Open) -> None:
+    """Refused by Ceph, while R2 and AWS leave it out."""
+    async with opened() as bucket:
+        upload = await bucket.create_multipart_upload("key")
+        await upload.upload_part(1, b"1")
+        second = await upload.upload_part(2, b"2")
+        try:
+            await upload.complete([second])
+        except BadArgument as error:
+            assert "(10025)" in str(error)
+            assert await everything(bucket) == {}
+        else:
+            assert await everything(bucket) == {"key": "2"}
 
 
 # --- what is not allowed --------------------------------------------------------------------------------------------
