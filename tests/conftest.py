@@ -145,5 +145,6 @@ def s3_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFac
     with S3Server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        server.make_bucket("tests")
+        for name in ("tests", "alone"):  # at once: a gateway that was killed makes the next bucket wait
+            server.make_bucket(name)
         yield server

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+import pyinterceptor.bindings.r2.s3  # noqa: F401  # children find it loaded
 from pyinterceptor import R2Bucket
 from pyinterceptor.bindings.r2 import Bucket, ObjectBody
 from tests.bindings.forked import Say, serve
@@ -173,9 +174,25 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+async def write_in_parts_on(bucket: Bucket, turn: str, say: Say) -> None:
+    """With what a remote engine itself puts in parts."""
+
+    async def put(key: str) -> None:
+        for number in range(10**6):
+            tag = tag_of(key, turn, number, 17_000_000)
+            say("begun", key, tag)
+            await bucket.put(key, chunks(value_of(tag)))
+            say("done", key, tag)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write_on, bucket, turn, say)
+        nursery.start_soon(put, "large")
+
+
 def opened(place: str) -> AbstractAsyncContextManager[Bucket]:
-    return R2Bucket().open("BUCKET", Path(place))
+    """A directory's, or a URL's."""
+    return (R2Bucket(place) if "://" in place else R2Bucket()).open("BUCKET", Path(place))
 
 
 if __name__ == "__main__":
-    serve(opened, {job.__name__: job for job in (write_on, compete, look, keep_large)})
+    serve(opened, {job.__name__: job for job in (write_on, write_in_parts_on, compete, look, keep_large)})

@@ -470,11 +470,11 @@ async def test_a_part_that_is_not_named_is_left_out_or_refused(opened: Open) -> 
         second = await upload.upload_part(2, b"2")
         try:
             await upload.complete([second])
-        except BadArgument as error:
-            assert "(10025)" in str(error)
-            assert await everything(bucket) == {}
+        except BadArgument:
+            kept = {}
         else:
-            assert await everything(bucket) == {"key": "2"}
+            kept = {"key": "2"}
+        assert await everything(bucket) == kept
 
 
 # --- what is not allowed --------------------------------------------------------------------------------------------
