@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.bindings.redis_servers import RedisServer, three_nodes
-from tests.bindings.s3_server import ENVIRONMENT, S3Server
+from tests.bindings.s3_server import ACCESS, SECRET, S3Server
 from tests.world import World
 
 HERE = Path(__file__).parent
@@ -141,8 +141,10 @@ def redis_cluster(
 
 @pytest.fixture(scope="session")
 def s3_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One that all tests share: each uses keys of its own. Its credentials are in our environment."""
-    with pytest.MonkeyPatch.context() as patch, S3Server(tmp_path_factory.mktemp("s3")) as server:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
+    """One that all tests share, with its credentials where they are looked for: each uses keys of its own."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        for name in ("tests", "alone"):  # at once: a gateway that was killed makes the next bucket wait
+            server.make_bucket(name)
         yield server

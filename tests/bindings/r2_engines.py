@@ -11,7 +11,6 @@ import pytest
 
 from pyinterceptor import R2Bucket
 from pyinterceptor.bindings.r2 import Bucket
-from tests.bindings.s3_server import S3Server
 
 Open = Callable[[], AbstractAsyncContextManager[Bucket]]
 
@@ -29,13 +28,10 @@ ENGINES = ["embedded", "s3"]
 COUNTER = itertools.count(1)
 
 
-def on_s3(server: S3Server) -> Open:
-    """The server is others', too: what it holds under this prefix is ours alone."""
-    declared = R2Bucket(server.url(f"t{next(COUNTER)}"))
-
+def on_s3(url: str) -> Open:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Bucket]:
-        async with declared.open("BUCKET", Path("/nonexistent")) as bucket:
+        async with R2Bucket(url).open("BUCKET", Path("/nonexistent")) as bucket:
             yield bucket
 
     return opened
@@ -47,5 +43,6 @@ def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
         case "embedded":
             return embedded(place)
         case "s3":
-            return on_s3(request.getfixturevalue("s3_server"))
+            server = request.getfixturevalue("s3_server")
+            return on_s3(server.url("tests", f"t{next(COUNTER)}"))
     raise AssertionError(engine)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import trio
 
+import pyinterceptor.bindings.r2.s3  # noqa: F401  # children find it loaded
 from pyinterceptor import R2Bucket
 from pyinterceptor.bindings.r2 import Bucket, ObjectBody
-from pyinterceptor.bindings.r2.s3_client import SESSION
 from tests.bindings.forked import Say, serve
 
 PART = 5 * 1024 * 1024  # bytes of a part but the last
@@ -22,7 +22,7 @@ SIZES = [100, 70_000, 1_200_000, 3_000_000]  # bytes
 CHUNK = 256 * 1024  # bytes
 GONE = "-"
 ONCE = 60
-TURNS = 20
+TURNS = 40
 LARGE = 2 * 1024**3  # bytes
 
 
@@ -174,11 +174,25 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+async def write_in_parts_on(bucket: Bucket, turn: str, say: Say) -> None:
+    """With what a remote engine itself puts in parts."""
+
+    async def put(key: str) -> None:
+        for number in range(10**6):
+            tag = tag_of(key, turn, number, 17_000_000)
+            say("begun", key, tag)
+            await bucket.put(key, chunks(value_of(tag)))
+            say("done", key, tag)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write_on, bucket, turn, say)
+        nursery.start_soon(put, "large")
+
+
 def opened(place: str) -> AbstractAsyncContextManager[Bucket]:
-    """A directory, or a URL."""
+    """A directory's, or a URL's."""
     return (R2Bucket(place) if "://" in place else R2Bucket()).open("BUCKET", Path(place))
 
 
 if __name__ == "__main__":
-    SESSION.get_service_model("s3")  # once for all children
-    serve(opened, {job.__name__: job for job in (write_on, compete, look, keep_large)})
+    serve(opened, {job.__name__: job for job in (write_on, write_in_parts_on, compete, look, keep_large)})

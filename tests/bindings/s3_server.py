@@ -1,123 +1,175 @@
-"""A real store that speaks S3, on the loopback address: SeaweedFS, whose program is in a wheel.
+"""A real store that speaks S3, on the loopback address: Ceph's RADOS gateway with a monitor and one OSD of its own.
 
-Its keys are paths: what it would take for another key, the engine refuses.
+It keeps objects in memory, answers in about ten seconds, and ends with the block. What Ceph 16 lacks: If-Match
+and If-None-Match of CompleteMultipartUpload, SHA checksums, NUL in keys. It wants If-Match of PutObject without quotes.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import botocore.session
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
 
-from tests.bindings.redis_servers import free_port, until
-
-KEY, SECRET = "AKTEST", "SKTEST-s3cret"
-ENVIRONMENT = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-BUCKET = "bucket"
-GRPC = 10_000  # above each port is one for its own protocol
-WEED = str(Path(sys.executable).with_name("weed"))
+PATIENCE = 60.0  # seconds for a server to be ready
+PAUSE = 0.05  # seconds between two looks
+ACCESS, SECRET = "AKIDOFTHETESTS", "secret-of-the-tests"
+# https://docs.ceph.com/en/pacific/rados/configuration/
+CONFIGURATION = """
+[global]
+fsid = {fsid}
+mon host = [v1:127.0.0.1:{monitor}]
+public network = 127.0.0.0/8
+ms bind msgr2 = false
+auth cluster required = none
+auth service required = none
+auth client required = none
+paxos propose interval = 0.05
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 1
+osd pool default pgp num = 1
+osd crush chooseleaf type = 0
+osd crush update on start = false
+osd class update on start = false
+osd objectstore = memstore
+memstore device bytes = 16G
+mon data avail crit = 1
+mon data = {place}/mon
+osd data = {place}/osd
+run dir = {place}
+admin socket =
+log file = {place}/$name.log
+mon cluster log file = {place}/cluster.log
+[client.rgw]
+rgw data = {place}/rgw
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw run sync thread = false
+rgw enable quota threads = false
+"""
 
 
 class S3Server:
-    """A process while the block lasts, with an empty bucket."""
+    """Processes while the block lasts."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.endpoint = ""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
-        self.endpoint = f"http://127.0.0.1:{self._ports['s3']}"
-
-    def url(self, prefix: str) -> str:
-        return f"s3://{BUCKET}/{prefix}?endpoint={self.endpoint}"
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._started: list[subprocess.Popen[bytes]] = []
+        self.port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> S3Server:
-        credentials = {"accessKey": KEY, "secretKey": SECRET}
-        identity = {"name": "test", "credentials": [credentials], "actions": ["Admin", "Read", "Write", "List"]}
-        (self._directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        self.start()
-        self.wait()
+        monitor = free_port()
+        fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
+        for name in ("mon", "osd", "rgw"):
+            (self._place / name).mkdir()
+        text = CONFIGURATION.format(fsid=fsid, monitor=monitor, place=self._place, port=self.port)
+        (self._place / "ceph.conf").write_text(text)
+        monitors = str(self._place / "monmap")
+        try:
+            self._do("monmaptool", "--create", "--addv", "a", f"[v1:127.0.0.1:{monitor}]", "--fsid", fsid, monitors)
+            self._do("ceph-mon", "-i", "a", "--mkfs", "--monmap", monitors)
+            self._start("ceph-mon", "-i", "a", "-f")
+            self._do("ceph", "osd", "new", osd)
+            # The OSD would do it itself, and give up if the monitor isn't ready for it.
+            self._do("ceph", "osd", "crush", "add", "osd.0", "1.0", "root=default", "host=here")
+            self._do("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
+            self._start("ceph-osd", "-i", "0", "-f")
+            self._user("tests", ACCESS)
+            self.gateway = self._start("radosgw", "-n", "client.rgw", "-f")
+            until(self.answers)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        """Returns when it answers."""
-        options = ["-s3", "-filer", "-volume", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self._directory}"]
-        options += [f"-{name}.port={port}" for name, port in self._ports.items()]
-        options += [f"-s3.config={self._directory}/s3.json", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-        options += ["-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=50"]
-        with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([WEED, "-logtostderr", "server", *options], stderr=log, stdout=log)
-        until(self.answers)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-        for port in self._ports.values():  # its sockets' places can't be chosen
-            for socket in (port, port + GRPC):
-                for left in Path("/tmp").glob(f"seaweedfs-*-{socket}.sock"):
-                    left.unlink()
+        for process in reversed(self._started):
+            process.kill()
+            process.wait()
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """It takes connections and says nothing, as one that hangs."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
+        os.kill(self.gateway.pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(self._process.pid, signal.SIGCONT)
+            os.kill(self.gateway.pid, signal.SIGCONT)
+            until(self.answers)
 
-    def wait(self) -> None:
-        """Returns when it keeps what it is given."""
-        until(self._makes_bucket)
-
-    def client(self) -> Any:
-        config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, connect_timeout=1)
-        return botocore.session.Session().create_client(
-            "s3",
-            region_name="us-east-1",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            config=config,
-        )
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Nothing listens."""
+        self.gateway.kill()
+        self.gateway.wait()
+        self._started.remove(self.gateway)
+        try:
+            yield
+        finally:
+            self.gateway = self._start("radosgw", "-n", "client.rgw", "-f")
+            until(self.answers)
 
     def answers(self) -> bool:
-        return self._can(lambda client: client.list_buckets())
-
-    def _makes_bucket(self) -> bool:
-        """It takes requests before it has where to keep anything."""
-
-        def make(client: Any) -> None:
-            if BUCKET not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
-                client.create_bucket(Bucket=BUCKET)
-            client.put_object(Bucket=BUCKET, Key="probe", Body=b"x")
-            client.delete_object(Bucket=BUCKET, Key="probe")
-
-        return self._can(make)
-
-    def _can(self, do: Any) -> bool:
-        client = self.client()
         try:
-            do(client)
-            return True
-        except (BotoCoreError, ClientError):
+            urllib.request.urlopen(self.endpoint, timeout=5).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+        except OSError:
             return False
-        finally:
-            client.close()
+        return True
+
+    def url(self, bucket: str, prefix: str = "") -> str:
+        return f"s3://{bucket}/{prefix}?endpoint={self.endpoint}"
+
+    def client(self) -> Any:
+        """Another one than that of the engine."""
+        keys = {"aws_access_key_id": ACCESS, "aws_secret_access_key": SECRET}
+        return Session().create_client("s3", region_name="us-east-1", endpoint_url=self.endpoint, **keys)
+
+    def make_bucket(self, name: str) -> None:
+        with closing(self.client()) as client:
+            client.create_bucket(Bucket=name)
+
+    def _user(self, name: str, key: str) -> None:
+        keys = ["--access-key", key, "--secret-key", SECRET]
+        self._do("radosgw-admin", "user", "create", "--uid", name, "--display-name", name, *keys)
+
+    def _do(self, program: str, *arguments: str) -> None:
+        argv = self._argv(program, *arguments)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self._place / f"{program}.out").open("ab") as out:
+            process = subprocess.Popen(self._argv(program, *arguments), stdout=out, stderr=out)
+        self._started.append(process)
+        return process
+
+    def _argv(self, program: str, *arguments: str) -> list[str]:
+        where = [] if program == "monmaptool" else ["-c", str(self._place / "ceph.conf")]
+        return [program, *where, *arguments]
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Waits for another process, which tells nobody."""
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end, "the server did not come up"
+        time.sleep(PAUSE)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])

@@ -23,9 +23,7 @@ ETAG = hashlib.md5(TEXT.encode()).hexdigest()
 PART = 5 * 1024 * 1024
 # Legal keys, all of them: none may touch another object, or a file of the host.
 KEYS = ["a", "a/b", "a/../b", "../a", "..", ".", "/a", "//a", "a\n", " ", "%2e%2e", "a?b#c", "a+b"]
-KEYS += ["é", "日本", ("é" * 127 + "/") * 2 + "é"]
-HARD = ["a/../b", "../a", "..", ".", "/a", "//a", "a\n"]  # what some stores that speak S3 take for another key
-LONG_NAME = "é" * 256  # legal, but file systems, and stores made of them, have 255 bytes
+KEYS += ["é", "日本", "é" * 256]
 NUL = "a\0b"
 
 
@@ -179,43 +177,32 @@ async def test_deleting_removes_one_or_many_and_nothing_is_no_error(opened: Open
 
 
 @in_trio
-async def test_no_key_touches_another_object(opened: Open, engine: str) -> None:
-    keys = [*KEYS]
+async def test_no_key_touches_another_object(opened: Open) -> None:
     async with opened() as bucket:
-        if engine == "s3":
-            for key in HARD:
-                with pytest.raises(BadArgument, match=r"\(10020\)"):
-                    await bucket.put(key, "not kept apart everywhere")
-                with pytest.raises(BadArgument, match=r"\(10020\)"):
-                    await bucket.delete(key)
-                keys.remove(key)
-        for key in keys:
+        for key in KEYS:
             await bucket.put(key, f"that of {key}")
-        assert await everything(bucket) == {key: f"that of {key}" for key in keys}
-        for key in keys:
+        assert await everything(bucket) == {key: f"that of {key}" for key in KEYS}
+        for key in KEYS:
             found = await bucket.head(key)
             assert found is not None
             assert found.key == key
-        await bucket.delete(keys[1])
-        assert await everything(bucket) == {key: f"that of {key}" for key in keys if key != keys[1]}
-        await bucket.delete(keys)
+        await bucket.delete("a/../b")
+        assert await text_of(bucket, "a/b") == "that of a/b"
+        await bucket.delete(KEYS)
         assert await everything(bucket) == {}
 
 
-@pytest.mark.parametrize("key", [NUL, LONG_NAME], ids=["NUL", "long"])
 @in_trio
-async def test_a_key_that_not_every_store_can_have_is_an_object_of_its_own_or_refused(
-    opened: Open, engine: str, key: str
-) -> None:
+async def test_a_key_with_a_nul_is_an_object_of_its_own_or_refused(opened: Open, engine: str) -> None:
     async with opened() as bucket:
         await bucket.put("a", "plain")
         kept = {"a": "plain"}
-        if engine == "s3":
-            with pytest.raises(BadArgument, match=r"\(10020\)"):
-                await bucket.put(key, "of its own")
+        if engine == "s3":  # Ceph has none
+            with pytest.raises(BadArgument):
+                await bucket.put(NUL, "with a NUL")
         else:
-            await bucket.put(key, "of its own")
-            kept[key] = "of its own"
+            await bucket.put(NUL, "with a NUL")
+            kept[NUL] = "with a NUL"
         assert await everything(bucket) == kept
 
 
@@ -363,31 +350,24 @@ async def test_of_many_who_create_at_once_one_does(opened: Open) -> None:
 
 # --- listing --------------------------------------------------------------------------------------------------------
 
-TREE = ["a-", "a/1", "a/2", "a/b/1", "a/b/2", "b-", "b/1", "c/d", "é/1", "é/2", "z"]
-PATHS_TOO = ["a", "b", "c/"]  # names before a delimiter in others: where keys are paths, they aren't listed in order
-
-
-def by_name(key: str) -> Any:
-    """The order of a store whose keys are paths."""
-    return [name.encode() for name in key.split("/")]
+TREE = ["a", "a-", "a/1", "a/2", "a/b/1", "a/b/2", "b", "b/1", "c/", "c/d", "é/1", "é/2", "z"]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 1000])
 @in_trio
-async def test_a_listing_goes_on_where_the_last_page_ended(opened: Open, engine: str, limit: int) -> None:
-    tree = [*TREE] if engine == "s3" else [*TREE, *PATHS_TOO]
+async def test_a_listing_goes_on_where_the_last_page_ended(opened: Open, limit: int) -> None:
     queries: list[tuple[dict[str, str], list[str], list[str]]] = [
-        ({}, tree, []),
+        ({}, TREE, []),
         ({"prefix": "a/"}, ["a/1", "a/2", "a/b/1", "a/b/2"], []),
-        ({"delimiter": "/"}, [key for key in tree if "/" not in key], ["a/", "b/", "c/", "é/"]),
+        ({"delimiter": "/"}, ["a", "a-", "b", "z"], ["a/", "b/", "c/", "é/"]),
         ({"prefix": "a/", "delimiter": "/"}, ["a/1", "a/2"], ["a/b/"]),
-        ({"prefix": "a", "delimiter": "/"}, [key for key in ("a", "a-") if key in tree], ["a/"]),
-        ({"start_after": "c/d"}, ["é/1", "é/2", "z"], []),
+        ({"prefix": "a", "delimiter": "/"}, ["a", "a-"], ["a/"]),
+        ({"start_after": "b"}, ["b/1", "c/", "c/d", "é/1", "é/2", "z"], []),
         ({"prefix": "none"}, [], []),
-        ({"delimiter": "none"}, tree, []),
+        ({"delimiter": "none"}, TREE, []),
     ]
     async with opened() as bucket:
-        for key in tree:
+        for key in TREE:
             await bucket.put(key, key)
         for query, keys, prefixes in queries:
             found: list[str] = []
@@ -400,9 +380,8 @@ async def test_a_listing_goes_on_where_the_last_page_ended(opened: Open, engine:
                 found_prefixes += page.delimited_prefixes
                 cursor, goes_on = page.cursor, page.truncated
                 assert (cursor is not None) == goes_on
-            order = by_name if engine == "s3" else str.encode
-            assert found == sorted(keys, key=order), query
-            assert found_prefixes == sorted(prefixes, key=order), query
+            assert found == sorted(keys, key=str.encode), query
+            assert found_prefixes == sorted(prefixes, key=str.encode), query
 
 
 @in_trio
@@ -486,8 +465,25 @@ async def test_parts_that_make_no_object_are_refused_and_the_upload_goes_on(open
             with pytest.raises(BadArgument, match=rf"\({code}\)"):
                 await upload.complete(parts)
         assert await bucket.head("key") is None
-        put = await upload.complete([second])
-        assert put.size == PART
+        first, third = await upload.upload_part(1, b"1" * PART), await upload.upload_part(3, b"3")
+        put = await upload.complete([first, second, third])
+        assert put.size == 2 * PART + 1
+
+
+@in_trio
+async def test_a_part_that_is_not_named_is_left_out_or_refused(opened: Open) -> None:
+    """Refused by Ceph, while R2 and AWS leave it out."""
+    async with opened() as bucket:
+        upload = await bucket.create_multipart_upload("key")
+        await upload.upload_part(1, b"1")
+        second = await upload.upload_part(2, b"2")
+        try:
+            await upload.complete([second])
+        except BadArgument:
+            kept = {}
+        else:
+            kept = {"key": "2"}
+        assert await everything(bucket) == kept
 
 
 # --- what is not allowed --------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_of_what_a_killed_process_wrote_all_it_was_told_is_there_and_nothing_by_
     assert resumed
 
 
-def run_job(other: Worker, job: str, place: Path, argument: str = "-") -> list[list[str]]:
+def run_job(other: Worker, job: str, place: object, argument: str = "-") -> list[list[str]]:
     other.begin(job, place, argument)
     *lines, ended = other.rest()
     assert ended == ["ended", "0"]

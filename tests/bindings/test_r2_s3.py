@@ -1,37 +1,29 @@
-"""A bucket in a store that speaks S3, where things go wrong: killed, hanging, down, cut off, not ours."""
+"""A bucket on S3 where things go wrong, and beside other users of the same store."""
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from pyinterceptor import BindingError, PolicyError, R2Bucket
-from pyinterceptor.bindings.r2 import Bucket, ObjectBody
-from pyinterceptor.bindings.r2.s3_client import ATTEMPTS, READ
+from pyinterceptor import BadArgument, BindingError, PolicyError, R2Bucket
+from pyinterceptor.bindings.r2 import Bucket, HttpMetadata, ObjectBody
 from tests.bindings.forked import worker
-from tests.bindings.r2_worker import GONE, tag_under
-from tests.bindings.s3_server import BUCKET, ENVIRONMENT, S3Server
-from tests.bindings.test_r2_faults import History
+from tests.bindings.r2_worker import LARGE, ONCE, TURNS, chunks, compete, tag_of, value_of
+from tests.bindings.s3_server import SECRET, S3Server
+from tests.bindings.test_r2_faults import FLAT, KILLS, WORKER, History, run_job
 from tests.socket.loopback import in_trio
 
-KILLS = 100
-DEADLINE = READ * ATTEMPTS + 5  # seconds: the pause between two attempts, and a slow machine
-LARGE = 20 * 1024 * 1024  # bytes
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """One of the test's own, which it may end."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    with S3Server(tmp_path) as started:
-        yield started
+DEADLINE = 8.0  # seconds in which every call must have answered, whatever the store does
+METADATA_SERVICE = "169.254.169.254"
+MIB = 1024 * 1024
 
 
 @asynccontextmanager
@@ -40,110 +32,350 @@ async def on(url: str) -> AsyncIterator[Bucket]:
         yield bucket
 
 
+async def opens(url: str) -> None:
+    async with on(url):
+        pass
+
+
 async def fails(call: Callable[[], Awaitable[Any]], *statuses: int) -> BindingError:
     """With one of these, and in time."""
     with trio.fail_after(DEADLINE), pytest.raises(BindingError) as caught:
         await call()
+    assert not isinstance(caught.value, BadArgument)
     assert caught.value.status in statuses
     return caught.value
 
 
-async def text_under(bucket: Bucket, key: str) -> str:
+async def text_of(bucket: Bucket, key: str) -> str | None:
     found = await bucket.get(key)
+    if found is None:
+        return None
     assert isinstance(found, ObjectBody)
     return await found.text()
 
 
-def test_of_what_a_killed_process_put_all_it_was_told_is_there_and_nothing_by_half(s3_server: S3Server) -> None:
-    done = 0
-
-    async def compare(url: str, history: History) -> None:
-        async with on(url) as bucket:
-            for key in history.kept.keys() | history.begun.keys():
-                tag, kept = await tag_under(bucket, key), history.kept.get(key, GONE)
-                assert tag in (kept, history.begun.get(key, kept))
-
-    with worker("tests.bindings.r2_worker") as other:
-        for turn in range(KILLS):
-            url, history = s3_server.url(f"killed{turn}"), History()
-            other.kill("write_on", url, str(turn), history, random.randrange(1, 6))
-            trio.run(compare, url, history)
-            done += history.done
-    assert done > KILLS
+def uploads_left(server: S3Server, prefix: str) -> list[str]:
+    with closing(server.client()) as client:
+        found = client.list_multipart_uploads(Bucket="tests", Prefix=prefix)
+    return [one["Key"] for one in found.get("Uploads", ())]
 
 
-@in_trio
-async def test_a_store_that_hangs_is_504_in_time_and_holds_nothing_by_half(server: S3Server) -> None:
-    async with on(server.url("x")) as bucket:
-        await bucket.put("key", "old")
-        await bucket.put("other", "old")
-        with server.stopped():
-            async with trio.open_nursery() as nursery:
-                for call in (lambda: bucket.put("key", "new"), lambda: bucket.get("other"), lambda: bucket.list()):
-                    nursery.start_soon(fails, call, 504)
-        await trio.to_thread.run_sync(server.wait)
-        assert await text_under(bucket, "key") in ("old", "new")
-        assert await text_under(bucket, "other") == "old"
-        await bucket.put("key", "newer")
-        assert await text_under(bucket, "key") == "newer"
-
-
-@in_trio
-async def test_a_store_that_goes_down_is_503_leaves_nothing_by_half_and_is_found_again(server: S3Server) -> None:
-    async with on(server.url("x")) as bucket:
-        await bucket.put("key", "old")
-        await bucket.put("large", bytes(LARGE))
-
-        async def cut() -> AsyncIterator[bytes]:
-            yield bytes(LARGE)
-            server.kill()
-            yield bytes(LARGE)
-
-        async def read_on(body: AsyncIterator[bytes]) -> None:
-            async for _ in body:
-                pass
-
-        found = await bucket.get("large")
-        assert isinstance(found, ObjectBody)
-        body = aiter(found.body)
-        await anext(body)
-        await fails(lambda: bucket.put("key", cut()), 503, 504)
-        await fails(lambda: read_on(body), 503, 504)
-        for call in (lambda: bucket.put("key", "new"), lambda: bucket.get("key"), lambda: bucket.delete("key")):
-            assert "can't be reached" in str(await fails(call, 503))
-        await trio.to_thread.run_sync(server.start)
-        await trio.to_thread.run_sync(server.wait)
-        assert await text_under(bucket, "key") == "old"
-        await bucket.put("key", "new")
-        assert await text_under(bucket, "key") == "new"
-
-
-@in_trio
-async def test_what_is_not_ours_is_said_when_it_is_opened_without_the_secret(
-    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(BindingError, match="R2 BUCKET: bucket nonesuch at http.*: open: NoSuchBucket"):
-        async with on(s3_server.url("x").replace(f"//{BUCKET}/", "//nonesuch/")):
-            pass
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wr0ng")
-    with pytest.raises(BindingError, match="open: SignatureDoesNotMatch") as caught:
-        async with on(s3_server.url("x")):
-            pass
-    assert "wr0ng" not in str(caught.value)
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(PolicyError, match="AWS_SECRET_ACCESS_KEY must be set in our environment"):
-        async with on(s3_server.url("x")):
-            pass
+# --- opening --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "url",
-    ["s3://", "s3://bucket?size=1", "s3://bucket?endpoint=host", "s3://key:s3cret@bucket", "s3://bucket/../x", "s3:x"],
+    [
+        "s3://",
+        "s3://b",
+        "s3://UPPER",
+        "s3://key:secret@bucket",
+        "s3://bucket?endpoint=localhost:9000",
+        "s3://bucket?endpoint=ftp://localhost",
+        "s3://bucket?endpoint=http://user:pass@localhost",
+        "s3://bucket?endpoint=http://localhost:99999",
+        "s3://bucket?endpoint=",
+        "s3://bucket?endpoint=http://a&endpoint=http://b",
+        "s3://bucket?secret=x",
+        "s3://bucket?x",
+        "s3://bucket#x",
+        "http://bucket",
+    ],
 )
 @in_trio
-async def test_a_url_that_can_not_be_is_said_without_what_may_be_secret(url: str) -> None:
+async def test_a_wrong_url_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(PolicyError) as caught:
-        async with on(url):
-            pass
-    assert "s3://" in str(caught.value)
-    assert "s3cret" not in str(caught.value)
+        await opens(url)
+    assert "secret" not in str(caught.value)
+    assert "pass" not in str(caught.value)
+
+
+@in_trio
+async def test_a_bucket_that_is_not_there_or_not_ours_is_said_at_start(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await opens(s3_server.url("tests"))
+    assert "not there" in str(await fails(lambda: opens(s3_server.url("nobodys-bucket")), 503))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET.upper())
+    error = await fails(lambda: opens(s3_server.url("tests")), 503)
+    assert "credentials are refused" in str(error)
+    assert SECRET.upper() not in f"{error!r} {error.__cause__!r} {error.__context__!r}"
+
+
+@in_trio
+async def test_without_credentials_nobody_is_asked_for_them(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The metadata service of a cloud's machine would have some, of the machine's."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    await trio.run_process(["ip", "address", "add", f"{METADATA_SERVICE}/32", "dev", "lo"])
+    try:
+        with socket.create_server((METADATA_SERVICE, 80)) as service:
+            service.setblocking(False)
+            assert "no credentials" in str(await fails(lambda: opens(s3_server.url("tests")), 503))
+            with pytest.raises(BlockingIOError):
+                service.accept()
+            with socket.create_connection((METADATA_SERVICE, 80), timeout=5):  # it could have been asked
+                service.accept()[0].close()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.run_process(["ip", "address", "delete", f"{METADATA_SERVICE}/32", "dev", "lo"])
+
+
+# --- a store that is down, stopped, or dies in the middle -----------------------------------------------------------
+
+
+def calls(bucket: Bucket) -> dict[str, Callable[[], Awaitable[Any]]]:
+    upload = bucket.resume_multipart_upload("key", "2~some")
+    return {
+        "head": lambda: bucket.head("key"),
+        "get": lambda: bucket.get("key"),
+        "get some": lambda: bucket.get("key", range={"offset": 1}),
+        "put": lambda: bucket.put("key", "new"),
+        "put if": lambda: bucket.put("key", "new", only_if={"etag_matches": "*"}),
+        "put parts": lambda: bucket.put("key", chunks(bytes(17 * MIB))),
+        "delete": lambda: bucket.delete("key"),
+        "delete many": lambda: bucket.delete(["key", "other"]),
+        "list": lambda: bucket.list(),
+        "begin": lambda: bucket.create_multipart_upload("key"),
+        "upload": lambda: upload.upload_part(1, "x"),
+        "complete": lambda: upload.complete([{"part_number": 1, "etag": "x"}]),
+        "abort": lambda: upload.abort(),
+    }
+
+
+@in_trio
+async def test_a_store_that_is_down_is_said_at_once_and_it_goes_on_when_it_is_back(s3_server: S3Server) -> None:
+    url = s3_server.url("tests", "down")
+    async with on(url) as bucket:
+        await bucket.put("key", "old")
+        with s3_server.down():
+            for call in calls(bucket).values():
+                await fails(call, 503)
+            await fails(lambda: opens(url), 503)
+        assert await text_of(bucket, "key") == "old"
+        await bucket.put("key", "new")
+        assert await text_of(bucket, "key") == "new"
+
+
+@pytest.mark.parametrize("method", ["head", "get", "put", "put parts", "delete", "list", "begin", "complete"])
+@in_trio
+async def test_a_store_that_hangs_is_given_up_in_time(s3_server: S3Server, method: str) -> None:
+    """A write that it had taken it may do when it goes on, whole; so no later one is asked for before it has."""
+    async with on(s3_server.url("tests", f"hangs{method.replace(' ', '')}")) as bucket:
+        await bucket.put("key", "old")
+        with s3_server.stopped():
+            await fails(calls(bucket)[method], 504)
+        assert await text_of(bucket, "key") in {"put": {"old", "new"}, "delete": {"old", None}}.get(method, {"old"})
+
+
+@in_trio
+async def test_a_body_that_is_cut_is_an_error_and_not_a_shorter_one(s3_server: S3Server) -> None:
+    async with on(s3_server.url("tests", "cut")) as bucket:
+        await bucket.put("key", chunks(bytes(40 * MIB)))
+        found = await bucket.get("key")
+        assert isinstance(found, ObjectBody)
+        body = aiter(found.body)
+        assert await anext(body)
+        with s3_server.down():
+
+            async def rest() -> None:
+                async for _ in body:
+                    pass
+
+            await fails(rest, 503)
+            await found.body.aclose()
+
+
+@in_trio
+async def test_a_put_whose_store_dies_in_the_middle_leaves_the_old_object(s3_server: S3Server) -> None:
+    async with on(s3_server.url("tests", "dies")) as bucket:
+        await bucket.put("key", "old")
+        server_is_down = trio.Event()
+        go_on = trio.Event()
+
+        async def content() -> AsyncIterator[bytes]:
+            for number in range(20):
+                if number == 12:
+                    server_is_down.set()
+                    await go_on.wait()
+                yield bytes(MIB)
+
+        async def put() -> None:
+            await fails(lambda: bucket.put("key", content()), 503)
+            put_has_failed.set()
+
+        put_has_failed = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put)
+            await server_is_down.wait()
+            with s3_server.down():
+                go_on.set()
+                await put_has_failed.wait()
+        assert await text_of(bucket, "key") == "old"
+
+
+@in_trio
+async def test_a_put_that_is_cancelled_or_fails_leaves_the_old_object_and_no_parts(s3_server: S3Server) -> None:
+    async with on(s3_server.url("tests", "cancelled")) as bucket:
+        await bucket.put("key", "old")
+        begun = trio.Event()
+
+        async def endless() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield bytes(MIB)
+            assert uploads_left(s3_server, "cancelled") == ["cancelled/key"]
+            begun.set()
+            await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bucket.put, "key", endless())
+            await begun.wait()
+            nursery.cancel_scope.cancel()
+        with pytest.raises(BadArgument, match=r"\(10037\)"):
+            await bucket.put("key", chunks(bytes(20 * MIB)), sha256=bytes(32))
+        assert await text_of(bucket, "key") == "old"
+        assert uploads_left(s3_server, "cancelled") == []
+
+
+@in_trio
+async def test_a_body_that_nobody_reads_lets_its_connection_go(s3_server: S3Server) -> None:
+    async with on(s3_server.url("tests", "unread")) as bucket:
+        await bucket.put("key", chunks(bytes(10 * MIB)))
+        there = len(os.listdir("/proc/self/fd"))
+        bodies = []
+        for _ in range(30):  # more than there are threads, or connections in the pool
+            found = await bucket.get("key")
+            assert isinstance(found, ObjectBody)
+            bodies.append(found.body)
+        assert len(os.listdir("/proc/self/fd")) > there + 20
+        for body in bodies:
+            await body.aclose()
+        assert len(os.listdir("/proc/self/fd")) <= there + 1
+
+
+# --- killed, shared, large ------------------------------------------------------------------------------------------
+
+
+def test_of_what_a_killed_process_wrote_all_it_was_told_is_there_and_nothing_by_half(s3_server: S3Server) -> None:
+    history, begun = History(), 0
+    url = s3_server.url("tests", "killed")
+
+    async def open_and_compare() -> None:
+        async with on(url) as bucket:
+            await history.compare(bucket)
+
+    with worker(WORKER) as other:
+        for turn in range(KILLS):
+            other.kill("write_in_parts_on", url, str(turn), history, random.randrange(1, 12))
+            begun += len(history.begun)
+            trio.run(open_and_compare)
+    assert begun > KILLS
+
+
+@in_trio
+async def test_two_processes_share_a_bucket(s3_server: S3Server) -> None:
+    url = s3_server.url("tests", "shared")
+    created: set[int] = set()
+
+    def heard(*words: Any) -> None:
+        if words[0] == "created":
+            created.add(words[1])
+
+    with worker(WORKER) as other:
+        async with on(url) as bucket:
+            for key in ("ball", "wild"):
+                await bucket.put(key, value_of(tag_of(key, "nobody", 0)))
+            other.begin("compete", url, "theirs")
+            await compete(bucket, "mine", heard)
+            *theirs, ended = await trio.to_thread.run_sync(other.rest)
+            assert ended == ["ended", "0"]
+            assert ["played", str(TURNS)] in theirs
+            created_there = {int(words[1]) for words in theirs if words[0] == "created"}
+            assert created
+            assert created_there
+            assert not created & created_there
+            for number in range(ONCE):
+                assert await text_of(bucket, f"once{number}") == ("mine" if number in created else "theirs")
+
+
+def test_a_body_of_two_gigabytes_takes_no_more_memory_than_a_small_one(s3_server: S3Server) -> None:
+    url = s3_server.url("tests", "two-gigabytes")
+    with worker(WORKER) as other:
+        before, put, got, after = run_job(other, "keep_large", url)
+
+    async def remove() -> None:
+        async with on(url) as bucket:
+            await bucket.delete("large")
+
+    trio.run(remove)
+    assert put[:2] == ["put", str(LARGE)]
+    assert got[:2] == ["got", str(LARGE)]
+    assert int(after[1]) - int(before[1]) < FLAT
+
+
+# --- beside others --------------------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_what_another_tool_has_put_is_read_with_all_that_it_says(s3_server: S3Server) -> None:
+    async with on(s3_server.url("tests", "other")) as bucket:
+        with closing(s3_server.client()) as client:
+            metadata = {"who": "me", "what": "=?UTF-8?B?w7w=?=", "odd": "=?UTF-8?B?%%%?=", "pyinterceptor": "[not ours"}
+            client.put_object(
+                Bucket="tests", Key="other/key", Body=b"theirs", ContentType="text/plain", Metadata=metadata
+            )
+        found = await bucket.head("key")
+        assert found is not None
+        assert found.http_metadata == HttpMetadata("text/plain")
+        assert found.custom_metadata["who"] == "me"
+        assert found.custom_metadata["what"] == "ü"
+        assert found.version
+        assert await text_of(bucket, "key") == "theirs"
+        assert [one.key for one in (await bucket.list()).objects] == ["key"]
+
+
+@in_trio
+async def test_a_bucket_of_ours_alone_needs_no_prefix_and_one_with_a_prefix_sees_nothing_else(
+    s3_server: S3Server,
+) -> None:
+    async with on(s3_server.url("alone")) as whole, on(s3_server.url("alone", "some")) as some:
+        await whole.put("outside", "x")
+        await whole.put("some-where", "x")
+        await some.put("inside", "x", custom_metadata={"a": "b"})
+        assert [one.key for one in (await some.list()).objects] == ["inside"]
+        assert [one.key for one in (await whole.list()).objects] == ["outside", "some-where", "some/inside"]
+        assert await some.head("outside") is None
+        with closing(s3_server.client()) as client:  # as other tools expect it
+            assert client.head_object(Bucket="alone", Key="some/inside")["Metadata"]["a"] == "b"
+
+
+@in_trio
+async def test_many_keys_are_deleted_whatever_is_in_them(s3_server: S3Server) -> None:
+    async with on(s3_server.url("tests", "many")) as bucket:
+        keys = ["a\rb", "a\x01b", "<&>", "￾", "😀", *(f"key{number}" for number in range(30))]
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                nursery.start_soon(bucket.put, key, "x")
+        assert {one.key for one in (await bucket.list()).objects} == set(keys)
+        await bucket.delete(keys)
+        assert (await bucket.list()).objects == []
+
+
+@in_trio
+async def test_a_put_over_several_parts_is_bound_to_its_condition_as_far_as_the_store_goes(
+    s3_server: S3Server,
+) -> None:
+    async with on(s3_server.url("tests", "bound")) as bucket:
+        first = await bucket.put("key", chunks(bytes(17 * MIB)), only_if={"etag_does_not_match": "*"})
+        assert first is not None
+        async with aclosing(chunks(bytes(17 * MIB))) as unread:  # type: ignore[type-var]
+            assert await bucket.put("key", unread, only_if={"etag_does_not_match": "*"}) is None
+        second = await bucket.put("key", chunks(bytes(18 * MIB)), only_if={"etag_matches": first.etag})
+        assert second is not None
+        found = await bucket.head("key")
+        assert found is not None
+        assert (found.etag, found.size, found.version) == (second.etag, 18 * MIB, second.version)
+        assert uploads_left(s3_server, "bound") == []

@@ -10,7 +10,7 @@ from typing import Literal
 from pyinterceptor.bindings.r2.engine import Position
 from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
 
-KINDS: dict[str, Literal["key", "prefix", "token"]] = {"k": "key", "p": "prefix", "t": "token"}
+KINDS: dict[str, Literal["key", "prefix"]] = {"k": "key", "p": "prefix"}
 
 
 def cursor_of(position: Position, prefix: str) -> str:

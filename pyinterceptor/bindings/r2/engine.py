@@ -43,9 +43,9 @@ class Opened(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a listing goes on: behind a key, behind all that begins with a prefix, or where a store's token says."""
+    """Where a listing goes on: behind a key, or behind all that begins with a prefix."""
 
-    kind: Literal["key", "prefix", "token"]
+    kind: Literal["key", "prefix"]
     text: str
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pyinterceptor.bindings.r2.conditions import Condition
 from pyinterceptor.bindings.r2.engine import Labels, Page, Part, Position, Query, Stored
 from pyinterceptor.bindings.r2.metadata import HttpMetadata
-from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, INVALID_PART, NO_SUCH_UPLOAD, refused
+from pyinterceptor.bindings.r2.refusals import INVALID_PART, NO_SUCH_UPLOAD, refused
 
 VERSION = 1
 SCHEMA = """
@@ -70,8 +70,6 @@ def page(connection: sqlite3.Connection, query: Query) -> Page:
 
 
 def _beyond(position: Position) -> bytes:
-    if position.kind == "token":
-        raise refused("list", INVALID_ARGUMENT, "the cursor is another engine's")
     return position.text.encode() + (BEYOND if position.kind == "prefix" else b"")
 
 

@@ -1,114 +1,115 @@
-"""A bucket of a store that speaks S3, as R2's engine.
+"""A bucket of any store that speaks S3 as an R2Bucket's engine.
 
-Through botocore, in threads: the client that Amazon maintains and that every store is tested with; what is native to
-asyncio (aiobotocore) or to Rust (obstore) doesn't run on Trio, or leaves out metadata and multipart uploads by id.
+Through botocore, the client that AWS maintains, in a bounded pool of threads: it knows what every store makes of S3
+(signatures, addressing, errors), and is what stores are tested with. Those that speak asyncio can't run under Trio, and
+obstore, on Rust, hides what R2 has and others haven't: HTTP metadata, uploads that outlive their process.
 
-What differs from the embedded engine is said here:
-- Keys that stores take for other keys are refused: empty, "." and ".." segments, and control characters.
-- A put of more than 8 MiB is a multipart upload, so its entity tag is no MD5. It is aborted where it fails; what
-  can't be aborted is removed by the store's own rule for unfinished uploads.
-- A condition is decided by what a HEAD finds, and pinned to it: If-Match or If-None-Match go with the request that
-  makes the object, so it is as atomic as the store makes those.
-- A store that hangs is given up after READ seconds, at most ATTEMPTS times. What it was sent by then it may still do
-  when it goes on: S3 has no way to take a request back.
-- Listings with metadata ask for each object. Their order is the store's: the keys' bytes by S3's own word, but stores
-  whose keys are paths list what is below a name where the name stands.
+Deadlines: a store that takes no connection for 2 s, or moves no byte for 4 s, is a BindingError of status 504, one
+that refuses it of 503. Nothing is repeated. A cancelled call waits for that, so that no write comes after its caller.
+
+What is written is whole when it is there: up to 8 MiB with one PutObject, more as a multipart upload, 8 MiB at a time,
+which is aborted when its stream, its checksum or its caller fails. Content-MD5 has the store check every part.
+A store that was stopped may do a write that it had taken after we have given up on it (Ceph does): then, and only
+then, what failed with 504 is there later, whole.
+
+Conditions are checked against a HEAD, and the write is bound to what that saw with If-Match or If-None-Match: if
+somebody else was faster, all is done again. The store has to honour these for PutObject, and for objects above 8 MiB
+for CompleteMultipartUpload, as AWS documents and SeaweedFS does. Ceph 16 ignores the latter: there, who writes between
+our look and our write is overwritten.
+
+A key is the store's key. Where it can't be one (NUL for Ceph, `..` for stores on files) the store refuses it, and that
+is a BadArgument. Stores that take "a//b" for "a/b", as SeaweedFS does, are none for keys that others choose.
 """
 
 from __future__ import annotations
 
-import base64
+import logging
+import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import IO, Any, NamedTuple, TypeVar
+from itertools import repeat
+from typing import Any
 
 import trio
 
-from pyinterceptor.bindings.r2.checksums import Digests
+from pyinterceptor.bindings.r2.checksums import Digests, multipart_etag
 from pyinterceptor.bindings.r2.conditions import Condition
 from pyinterceptor.bindings.r2.engine import Labels, Opened, Page, Part, Position, Query, Stored
-from pyinterceptor.bindings.r2.limits import check_part_sizes
+from pyinterceptor.bindings.r2.limits import PARTS, check_part_sizes
 from pyinterceptor.bindings.r2.ranges import Range
-from pyinterceptor.bindings.r2.refusals import INVALID_PART, INVALID_RANGE, refused
-from pyinterceptor.bindings.r2.s3_client import ATTEMPTS, READ, Missing, Place, Unmet, connect, place_of, translated
-from pyinterceptor.bindings.r2.s3_labels import label_options, stored_of
+from pyinterceptor.bindings.r2.refusals import ENTITY_TOO_LARGE, INVALID_PART, NO_SUCH_UPLOAD, refused
+from pyinterceptor.bindings.r2.s3_body import PART, StoreChunks, content_md5, md5_of, parts_of
+from pyinterceptor.bindings.r2.s3_labels import About, parameters, stored_of, version_of
+from pyinterceptor.bindings.r2.s3_store import Store, StoreError, connect, place_of
 from pyinterceptor.errors import BindingError
 from pyinterceptor.web import Body
 
-__all__ = ["ATTEMPTS", "READ", "S3Engine", "open_s3"]
+log = logging.getLogger("pyinterceptor")
 
-T = TypeVar("T")
-
-THREADS = 32  # that may wait for the store at once
-PART = 8 * 1024 * 1024  # bytes that are in memory for each put
-CHUNK = 256 * 1024  # bytes of one read
-TRIES = 5  # for a condition, while others change the object
-LAST = "\U0010ffff"  # behind whatever goes on with a prefix
+TURNS = 20  # attempts at a write that others get in between
+LAST = "\U0010ffff"  # behind it nothing else begins with what stands before it
+UPLOAD = re.compile(r"(?!.*\.\.)[!-~]{1,1024}")  # an upload's id; some stores make a path of it
+UNSAFE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML can't say
 
 
 @asynccontextmanager
 async def open_s3(name: str, url: str) -> AsyncIterator[S3Engine]:
-    """Raises: PolicyError for the URL or for missing keys, BindingError where the bucket can't be had."""
+    """Raises: PolicyError for the URL, BindingError where the bucket isn't there, or not for us."""
     place = place_of(name, url)
-    limiter = trio.CapacityLimiter(THREADS)
-    client = await trio.to_thread.run_sync(connect, place, limiter=limiter)
+    store = await trio.to_thread.run_sync(connect, name, place)
     try:
-        engine = S3Engine(client, place, limiter)
-        await engine.check()
-        yield engine
+        await store.ask("open", "head_bucket")
+        yield S3Engine(store, place.prefix)
     finally:
-        client.close()
-
-
-class Sent(NamedTuple):
-    """What the store said of what was put, and when (seconds since 1970, by its clock)."""
-
-    etag: str
-    version: str | None
-    moment: float
+        store.close()
 
 
 class S3Engine:
     """Made by `open_s3`."""
 
-    def __init__(self, client: Any, place: Place, limiter: trio.CapacityLimiter) -> None:
-        self._client = client
-        self._place = place
-        self._limiter = limiter
-
-    async def check(self) -> None:
-        """Raises: BindingError where the bucket isn't there or isn't for us."""
-        await self._ask("open", "list_objects_v2", MaxKeys=1)
-
-    # Objects.
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
 
     async def head(self, key: str) -> Stored | None:
-        try:
-            return stored_of(key, await self._ask("head", "head_object", key))
-        except Missing:
-            return None
+        return await self._head("head", key)
 
     async def get(self, key: str, range: Range | None, condition: Condition | None) -> Opened | None:
-        if range is not None and 0 in (range.length, range.suffix):
-            if await self.head(key) is None:
+        if range is None and condition is None:
+            try:
+                response = await self._store.ask("get", "get_object", Key=self._prefix + key)
+            except StoreError as error:
+                if error.http == 404:
+                    return None
+                raise
+            return self._opened(stored_of(key, response), None, response)
+        for _ in repeat(None, TURNS):
+            stored = await self._head("get", key)
+            if stored is None:
                 return None
-            raise refused("get", INVALID_RANGE)
-        try:
-            answer = await self._ask("get", "get_object", key, **_range_option(range))
-        except Missing:
-            return None
-        stored = stored_of(key, answer)
-        chunks = S3Chunks(answer["Body"], self._in_thread)
-        if condition is not None and not condition.is_met(stored.etag, stored.uploaded):
-            chunks.close()
-            return Opened(stored, 0, 0, None)
-        offset = int(answer["ContentRange"].split()[1].partition("-")[0]) if "ContentRange" in answer else 0
-        length = int(answer["ContentLength"])
-        return Opened(stored, offset, length, Body(chunks, length))
+            if condition is not None and not condition.is_met(stored.etag, stored.uploaded):
+                return Opened(stored, 0, 0, None)
+            part = None if range is None else range.within(stored.size)
+            field = {} if part is None else {"Range": f"bytes={part[0]}-{part[0] + part[1] - 1}"}
+            try:  # it may have been replaced since
+                response = await self._store.ask(
+                    "get", "get_object", Key=self._prefix + key, IfMatch=f'"{stored.etag}"', **field
+                )
+            except StoreError as error:
+                if error.http not in (404, 412):
+                    raise
+            else:
+                return self._opened(stored, part, response)
+        raise self._restless("get")
+
+    def _opened(self, stored: Stored, part: tuple[int, int] | None, response: Mapping[str, Any]) -> Opened:
+        offset, length = part or (0, stored.size)
+        return Opened(stored, offset, length, Body(StoreChunks(self._store, response["Body"]), length))
 
     async def put(
         self,
@@ -119,231 +120,297 @@ class S3Engine:
         condition: Condition | None,
     ) -> Stored | None:
         digests = Digests(expected)
-        options, version = label_options("put", labels, expected)
-        first = await self._gather(content, digests)
-        if len(first) < PART:
-            checksums = digests.checked()
-            md5 = base64.b64encode(checksums["md5"]).decode()
-            send = partial(self._ask, "put", "put_object", key, Body=first, ContentMD5=md5, **options)
-            sent = await self._conditionally(key, condition, send)
-            size = len(first)
-        else:
-            upload = _upload_id(await self._ask("put", "create_multipart_upload", key, **options))
-            try:
-                parts, size = await self._send_parts(key, upload, first, content, digests)
-                checksums = digests.checked()
-                named = {"UploadId": upload, "MultipartUpload": parts}
-                send = partial(self._ask, "put", "complete_multipart_upload", key, **named)
-                sent = await self._conditionally(key, condition, send)
-            except BaseException:
-                await self._give_up(key, upload)
-                raise
-            if sent is None:
-                await self._give_up(key, upload)
-            del checksums["md5"]
-        if sent is None:
+        async with aclosing(parts_of(content)) as parts:
+            first = await anext(parts)
+            if not first.is_last:
+                return await self._put_in_parts(key, first.data, parts, labels, expected, condition)
+        await self._store.run("put", partial(digests.update, first.data))
+        about = About(uuid.uuid4().hex, digests.checked())
+        with_labels = parameters("put", labels, about)
+
+        async def write(bound: Mapping[str, str]) -> dict[str, Any]:
+            md5 = content_md5(about.checksums["md5"])
+            return await self._store.ask(
+                "put", "put_object", Key=self._prefix + key, Body=first.data, ContentMD5=md5, **with_labels, **bound
+            )
+
+        response = await self._bound("put", key, condition, write)
+        if response is None:
             return None
-        return Stored(key, sent.version or version, size, sent.etag, sent.moment, labels, checksums)
+        return _written(key, about, len(first.data), response["ETag"], response, labels)
+
+    async def _put_in_parts(
+        self,
+        key: str,
+        data: bytes,
+        rest: AsyncIterator[Any],
+        labels: Labels,
+        expected: tuple[str, bytes] | None,
+        condition: Condition | None,
+    ) -> Stored | None:
+        if await self._binding("put", key, condition, is_quoted=True) is None:
+            return None  # before all of it has been sent
+        about = About(uuid.uuid4().hex, dict([expected] if expected else []))
+        upload = await self._create("put", key, labels, about)
+        digests, size, sent = Digests(expected), 0, list[dict[str, Any]]()
+
+        async def complete(bound: Mapping[str, str]) -> dict[str, Any]:
+            return await self._complete("put", key, upload, sent, bound)
+
+        is_done = False
+        try:
+            while True:
+                await self._store.run("put", partial(digests.update, data))
+                if len(sent) == PARTS:
+                    raise refused("put", ENTITY_TOO_LARGE, f"{PARTS} parts of {PART} bytes are the most")
+                etag = await self._send("put", key, upload, len(sent) + 1, data, md5_of(data))
+                sent.append({"PartNumber": len(sent) + 1, "ETag": etag})
+                size += len(data)
+                part = await anext(rest, None)
+                if part is None:
+                    break
+                data = part.data
+            digests.checked()
+            response = await self._bound("put", key, condition, complete)
+            is_done = response is not None
+        finally:
+            if not is_done:
+                await self._drop(key, upload)
+        if response is None:
+            return None
+        etag = response.get("ETag") or multipart_etag([one["ETag"].strip('"') for one in sent])  # Ceph's is empty
+        return _written(key, about, size, etag, response, labels)
+
+    async def _bound(
+        self,
+        method: str,
+        key: str,
+        condition: Condition | None,
+        write: Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]],
+    ) -> dict[str, Any] | None:
+        """Writes over what meets the condition, and over nothing else; None where there is no such thing."""
+        for turn in range(TURNS):
+            # Ceph knows an entity tag by what is between the quotes only, and others by the whole of it.
+            binding = await self._binding(method, key, condition, is_quoted=turn % 2 == 0)
+            if binding is None:
+                return None
+            try:
+                return await write(binding)
+            except StoreError as error:
+                if not binding or error.http not in (404, 409, 412):
+                    raise
+        raise self._restless(method)
+
+    async def _binding(
+        self, method: str, key: str, condition: Condition | None, *, is_quoted: bool
+    ) -> dict[str, str] | None:
+        """To what is there, as the fields of a write; None where it doesn't meet the condition."""
+        if condition is None:
+            return {}
+        there = await self._head(method, key)
+        if not (condition.is_met(None, 0) if there is None else condition.is_met(there.etag, there.uploaded)):
+            return None
+        if there is None:
+            return {"IfNoneMatch": "*"}
+        return {"IfMatch": f'"{there.etag}"' if is_quoted else there.etag}
 
     async def delete(self, keys: Sequence[str]) -> None:
-        if keys:
-            objects = [{"Key": self._name("delete", key)} for key in keys]
-            answer = await self._ask("delete", "delete_objects", Delete={"Objects": objects, "Quiet": True})
-            for error in answer.get("Errors", []):
-                raise BindingError(f"{self._place.where}: delete: {error.get('Code')}: {error.get('Message')}")
-
-    # Multipart uploads.
-
-    async def begin(self, key: str, labels: Labels) -> str:
-        options, _ = label_options("create_multipart_upload", labels, None)
-        return _upload_id(await self._ask("create_multipart_upload", "create_multipart_upload", key, **options))
-
-    async def upload_part(self, key: str, upload: str, number: int, content: AsyncIterator[bytes]) -> str:
-        with tempfile.SpooledTemporaryFile(PART) as file:
-            async for piece in content:
-                await self._in_thread(partial(file.write, piece))
-            file.seek(0)
-            return await self._send_part("upload_part", key, upload, number, file)
-
-    async def complete(self, key: str, upload: str, parts: Sequence[Part]) -> Stored:
-        sizes: dict[Part, int] = {}  # one that was uploaded again may be there twice
-        marker = 0
-        while True:
-            answer = await self._ask("complete", "list_parts", key, UploadId=upload, PartNumberMarker=marker)
-            for part in answer.get("Parts", []):
-                sizes[Part(int(part["PartNumber"]), _plain(part["ETag"]))] = int(part["Size"])
-            if not answer.get("IsTruncated"):
-                break
-            marker = answer["NextPartNumberMarker"]
-        parts = [Part(part.number, _plain(part.etag)) for part in parts]
-        if missing := [part.number for part in parts if part not in sizes]:
-            raise refused("complete", INVALID_PART, f"part {missing[0]}")
-        check_part_sizes([sizes[part] for part in parts])
-        named = _named(parts)
-        await self._ask("complete", "complete_multipart_upload", key, UploadId=upload, MultipartUpload=named)
-        stored = await self.head(key)
-        if stored is None:
-            raise BindingError(f"{self._place.where}: complete: the object was deleted at once")
-        return stored
-
-    async def abort(self, key: str, upload: str) -> None:
-        await self._ask("abort", "abort_multipart_upload", key, UploadId=upload)
-
-    # How a put is sent.
-
-    async def _gather(self, content: AsyncIterator[bytes], digests: Digests) -> bytes:
-        """The next PART bytes, fewer at the end."""
-        some: list[bytes] = []
-        size = 0
-        while size < PART and (piece := await anext(content, None)) is not None:
-            await self._in_thread(partial(digests.update, piece))
-            some.append(piece)
-            size += len(piece)
-        return b"".join(some)
-
-    async def _send_parts(
-        self, key: str, upload: str, first: bytes, content: AsyncIterator[bytes], digests: Digests
-    ) -> tuple[dict[str, Any], int]:
-        """All of it; what completes the upload, and how many bytes it is."""
-        parts: list[Part] = []
-        size, data = 0, first
-        while data:
-            number = len(parts) + 1
-            parts.append(Part(number, await self._send_part("put", key, upload, number, data)))
-            size += len(data)
-            data = await self._gather(content, digests)
-        return _named(parts), size
-
-    async def _send_part(self, method: str, key: str, upload: str, number: int, data: bytes | IO[bytes]) -> str:
-        answer = await self._ask(method, "upload_part", key, UploadId=upload, PartNumber=number, Body=data)
-        return _plain(answer["ETag"])
-
-    async def _conditionally(self, key: str, condition: Condition | None, send: Callable[..., Any]) -> Sent | None:
-        """Sends it, if the condition is met by what is there when it arrives."""
-        if condition is None:
-            return _sent(await send())
-        for _ in range(TRIES):
-            old = await self.head(key)
-            etag, uploaded = (None, 0.0) if old is None else (old.etag, old.uploaded)
-            if not condition.is_met(etag, uploaded):
-                return None
-            pin = {"IfNoneMatch": "*"} if old is None else {"IfMatch": f'"{etag}"'}
-            try:
-                return _sent(await send(**pin))
-            except (Unmet, Missing):
-                continue  # another was there before us: what does the condition say of it?
-        raise BindingError(f"{self._place.where}: put: others change {key!r} all the time")
-
-    async def _give_up(self, key: str, upload: str) -> None:
-        """What it has of the upload isn't needed any more."""
-        with trio.CancelScope(shield=True):
-            try:
-                await self.abort(key, upload)
-            except BindingError:
-                return  # the store's own rule for unfinished uploads remains
-
-    # How the store is asked.
-
-    async def _ask(self, method: str, operation: str, key: str | None = None, **options: Any) -> Any:
-        """Raises: Missing, Unmet; BadArgument for what the store refuses as R2 does; BindingError."""
-        if key is not None:
-            options["Key"] = self._name(method, key)
-        call = partial(getattr(self._client, operation), Bucket=self._place.bucket, **options)
-        with translated(method, self._place.where):
-            answer = await self._in_thread(call)
-        return answer
-
-    def _name(self, method: str, key: str) -> str:
-        return self._place.name(method, key)
-
-    async def _in_thread(self, do: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(do, limiter=self._limiter)
-
-    # Last: its name hides the type's.
+        many = [self._prefix + key for key in keys if not UNSAFE.search(key)]
+        alone = [self._prefix + key for key in keys if UNSAFE.search(key)]
+        if len(many) == 1:
+            alone, many = alone + many, []
+        for key in alone:
+            await self._store.ask("delete", "delete_object", Key=key)
+        if many:
+            named = {"Objects": [{"Key": key} for key in many], "Quiet": True}
+            response = await self._store.ask("delete", "delete_objects", Delete=named)
+            if errors := response.get("Errors"):
+                code = errors[0].get("Code")
+                raise BindingError(f"{self._store.where}: delete: {len(errors)} of {len(many)} are left: {code}")
 
     async def list(self, query: Query) -> Page:
-        prefix = self._place.prefix
-        asked: dict[str, Any] = {"Prefix": prefix + query.prefix, "MaxKeys": query.limit}
+        asked: dict[str, Any] = {"Prefix": self._prefix + query.prefix, "MaxKeys": query.limit}
+        skipped = None  # a prefix that came before, which some stores tell again
+        match query.after:
+            case Position("prefix", prefix):
+                skipped = prefix
+                asked["StartAfter"] = self._prefix + prefix + LAST
+            case Position("key", key):
+                asked["StartAfter"] = self._prefix + key
         if query.delimiter:
             asked["Delimiter"] = query.delimiter
-        match query.after:
-            case Position("token", token):
-                asked["ContinuationToken"] = token
-            case Position("prefix", begin):
-                asked["StartAfter"] = prefix + begin + LAST
-            case Position("key", key):
-                asked["StartAfter"] = prefix + key
-        answer = await self._ask("list", "list_objects_v2", **asked)
-        objects = [stored_of(one["Key"].removeprefix(prefix), one) for one in answer.get("Contents", [])]
-        prefixes = [one["Prefix"].removeprefix(prefix) for one in answer.get("CommonPrefixes", [])]
-        following = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+        objects: list[Stored] = []
+        prefixes: list[str] = []
+        while True:
+            response = await self._store.ask("list", "list_objects_v2", **asked)
+            for one in response.get("CommonPrefixes", ()):
+                if (prefix := one["Prefix"].removeprefix(self._prefix)) != skipped:
+                    prefixes.append(prefix)
+            for one in response.get("Contents", ()):
+                stored = _listed(one["Key"].removeprefix(self._prefix), one)
+                if skipped is None or not stored.key.startswith(skipped):
+                    objects.append(stored)
+            if objects or prefixes or not response["IsTruncated"]:
+                break
+            asked["ContinuationToken"] = response["NextContinuationToken"]
+        end = _end(objects, prefixes) if response["IsTruncated"] else None
         if query.with_labels:
-            objects = await self._labelled(objects)
-        return Page(objects, prefixes, None if following is None else Position("token", following))
+            objects = list(await self._heads(objects))
+        return Page(sorted(objects, key=lambda one: one.key.encode()), sorted(prefixes, key=str.encode), end)
 
-    async def _labelled(self, objects: Sequence[Stored]) -> Any:
-        found = dict[str, Stored]()
+    async def _heads(self, objects: Sequence[Stored]) -> Sequence[Stored]:
+        """With what a listing doesn't tell; those that are gone by now are left out."""
+        found: list[Stored] = []
 
-        async def look(stored: Stored) -> None:
-            found[stored.key] = await self.head(stored.key) or stored
+        async def look(key: str) -> None:
+            stored = await self._head("list", key)
+            if stored is not None:
+                found.append(stored)
 
         async with trio.open_nursery() as nursery:
-            for stored in objects:
-                nursery.start_soon(look, stored)
-        return [found[stored.key] for stored in objects]
+            for one in objects:
+                nursery.start_soon(look, one.key)
+        return found
+
+    async def begin(self, key: str, labels: Labels) -> str:
+        return await self._create("create_multipart_upload", key, labels, About(uuid.uuid4().hex, {}))
+
+    async def upload_part(self, key: str, upload: str, number: int, content: AsyncIterator[bytes]) -> str:
+        """A part's length is told before it: what doesn't fit into memory waits in a file that has no name."""
+        digests = Digests()
+
+        def keep(piece: bytes) -> None:
+            spool.write(piece)
+            digests.update(piece)
+
+        with tempfile.SpooledTemporaryFile(max_size=PART) as spool:
+            async for piece in content:
+                await self._spooled(partial(keep, piece))
+            await self._spooled(partial(spool.seek, 0))
+            etag = await self._send("upload_part", key, upload, number, spool, digests.checked()["md5"])
+        return etag.strip('"')
+
+    async def _spooled(self, work: Callable[[], Any]) -> None:
+        try:
+            await self._store.run("upload_part", work)
+        except OSError as error:
+            raise BindingError(f"{self._store.where}: upload_part: keep it for now: {error.strerror}", 507) from error
+
+    async def complete(self, key: str, upload: str, parts: Sequence[Part]) -> Stored:
+        there = await self._parts(key, upload)
+        for part in parts:
+            if part.number not in there or there[part.number][0] != part.etag:
+                raise refused("complete", INVALID_PART, f"part {part.number}")
+        sizes = [there[part.number][1] for part in parts]
+        check_part_sizes(sizes)
+        named = [{"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts]
+        response = await self._complete("complete", key, upload, named, {})
+        etag = (response.get("ETag") or multipart_etag([part.etag for part in parts])).strip('"')
+        stored = await self._head("complete", key)
+        if stored is not None and stored.etag == etag:
+            return stored
+        uploaded = _moment(response)  # another has written it since
+        return Stored(key, version_of(etag, uploaded), sum(sizes), etag, uploaded, Labels(), {})
+
+    async def abort(self, key: str, upload: str) -> None:
+        await self._of_upload("abort", "abort_multipart_upload", key, upload)
+
+    # --- what these are made of -------------------------------------------------------------------------------------
+
+    async def _head(self, method: str, key: str) -> Stored | None:
+        try:
+            response = await self._store.ask(method, "head_object", Key=self._prefix + key)
+        except StoreError as error:
+            if error.http == 404:
+                return None
+            raise
+        return stored_of(key, response)
+
+    async def _create(self, method: str, key: str, labels: Labels, about: About) -> str:
+        with_labels = parameters(method, labels, about)
+        response = await self._store.ask(method, "create_multipart_upload", Key=self._prefix + key, **with_labels)
+        return str(response["UploadId"])
+
+    async def _send(self, method: str, key: str, upload: str, number: int, body: Any, md5: bytes) -> str:
+        """A part; returns its entity tag, in quotes."""
+        sent = {"PartNumber": number, "Body": body, "ContentMD5": content_md5(md5)}
+        response = await self._of_upload(method, "upload_part", key, upload, **sent)
+        return str(response["ETag"])
+
+    async def _parts(self, key: str, upload: str) -> Mapping[int, tuple[str, int]]:
+        """Entity tag and size of each, by its number."""
+        found: dict[int, tuple[str, int]] = {}
+        marker = 0
+        while True:
+            response = await self._of_upload("complete", "list_parts", key, upload, PartNumberMarker=marker)
+            for part in response.get("Parts", ()):
+                found[part["PartNumber"]] = part["ETag"].strip('"'), part["Size"]
+            if not response.get("IsTruncated"):
+                return found
+            marker = response["NextPartNumberMarker"]
+
+    async def _complete(
+        self,
+        method: str,
+        key: str,
+        upload: str,
+        parts: Sequence[Mapping[str, Any]],
+        bound: Mapping[str, str],
+    ) -> dict[str, Any]:
+        return await self._store.ask(
+            method,
+            "complete_multipart_upload",
+            Key=self._prefix + key,
+            UploadId=upload,
+            MultipartUpload={"Parts": parts},
+            **bound,
+        )
+
+    async def _of_upload(
+        self, method: str, operation: str, key: str, upload: str, **parameters: Any
+    ) -> dict[str, Any]:
+        if not UPLOAD.fullmatch(upload):
+            raise refused(method, NO_SUCH_UPLOAD)
+        try:
+            return await self._store.ask(method, operation, Key=self._prefix + key, UploadId=upload, **parameters)
+        except StoreError as error:
+            if error.http == 404:
+                raise refused(method, NO_SUCH_UPLOAD) from None
+            raise
+
+    async def _drop(self, key: str, upload: str) -> None:
+        """Whatever becomes of us. Parts that the store keeps all the same are for its own lifecycle rules."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self._of_upload("put", "abort_multipart_upload", key, upload)
+            except BindingError as error:
+                log.warning("the parts of an upload are left behind: %s", str(error))  # not what it holds
+
+    def _restless(self, method: str) -> BindingError:
+        return BindingError(f"{self._store.where}: {method}: it was replaced {TURNS} times between a look and an act")
 
 
-class S3Chunks:
-    """An object's bytes as they come; what isn't read is closed in `aclose`, or when nobody holds it any more."""
-
-    def __init__(self, body: Any, in_thread: Callable[[Callable[[], bytes]], Any]) -> None:
-        self._body = body
-        self._in_thread = in_thread
-
-    def __aiter__(self) -> S3Chunks:
-        return self
-
-    async def __anext__(self) -> bytes:
-        with translated("get", "R2"):
-            data: bytes = await self._in_thread(partial(self._body.read, CHUNK))
-        if not data:
-            self.close()
-            raise StopAsyncIteration
-        return data
-
-    async def aclose(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._body.close()
-
-    __del__ = close
+def _written(
+    key: str, about: About, size: int, etag: str, response: Mapping[str, Any], labels: Labels
+) -> Stored:
+    return Stored(key, about.version, size, etag.strip('"'), _moment(response), labels, about.checksums)
 
 
-def _range_option(range: Range | None) -> dict[str, str]:
-    if range is None:
-        return {}
-    if range.suffix is not None:
-        return {"Range": f"bytes=-{range.suffix}"}
-    first = range.offset or 0
-    return {"Range": f"bytes={first}-{'' if range.length is None else first + range.length - 1}"}
+def _end(objects: Sequence[Stored], prefixes: Sequence[str]) -> Position:
+    """The last of them."""
+    places = [Position("key", one.key) for one in objects] + [Position("prefix", prefix) for prefix in prefixes]
+    return max(places, key=lambda place: place.text.encode())
 
 
-def _sent(answer: Mapping[str, Any]) -> Sent:
-    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    moment = time.time() if date is None else parsedate_to_datetime(date).timestamp()
-    version = answer.get("VersionId")
-    return Sent(_plain(answer["ETag"]), None if version == "null" else version, moment)
+def _moment(response: Mapping[str, Any]) -> float:
+    """By the store's clock, as far as it says."""
+    try:
+        return parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
 
 
-def _named(parts: Sequence[Part]) -> dict[str, Any]:
-    return {"Parts": [{"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts]}
-
-
-def _upload_id(answer: Mapping[str, Any]) -> str:
-    return str(answer["UploadId"])
-
-
-def _plain(etag: str) -> str:
-    return etag.strip('"')
-
+def _listed(key: str, entry: Mapping[str, Any]) -> Stored:
+    """A listing knows neither the version that we gave it nor its checksums."""
+    etag, uploaded = entry["ETag"].strip('"'), entry["LastModified"].timestamp()
+    return Stored(key, version_of(etag, uploaded), entry["Size"], etag, uploaded, Labels(), {})

@@ -1,27 +1,28 @@
-"""An object's labels in S3's terms: fields as they are, custom metadata where S3 can say it, and the rest in one entry.
+"""What goes with an object in a store that speaks S3: header fields, in ASCII. Pure.
 
-S3's metadata are header fields: names without case, values of printable ASCII. What isn't so, and what only R2 has (a
-version for each upload, the checksum that was given), is JSON in the entry `pyinterceptor`.
+Custom metadata whose name and value a header field carries as they are, are `x-amz-meta-<name>`, as other tools expect.
+`x-amz-meta-pyinterceptor` is JSON: the rest of the custom metadata, a version, checksums, and whether no content type
+was given, as stores invent one. Objects of other tools don't have it. A store may allow less than R2's 8192 bytes.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
-import secrets
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from typing import Any, NamedTuple
 
 from pyinterceptor.bindings.r2.engine import Labels, Stored
 from pyinterceptor.bindings.r2.metadata import HttpMetadata
+from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
 
-OWN = "pyinterceptor"
-PLAIN_NAME, PLAIN_VALUE = re.compile(r"[a-z0-9-]+"), re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
-MD5 = re.compile(r"[0-9a-f]{32}")
-OPTIONS = {
+ABOUT = "pyinterceptor"
+NAME = re.compile(r"[a-z0-9-]{1,64}")  # underscores are hyphens to some stores
+VALUE = re.compile(r"(?!=\?)[!-~]+( [!-~]+)*")  # "=?" begins what RFC 2047 encodes
+FIELD = re.compile(r"[ -~]*")
+PARAMETERS = {
     "content-type": "ContentType",
     "content-language": "ContentLanguage",
     "content-disposition": "ContentDisposition",
@@ -31,57 +32,79 @@ OPTIONS = {
 }
 
 
-def label_options(method: str, labels: Labels, checksum: tuple[str, bytes] | None) -> tuple[dict[str, Any], str]:
-    """Of a request that makes an object, and the version that it gets."""
-    options: dict[str, Any] = {OPTIONS[name]: value for name, value in labels.http.fields().items()}
+class About(NamedTuple):
+    """What a store knows nothing of."""
+
+    version: str
+    checksums: Mapping[str, bytes]
+
+
+def parameters(method: str, labels: Labels, about: About) -> dict[str, Any]:
+    """For botocore. Raises: BadArgument for http metadata that isn't ASCII."""
+    fields = labels.http.fields()
+    for name, value in fields.items():
+        if not FIELD.fullmatch(value):
+            raise refused(method, INVALID_ARGUMENT, f"a store that speaks S3 keeps {name} in ASCII only")
     plain = {name: value for name, value in labels.custom.items() if _is_plain(name, value)}
-    own: dict[str, Any] = {"version": secrets.token_hex(16)}
-    if rest := {name: value for name, value in labels.custom.items() if name not in plain}:
-        own["custom"] = rest
-    if checksum is not None:
-        own["checksum"] = [checksum[0], checksum[1].hex()]
-    options["Metadata"] = plain | {OWN: base64.b64encode(json.dumps(own).encode()).decode()}
-    return options, own["version"]
+    told = {
+        "version": about.version,
+        "checksums": {name: digest.hex() for name, digest in about.checksums.items()},
+        "custom": {name: value for name, value in labels.custom.items() if name not in plain},
+        "untyped": "content-type" not in fields,
+    }
+    text = json.dumps({name: value for name, value in told.items() if value}, separators=(",", ":"))
+    metadata = plain | {ABOUT: text.replace("\x7f", r"\u007f")}
+    return {PARAMETERS[name]: value for name, value in fields.items()} | {"Metadata": metadata}
 
 
-def stored_of(key: str, answer: Mapping[str, Any]) -> Stored:
-    """From what the store says of an object, with its labels or, in a listing, without."""
-    metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
-    own = _own(metadata.pop(OWN, ""))
-    fields = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    etag = answer["ETag"].strip('"')
-    checksums = {"md5": bytes.fromhex(etag)} if MD5.fullmatch(etag) else {}
-    if "checksum" in own:
-        name, digest = own["checksum"]
-        checksums[name] = bytes.fromhex(digest)
-    modified: datetime = answer["LastModified"]
-    version = answer.get("VersionId")
+def stored_of(key: str, response: Mapping[str, Any]) -> Stored:
+    """From the answer to a HEAD or to a GET of all of it."""
+    custom = {name.lower(): _decoded(value) for name, value in response["Metadata"].items()}
+    told = _told(custom.pop(ABOUT, ""))
+    fields = dict(response["ResponseMetadata"]["HTTPHeaders"])
+    if told.get("untyped"):
+        fields.pop("content-type", None)
+    etag, uploaded = response["ETag"].strip('"'), response["LastModified"].timestamp()
     return Stored(
         key,
-        str(version if version not in (None, "null") else own.get("version", etag)),
-        _size(answer),
+        told.get("version") or version_of(etag, uploaded),
+        response["ContentLength"],
         etag,
-        modified.timestamp(),
-        Labels(HttpMetadata.of_fields(fields), metadata | own.get("custom", {})),
-        checksums,
+        uploaded,
+        Labels(HttpMetadata.of_fields(fields), custom | told.get("custom", {})),
+        {name: bytes.fromhex(digest) for name, digest in told.get("checksums", {}).items()},
     )
 
 
-def _size(answer: Mapping[str, Any]) -> int:
-    """Of all of it, whatever range was asked for."""
-    if "ContentRange" in answer:
-        return int(answer["ContentRange"].rpartition("/")[2])
-    return int(answer["Size"] if "Size" in answer else answer["ContentLength"])
+def version_of(etag: str, uploaded: float) -> str:
+    """Of an object that doesn't say."""
+    return f"{etag}-{int(uploaded)}"
 
 
 def _is_plain(name: str, value: str) -> bool:
-    return bool(PLAIN_NAME.fullmatch(name) and name != OWN and PLAIN_VALUE.fullmatch(value))
+    return name != ABOUT and bool(NAME.fullmatch(name) and VALUE.fullmatch(value))
 
 
-def _own(text: str) -> dict[str, Any]:
-    """Nothing where another program made the object."""
+def _decoded(value: str) -> str:
+    """R2 itself, and some tools, write what isn't ASCII as RFC 2047 says."""
+    if not value.startswith("=?"):
+        return value
     try:
-        own = json.loads(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError):
+        return str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, ValueError):
+        return value
+
+
+def _told(text: str) -> dict[str, Any]:
+    """Nothing, where somebody else wrote it."""
+    try:
+        told = json.loads(text)
+        valid = (
+            isinstance(told, dict)
+            and isinstance(told.get("version", ""), str)
+            and all(isinstance(value, str) for value in told.get("custom", {}).values())
+            and all(bytes.fromhex(digest) for digest in told.get("checksums", {}).values())
+        )
+    except (ValueError, TypeError, AttributeError):
         return {}
-    return own if isinstance(own, dict) else {}
+    return told if valid else {}

@@ -1,0 +1,68 @@
+"""Bytes on their way to and from a store that speaks S3, a few at a time."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
+from typing import Any, NamedTuple
+
+from pyinterceptor.bindings.r2.s3_store import Store
+
+PART = 8 * 1024 * 1024  # bytes of a request's body, at most
+READ = 1024 * 1024  # bytes of one turn
+
+
+class Part(NamedTuple):
+    data: bytes
+    is_last: bool
+
+
+async def parts_of(content: AsyncIterator[bytes]) -> AsyncGenerator[Part, None]:
+    """All of one size, but the last, which may be empty where it is the only one."""
+    buffer = bytearray()
+    async for piece in content:
+        buffer += piece
+        while len(buffer) > PART:
+            part = bytes(buffer[:PART])
+            del buffer[:PART]
+            yield Part(part, False)
+    yield Part(bytes(buffer), True)
+
+
+def content_md5(digest: bytes) -> str:
+    """With which the store checks what came. RFC 1864."""
+    return base64.b64encode(digest).decode()
+
+
+def md5_of(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+class StoreChunks:
+    """The rest of an answer, as a body's chunks. Takes the connection, and closes it if it isn't read to its end."""
+
+    def __init__(self, store: Store, stream: Any) -> None:
+        self._store = store
+        self._stream = stream
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self._store.run("get", partial(self._stream.read, READ)) if self._stream is not None else b""
+        if not data:
+            self.close()
+            raise StopAsyncIteration
+        return bytes(data)
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            stream.close()
+
+    __del__ = close
