@@ -22,12 +22,12 @@ NOBODY_V4, NOBODY_V6 = "192.0.2.99", "2001:db8:9::9"  # no resolver is there
 DEAD_V4 = "203.0.113.99"  # answers nothing at all
 ECHO = """
 import socket, sys
-socks = [socket.create_connection((address, 7), timeout=20) for address in sys.argv[2:]]
+socks = [socket.create_connection((address, 25), timeout=20) for address in sys.argv[2:]]
 for sock in socks:
     sock.sendall(sys.argv[1].encode())
     sock.shutdown(socket.SHUT_WR)
 for sock in socks:
-    print(sock.makefile().read())
+    print(sock.makefile().read().partition("first\\n")[2])
     sock.close()
 """
 
@@ -122,7 +122,7 @@ async def curl(box: Any, url: str, *options: str) -> str:
 
 
 async def echo(box: Any, text: str, *hosts: str) -> list[str]:
-    """What the echo service of each host sends back, all connections open at once."""
+    """What each host sends back behind its greeting, all connections open at once."""
     return (await output(box, ["/usr/bin/python3", "-c", ECHO, text, *hosts])).splitlines()
 
 
