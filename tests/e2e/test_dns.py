@@ -301,7 +301,7 @@ def test_who_answers_with_anothers_address_does_not_get_its_connections(world: W
     trio.run(main)
 
 
-@pytest.mark.parametrize("port", [7, 80], ids=["a flow in C", "a flow with Python"])
+@pytest.mark.parametrize("port", [25, 80], ids=["a flow in C", "a flow with Python"])
 def test_an_address_that_a_flow_is_open_to_is_not_given_to_another_name(
     port: int, world: World, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
