@@ -163,7 +163,7 @@ async def test_a_store_that_is_down_is_said_at_once_and_it_goes_on_when_it_is_ba
 @pytest.mark.parametrize("method", ["head", "get", "put", "put parts", "delete", "list", "begin", "complete"])
 @in_trio
 async def test_a_store_that_hangs_is_given_up_in_time(s3_server: S3Server, method: str) -> None:
-    """A write that it had taken it may do when it goes on, whole; so no later one is asked for before it has."""
+    """A write that it had taken it may do when it goes on, maybe after this looks: it shows the deadline, not which."""
     async with on(s3_server.url("tests", f"hangs{method.replace(' ', '')}")) as bucket:
         await bucket.put("key", "old")
         with s3_server.stopped():

@@ -1,20 +1,19 @@
 """A bucket of any store that speaks S3 as an R2Bucket's engine.
 
 Through botocore, the client that AWS maintains, in a bounded pool of threads: it knows what every store makes of S3
-(signatures, addressing, errors), and is what stores are tested with. Those that speak asyncio can't run under Trio, and
-obstore, on Rust, hides what R2 has and others haven't: HTTP metadata, uploads that outlive their process.
+(signatures, addressing, errors), and is what stores are tested with. Those that speak asyncio can't run under Trio.
 
 Deadlines: a store that takes no connection for 2 s, or moves no byte for 4 s, is a BindingError of status 504, one
 that refuses it of 503. Nothing is repeated. A cancelled call waits for that, so that no write comes after its caller.
 
 What is written is whole when it is there: up to 8 MiB with one PutObject, more as a multipart upload, 8 MiB at a time,
 which is aborted when its stream, its checksum or its caller fails. Content-MD5 has the store check every part.
-A store that was stopped may do a write that it had taken after we have given up on it (Ceph does): then, and only
-then, what failed with 504 is there later, whole.
+A store that was stopped may do a write that it had taken after we have given up on it: what failed with 504 is there
+later, whole. Ceph 16, stopped in a put and let go on, did so with 3 bytes in 4 of 4 trials, with 2 MB in none.
 
 Conditions are checked against a HEAD, and the write is bound to what that saw with If-Match or If-None-Match: if
 somebody else was faster, all is done again. The store has to honour these for PutObject, and for objects above 8 MiB
-for CompleteMultipartUpload, as AWS documents and SeaweedFS does. Ceph 16 ignores the latter: there, who writes between
+for CompleteMultipartUpload, as SeaweedFS does. Ceph 16 ignores the latter: there, who writes between
 our look and our write is overwritten.
 
 A key is the store's key. Where it can't be one (NUL for Ceph, `..` for stores on files) the store refuses it, and that
