@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from types import CodeType
 from typing import Any
 
+from pyinterceptor.bindings.env import known
 from pyinterceptor.errors import PolicyError
 
 LOADS = {"LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW"}
@@ -25,8 +26,7 @@ def check_bindings(handler: Callable[..., Any], where: str, bindings: Collection
         if name not in bindings and not hasattr(object, name):
             close = get_close_matches(name, bindings, 1)
             hint = f"; did you mean env.{close[0]}?" if close else ""
-            known = ", ".join(sorted(bindings)) or "none"
-            raise PolicyError(f"{where}, line {line}: env has no {name!r}; the app's bindings: {known}{hint}")
+            raise PolicyError(f"{where}, line {line}: env has no {name!r}; {known(bindings)}{hint}")
 
 
 def bindings_used(handler: Callable[..., Any]) -> Iterator[tuple[str, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Env:
         return f"<Env {' '.join(sorted(self.__dict__))}>"
 
 
-def known(bindings: Mapping[str, Any]) -> str:
+def known(bindings: Collection[str]) -> str:
     """For a message that says what there is."""
     return f"the app's bindings: {', '.join(sorted(bindings)) or 'none'}"
 
@@ -69,8 +69,8 @@ async def open_env(bindings: Mapping[str, Any], state: Path) -> AsyncIterator[En
         for name, binding in bindings.items():
             if isinstance(binding, Binding):
                 opened[name] = await stack.enter_async_context(binding.open(name, state))
-        secrets = [value.reveal() for value in opened.values() if isinstance(value, Secret)]
-        log, redaction = logging.getLogger("pyinterceptor"), Redaction(secrets)
-        log.addFilter(redaction)
-        stack.callback(log.removeFilter, redaction)
+        if secrets := [value.reveal() for value in opened.values() if isinstance(value, Secret)]:
+            log, redaction = logging.getLogger("pyinterceptor"), Redaction(secrets)
+            log.addFilter(redaction)
+            stack.callback(log.removeFilter, redaction)
         yield Env(opened)

@@ -60,7 +60,10 @@ class Jobs:
         while (first := self._waiting.get()) is not None:
             taken, goes_on = self._taken(first)
             if jobs := [job for job in taken if job.task is not None]:
-                self._turn(jobs)
+                failed = outcome.capture(self._turn, jobs)
+                if isinstance(failed, outcome.Error):  # nobody waits for ever for a turn's own fault
+                    for job in jobs:
+                        job.outcome = outcome.Error(failed.error)
                 self._token.run_sync_soon(_tell, jobs)
             if not goes_on:
                 return

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import redis
 
-PATIENCE = 30.0  # seconds for a server to be ready
-PAUSE = 0.02  # seconds between two looks
+from tests.bindings.processes import free_port, until
+
 OF_A_CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")  # milliseconds
 
 
@@ -111,20 +109,3 @@ def replication(node: RedisServer) -> dict[str, object]:
 def is_whole(node: RedisServer, count: int) -> bool:
     info = str(node.command("CLUSTER", "INFO"))
     return "cluster_state:ok" in info and f"cluster_known_nodes:{count}" in info
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Waits for another process, which tells nobody."""
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end, "the server did not come up"
-        time.sleep(PAUSE)
-
-
-def free_port() -> int:
-    """One below 10 000 less than the highest, as a cluster's bus needs the other."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = int(taken.getsockname()[1])
-        if port < 55_000:
-            return port

@@ -1,6 +1,6 @@
 """A real store that speaks S3, on the loopback address: Ceph's RADOS gateway with a monitor and one OSD of its own.
 
-It keeps objects in memory, answers in about ten seconds, and ends with the block. What Ceph 16 lacks: If-Match
+It keeps objects in memory, answers in about two seconds, and ends with the block. What Ceph 16 lacks: If-Match
 and If-None-Match of CompleteMultipartUpload, SHA checksums, NUL in keys. It wants If-Match of PutObject without quotes.
 """
 
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +20,8 @@ from typing import Any
 
 from botocore.session import Session
 
-PATIENCE = 60.0  # seconds for a server to be ready
-PAUSE = 0.05  # seconds between two looks
+from tests.bindings.processes import PATIENCE, free_port, until
+
 ACCESS, SECRET = "AKIDOFTHETESTS", "secret-of-the-tests"
 # https://docs.ceph.com/en/pacific/rados/configuration/
 CONFIGURATION = """
@@ -160,16 +158,3 @@ class S3Server:
     def _argv(self, program: str, *arguments: str) -> list[str]:
         where = [] if program == "monmaptool" else ["-c", str(self._place / "ceph.conf")]
         return [program, *where, *arguments]
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Waits for another process, which tells nobody."""
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end, "the server did not come up"
-        time.sleep(PAUSE)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])

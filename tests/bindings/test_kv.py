@@ -294,3 +294,30 @@ async def everything(kv: Namespace) -> dict[str, tuple[Any, Any]]:
         assert entry.metadata == key.metadata
         found[key.name] = (entry.value, entry.metadata)
     return found
+
+
+@in_trio
+async def test_a_stream_is_closed_whatever_becomes_of_it(opened: Open) -> None:
+    class Stream:
+        def __init__(self, part: bytes) -> None:
+            self.parts = [part]
+            self.is_closed = False
+
+        def __aiter__(self) -> Stream:
+            return self
+
+        async def __anext__(self) -> bytes:
+            if not self.parts:
+                raise StopAsyncIteration
+            return self.parts.pop()
+
+        async def aclose(self) -> None:
+            self.is_closed = True
+
+    async with opened() as kv:
+        fine, large = Stream(b"x"), Stream(bytes(25 * 1024 * 1024 + 1))
+        await kv.put("key", fine)
+        with pytest.raises(BadArgument):
+            await kv.put("key", large)
+        assert fine.is_closed
+        assert large.is_closed

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from pyinterceptor import BindingError, R2Bucket
 from pyinterceptor.bindings import database
 from pyinterceptor.bindings.r2 import Bucket, ObjectBody, UploadedPart
+from pyinterceptor.bindings.r2.stored import FileChunks
 from tests.bindings.forked import Worker, worker
 from tests.bindings.r2_worker import (
     CHUNK,
@@ -254,3 +256,27 @@ async def test_a_body_that_nobody_reads_lets_its_file_go(tmp_path: Path) -> None
         assert len(os.listdir("/proc/self/fd")) > there  # while it is read, it is open
         await found.body.aclose()
         assert len(os.listdir("/proc/self/fd")) == there
+
+
+@in_trio
+async def test_a_body_that_is_closed_while_it_is_read_lets_its_file_go_only_after(tmp_path: Path) -> None:
+    """Its descriptor's number may be another file's at once."""
+    (tmp_path / "file").write_bytes(b"12345")
+    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+    busy = trio.CapacityLimiter(1)
+    busy.acquire_on_behalf_of_nowait("another reader")
+    chunks = FileChunks(descriptor, 0, 5, busy)
+    read: list[bytes] = []
+
+    async def read_it() -> None:
+        read.append(await anext(chunks))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_it)
+        await trio.testing.wait_all_tasks_blocked()
+        await chunks.aclose()
+        assert os.fstat(descriptor).st_size == 5  # it is open
+        busy.release_on_behalf_of("another reader")
+    assert read == [b"12345"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import trio
 
-from pyinterceptor import BadArgument, BindingError, PolicyError, R2Bucket
+from pyinterceptor import BadArgument, PolicyError, R2Bucket
 from pyinterceptor.bindings.r2 import Bucket, HttpMetadata, ObjectBody
+from tests.bindings.faults import fails
 from tests.bindings.forked import worker
 from tests.bindings.r2_worker import LARGE, ONCE, TURNS, chunks, compete, tag_of, value_of
 from tests.bindings.s3_server import SECRET, S3Server
 from tests.bindings.test_r2_faults import FLAT, KILLS, WORKER, History, run_job
 from tests.socket.loopback import in_trio
 
-DEADLINE = 8.0  # seconds in which every call must have answered, whatever the store does
 METADATA_SERVICE = "169.254.169.254"
 MIB = 1024 * 1024
 
@@ -35,15 +35,6 @@ async def on(url: str) -> AsyncIterator[Bucket]:
 async def opens(url: str) -> None:
     async with on(url):
         pass
-
-
-async def fails(call: Callable[[], Awaitable[Any]], *statuses: int) -> BindingError:
-    """With one of these, and in time."""
-    with trio.fail_after(DEADLINE), pytest.raises(BindingError) as caught:
-        await call()
-    assert not isinstance(caught.value, BadArgument)
-    assert caught.value.status in statuses
-    return caught.value
 
 
 async def text_of(bucket: Bucket, key: str) -> str | None:

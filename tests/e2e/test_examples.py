@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ def runtime(request: pytest.FixtureRequest) -> str | None:
 
 
 @asynccontextmanager
-async def opened(example: str, image: str | None, instance: str) -> AsyncIterator[Any]:
+async def opened(
+    example: str, image: str | None, instance: str, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Any]:
     """Gives containers of the example's class, by name."""
     example_app = load_app(str(EXAMPLES / example))
     cls = example_app.containers[0]
@@ -51,7 +53,7 @@ async def opened(example: str, image: str | None, instance: str) -> AsyncIterato
         cls = type(cls)("InImage", (cls,), {"image": image})
     app = App(containers=[cls], bindings=example_app.bindings)
     with trio.fail_after(TIME):
-        async with open_interceptor(app, instance=instance) as interceptor:
+        async with open_interceptor(app, instance=instance, settings=settings) as interceptor:
 
             async def container(name: str) -> Any:
                 return await interceptor.get_container(cls, name)
@@ -125,6 +127,35 @@ def test_objects_are_served_as_http_has_them(runtime: str | None, world: World, 
             assert fields["content-length"] == str(LARGE)
             unchanged = ["-H", f"If-None-Match: {fields['etag']}", "http://my.r2/large"]
             assert await curl(box, *unchanged) == (304, b"")
+
+    trio.run(main)
+
+
+def test_a_container_is_answered_in_time_whatever_becomes_of_the_engine(
+    world: World, instance: str, tmp_path: Path
+) -> None:
+    """Of what the engine is, it is told nothing."""
+
+    async def main() -> None:
+        with RedisServer(tmp_path) as server:
+            async with opened("kv.py", None, instance, {"KV": server.url}) as container:
+                box = await container("one")
+                put, get = ["-T", "-", "http://my.kv/key"], ["http://my.kv/key"]
+                assert (await curl(box, *put, input=b"old"))[0] == 204
+                with server.stopped():
+                    for call in (get, put):
+                        with trio.fail_after(8):
+                            status, said = await curl(box, *call, input=b"new")
+                        assert status == 504
+                        assert b"redis" not in said
+                assert await curl(box, *get) == (200, b"old")
+                server.kill()
+                with trio.fail_after(8):
+                    status, said = await curl(box, *get)
+                assert (status, b"redis" in said) == (503, False)
+                await trio.to_thread.run_sync(server.start)
+                assert (await curl(box, *put, input=b"new"))[0] == 204
+                assert await curl(box, *get) == (200, b"new")
 
     trio.run(main)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -147,17 +148,17 @@ def _metadata(encoded: bytes | None) -> Any:
 
 
 async def _whole(value: Given) -> bytes:
-    """All of it. A stream is read no further than is allowed."""
-    body = value if isinstance(value, Body) else Body(_some(value))
-    limits.check_value(body.length or 0)
-    if body.content is not None:
-        return await body.bytes()
-    parts, size = [], 0
-    async for part in body:
-        size += len(part)
-        limits.check_value(size)
-        parts.append(part)
-    return b"".join(parts)
+    """All of it. Takes a stream, and reads it no further than is allowed."""
+    async with aclosing(value if isinstance(value, Body) else Body(_some(value))) as body:
+        limits.check_value(body.length or 0)
+        if body.content is not None:
+            return await body.bytes()
+        parts, size = [], 0
+        async for part in body:
+            size += len(part)
+            limits.check_value(size)
+            parts.append(part)
+        return b"".join(parts)
 
 
 def _some(value: Given) -> Given:

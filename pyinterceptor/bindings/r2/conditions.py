@@ -41,10 +41,6 @@ class Condition:
         unmodified = (self.etag_matches is not None and matches) or self._is_before(uploaded)
         return matches and differs and modified and unmodified
 
-    @property
-    def has_dates(self) -> bool:
-        return self.uploaded_before is not None or self.uploaded_after is not None
-
     def _is_after(self, uploaded: float) -> bool:
         if self.uploaded_after is None:
             return True

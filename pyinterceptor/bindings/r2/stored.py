@@ -56,7 +56,8 @@ class NewFile:
 class FileChunks:
     """`remaining` bytes of an open file from `offset` on, as a body's chunks; a web.body.FileSource, too.
 
-    Takes the descriptor, and closes it at the end, in `aclose`, or when nobody holds it any more.
+    Takes the descriptor, and closes it at the end, in `aclose`, or when nobody holds it any more; not while a thread
+    reads from it: its number may be another file's by then.
     """
 
     def __init__(self, file: int, offset: int, remaining: int, limiter: trio.CapacityLimiter) -> None:
@@ -64,6 +65,8 @@ class FileChunks:
         self.offset = offset
         self.remaining = remaining
         self._limiter = limiter
+        self._is_read = False
+        self._is_over = False
 
     @property
     def source(self) -> FileChunks | None:
@@ -77,7 +80,13 @@ class FileChunks:
             self.close()
             raise StopAsyncIteration
         read = partial(os.pread, self.file, min(READ, self.remaining), self.offset)
-        data = await trio.to_thread.run_sync(read, limiter=self._limiter)
+        self._is_read = True
+        try:
+            data = await trio.to_thread.run_sync(read, limiter=self._limiter)
+        finally:
+            self._is_read = False
+            if self._is_over:
+                self.close()
         if not data:
             raise EOFError(f"an object's file ended {self.remaining} bytes before its end")
         self.offset += len(data)
@@ -88,7 +97,8 @@ class FileChunks:
         self.close()
 
     def close(self) -> None:
-        if self.file >= 0:
+        self._is_over = True
+        if self.file >= 0 and not self._is_read:
             file, self.file = self.file, -1
             os.close(file)
 

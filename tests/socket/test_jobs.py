@@ -1,0 +1,86 @@
+"""Jobs on a thread of their own: their turns, their faults, and who doesn't wait any more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import outcome
+import pytest
+import trio
+
+from pyinterceptor.bindings.jobs import Job, each, open_jobs
+from tests.socket.loopback import in_trio
+
+
+@in_trio
+async def test_each_job_gets_its_own_result_or_error() -> None:
+    async with open_jobs(each) as jobs:
+        assert await jobs.run(lambda: threading.current_thread().name) == "pyinterceptor-jobs"
+        with pytest.raises(ZeroDivisionError):
+            await jobs.run(lambda: 1 / 0)
+        assert await jobs.run(lambda: 5) == 5
+
+
+class Held:
+    """A job that keeps the thread until `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        self.go_on.wait()
+
+
+@in_trio
+async def test_what_piles_up_is_done_in_one_turn_and_in_order() -> None:
+    sizes: list[int] = []
+    held = Held()
+
+    def turn(some: Sequence[Job]) -> None:
+        sizes.append(len(some))
+        each(some)
+
+    results: list[int] = []
+
+    async def ask(jobs: Any, number: int) -> None:
+        results.append(await jobs.run(lambda: number))
+
+    async with open_jobs(turn) as jobs, trio.open_nursery() as nursery:
+        nursery.start_soon(jobs.run, held)
+        await trio.to_thread.run_sync(held.begun.wait)
+        for number in range(10):
+            nursery.start_soon(ask, jobs, number)
+            await trio.testing.wait_all_tasks_blocked()
+        held.go_on.set()
+    assert sizes == [1, 10]
+    assert results == [*range(10)]
+
+
+@in_trio
+async def test_a_fault_of_the_turn_itself_reaches_all_who_wait_and_the_next_turn_is_done() -> None:
+    def turn(some: Sequence[Job]) -> None:
+        for job in some:
+            job.outcome = outcome.Value(job.do["value"])
+
+    async with open_jobs(turn) as jobs:
+        for wrong in ({}, None):
+            with pytest.raises((KeyError, TypeError)):
+                await jobs.run(wrong)
+        assert await jobs.run({"value": 1}) == 1
+
+
+@in_trio
+async def test_who_is_cancelled_before_his_turn_has_not_done_anything() -> None:
+    done: list[str] = []
+    held = Held()
+    async with open_jobs(each) as jobs, trio.open_nursery() as nursery:
+        nursery.start_soon(jobs.run, held)
+        await trio.to_thread.run_sync(held.begun.wait)
+        with trio.move_on_after(0.05):
+            await jobs.run(lambda: done.append("cancelled"))
+        held.go_on.set()
+        await jobs.run(lambda: done.append("behind it"))
+    assert done == ["behind it"]
