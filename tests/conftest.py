@@ -10,6 +10,7 @@ import gc
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,13 @@ HERE = Path(__file__).parent
 STATE = Path("/run/pyinterceptor")
 IN_A_WORLD = "PYINTERCEPTOR_WORLD" in os.environ
 COUNTER = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Started in the background, as by nohup(1), we have signals ignored: what we start would inherit that."""
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

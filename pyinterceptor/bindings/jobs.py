@@ -88,7 +88,8 @@ class Jobs:
 async def open_jobs(turn: Turn) -> AsyncIterator[Jobs]:
     """`turn` gives every job of a turn its outcome; it runs on the thread, which ends with the block."""
     jobs = Jobs(turn)
-    thread = threading.Thread(target=jobs.work, name="pyinterceptor-jobs")
+    # A daemon: should Trio itself crash, nobody is left to stop it.
+    thread = threading.Thread(target=jobs.work, name="pyinterceptor-jobs", daemon=True)
     thread.start()
     try:
         yield jobs

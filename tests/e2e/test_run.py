@@ -358,10 +358,13 @@ def test_a_signal_is_passed_on_to_the_command(name: str, app: str) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stderr is not None
-        assert running.stdout.readline() == b"up\n"
-        running.send_signal(number)
-        assert running.wait(TIME) == 40 + number
-        assert running.stderr.read() == b""
+        try:
+            assert running.stdout.readline() == b"up\n"
+            running.send_signal(number)
+            assert running.wait(TIME) == 40 + number
+            assert running.stderr.read() == b""
+        finally:
+            running.kill()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
