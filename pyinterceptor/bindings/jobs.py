@@ -60,7 +60,7 @@ class Jobs:
         while (first := self._waiting.get()) is not None:
             taken, goes_on = self._taken(first)
             if jobs := [job for job in taken if job.task is not None]:
-                self._turn(jobs)
+                self._take_turn(jobs)
                 self._token.run_sync_soon(_tell, jobs)
             if not goes_on:
                 return
@@ -68,6 +68,14 @@ class Jobs:
     def stop(self) -> None:
         """What came before is done yet."""
         self._waiting.put(None)
+
+    def _take_turn(self, jobs: Sequence[Job]) -> None:
+        """What a turn didn't foresee is told to all who wait for it: the thread goes on."""
+        try:
+            self._turn(jobs)
+        except Exception as error:
+            for job in jobs:
+                job.outcome = outcome.Error(error)
 
     def _taken(self, first: Job) -> tuple[list[Job], bool]:
         """The jobs that are there; False where stopping was asked for behind them."""

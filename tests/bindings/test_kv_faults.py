@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 
 from pyinterceptor import KV, BindingError, PolicyError
 from pyinterceptor.bindings import database
+from pyinterceptor.bindings.jobs import Job, each, open_jobs
 from pyinterceptor.bindings.kv import Namespace
 from tests.bindings.forked import worker
 from tests.bindings.kv_worker import tag_in
 from tests.bindings.redis_servers import (
+    OF_A_CLUSTER,
     RedisServer,
     a_replica,
     free_port,
@@ -348,6 +351,46 @@ async def test_a_cluster_goes_on_when_slots_move_and_says_what_a_dead_node_had(t
             await trio.to_thread.run_sync(until, lambda: is_failing(nodes[0]))
             for call in (lambda: kv.put("key1", "x"), lambda: kv.list()):
                 await fails(call, 503, 504)
+
+
+@in_trio
+async def test_a_cluster_that_is_down_is_503_or_504_and_is_found_again(tmp_path: Path) -> None:
+    names = [f"key{number}" for number in range(40)]  # in every bucket
+    with three_nodes(tmp_path) as nodes:
+        async with on(nodes[0].url) as kv:
+            for node in nodes:
+                node.kill()
+            async with trio.open_nursery() as nursery:
+                for name in names:
+                    nursery.start_soon(fails, partial(kv.get, name), 503, 504)
+                    nursery.start_soon(fails, partial(kv.put, name, "x"), 503, 504)
+            for node in nodes:
+                await trio.to_thread.run_sync(node.start)
+            await trio.to_thread.run_sync(until, lambda: all(is_whole(node, 3) for node in nodes))
+            for name in names:
+                await kv.put(name, name)
+                assert await kv.get(name) == name
+
+
+@in_trio
+async def test_a_cluster_that_is_none_yet_is_503(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, *OF_A_CLUSTER) as node, pytest.raises(BindingError, match="can't be reached"):
+        async with on(node.url):
+            pass
+
+
+@in_trio
+async def test_a_turn_that_fails_in_a_way_that_nobody_foresaw_is_told_and_the_next_is_taken() -> None:
+    def turn(jobs: Sequence[Job]) -> None:
+        if any(job.do == "bad" for job in jobs):
+            raise RuntimeError("unforeseen")
+        each(jobs)
+
+    async with open_jobs(turn) as jobs:
+        with trio.fail_after(DEADLINE):
+            with pytest.raises(RuntimeError, match="unforeseen"):
+                await jobs.run("bad")
+            assert await jobs.run(lambda: "good") == "good"
 
 
 def is_failing(node: RedisServer) -> bool:
