@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Literal, overload
 
 from pyinterceptor.bindings.kv import limits
@@ -152,12 +153,11 @@ async def _whole(value: Given) -> bytes:
     limits.check_value(body.length or 0)
     if body.content is not None:
         return await body.bytes()
-    parts, size = [], 0
+    whole = BytesIO()  # not a list: of tiny parts, each object would be many times its bytes
     async for part in body:
-        size += len(part)
-        limits.check_value(size)
-        parts.append(part)
-    return b"".join(parts)
+        whole.write(part)
+        limits.check_value(whole.tell())
+    return whole.getvalue()
 
 
 def _some(value: Given) -> Given:
