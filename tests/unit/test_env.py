@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 import traceback
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import pytest
 import trio
@@ -118,3 +120,25 @@ def test_the_log_strikes_a_secret_out_of_lines_and_tracebacks(
     assert "s3cret" not in caplog.text
     assert caplog.records[-1].exc_info is not None
     assert log.filters == []
+
+
+@pytest.mark.usefixtures("expected_errors")
+@pytest.mark.parametrize(
+    "secret", ["s3cret", "s3cr€t\\", "s3cr'et", 's3cr"et', "s3c'r\"et", "s3cret 1\ns3cret 2\n", "s3c+r/e t"]
+)
+def test_the_log_strikes_a_secret_out_however_it_is_written(
+    secret: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("pyinterceptor")
+    shown = [secret, repr(secret), ascii(secret), repr([secret, "'\""]), repr([f"'\"{secret}"]), json.dumps(secret)]
+    shown += [json.dumps(secret, ensure_ascii=False), repr(secret.encode()), repr(b"'\"" + secret.encode())]
+    shown += [quote(secret), quote(secret, safe=""), urlencode({"a": secret})]
+
+    async def main() -> None:
+        async with open_env({"TOKEN": Secret(secret)}, tmp_path):
+            for text in shown:
+                log.error("%s", f"<{text}>")
+                log.error("failed", exc_info=ExceptionGroup("in a group", [ValueError(text)]))
+
+    trio.run(main)
+    assert "s3c" not in caplog.text
