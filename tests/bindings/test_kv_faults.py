@@ -325,7 +325,16 @@ async def test_a_password_is_used_and_never_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://", "redis://:p4ss@host:port", "redis://host/name", "redis://host?size=1", "redis://host?prefix={a}"]
+    "url",
+    [
+        "redis://",
+        "redis://:p4ss@host:port",
+        "redis://:p4ss@host:0",
+        "redis://host/name",
+        "redis://host?size=1",
+        "redis://host?prefix={a}",
+        "redis://host?prefix=\udcff",  # as a byte of the command line that is no UTF-8
+    ],
 )
 @in_trio
 async def test_a_url_that_can_not_be_is_said_without_its_password(url: str) -> None:

@@ -23,7 +23,7 @@ UNREAL = (".", "..")
 
 def key_bytes(key: str) -> bytes:
     """Raises: BadArgument, TypeError."""
-    if not key:
+    if key == "":
         raise BadArgument("Key name cannot be empty.")
     if key in UNREAL:
         raise BadArgument(f'"{key}" is not allowed as a key name.')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal, overload
@@ -123,6 +123,8 @@ class Namespace:
     async def _entries(self, key: str | Keys) -> Sequence[Entry | None]:
         if isinstance(key, str):
             return await self._engine.get([limits.key_bytes(key)])
+        if not isinstance(key, Collection):
+            raise TypeError(f"a key is a str, or several are a list of them, not {type(key).__name__}")
         if len(key) > limits.TOGETHER:
             raise BadArgument(f"You can request a maximum of {limits.TOGETHER} keys.")
         found = await self._engine.get([limits.key_bytes(one) for one in key]) if key else []

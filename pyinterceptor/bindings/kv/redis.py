@@ -307,11 +307,12 @@ def _place(name: str, url: str) -> Place:
     try:
         parts = urlsplit(url)
         given = parse_qs(parts.query, strict_parsing=bool(parts.query), max_num_fields=10)
-        host, port, database = parts.hostname, parts.port or 6379, int(parts.path.strip("/") or 0)
+        host, port, database = parts.hostname, parts.port, int(parts.path.strip("/") or 0)
+        prefix = given.pop("prefix", [name])[-1]
+        prefix.encode()
     except ValueError:
         raise PolicyError(wrong) from None
-    prefix = given.pop("prefix", [name])[-1]
-    if not host or given or parts.fragment or set(prefix) & set("{}"):
+    if not host or port == 0 or given or parts.fragment or set(prefix) & set("{}"):
         raise PolicyError(wrong)
     options: dict[str, Any] = {
         "db": database,
@@ -323,7 +324,7 @@ def _place(name: str, url: str) -> Place:
     }
     if parts.scheme in TLS:
         options["ssl"] = True
-    return Place(host, port, prefix, options)
+    return Place(host, 6379 if port is None else port, prefix, options)
 
 
 @contextmanager
