@@ -51,6 +51,12 @@ def check_value(size: int) -> None:
         raise BadArgument(f"Value length of {size} exceeds limit of {VALUE}.", 413)
 
 
+def check_values(size: int) -> None:
+    """Of one get."""
+    if size > VALUE:
+        raise BadArgument(f"The values together exceed {VALUE} bytes; ask for fewer keys.", 413)
+
+
 def metadata_bytes(metadata: Any) -> bytes | None:
     """As JSON. Raises: BadArgument; TypeError for what JSON has no form for."""
     if metadata is None:

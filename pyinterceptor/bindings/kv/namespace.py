@@ -128,8 +128,7 @@ class Namespace:
         if len(key) > limits.TOGETHER:
             raise BadArgument(f"You can request a maximum of {limits.TOGETHER} keys.")
         found = await self._engine.get([limits.key_bytes(one) for one in key]) if key else []
-        if sum(len(one.value) for one in found if one is not None) > limits.VALUE:
-            raise BadArgument(f"The values together exceed {limits.VALUE} bytes; ask for fewer keys.", 413)
+        limits.check_values(sum(len(one.value) for one in found if one is not None))
         return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pyinterceptor.bindings.database import Database, open_database
 from pyinterceptor.bindings.kv.engine import Entry, Listed
+from pyinterceptor.bindings.kv.limits import check_values
 
 VERSION = 1
 # The value stands last: a listing reads no page of a large one.
@@ -45,9 +46,14 @@ class SqliteEngine:
 
     async def get(self, keys: Sequence[bytes]) -> Sequence[Entry | None]:
         def read(connection: sqlite3.Connection) -> Sequence[Entry | None]:
-            now = time.time()
-            rows = (connection.execute(GET, (key, now)).fetchone() for key in keys)
-            return [None if row is None else Entry(*row) for row in rows]
+            now, size = time.time(), 0
+            found: list[Entry | None] = []
+            for key in keys:
+                row = connection.execute(GET, (key, now)).fetchone()
+                found.append(None if row is None else Entry(*row))
+                size += 0 if row is None else len(row[0])
+                check_values(size)  # before the rest is read, which may be a hundred times as much
+            return found
 
         return await self._database.read(read)
 
