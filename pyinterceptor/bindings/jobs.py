@@ -57,13 +57,19 @@ class Jobs:
 
     def work(self) -> None:
         """The thread's: turn after turn, until told to stop."""
-        while (first := self._waiting.get()) is not None:
-            taken, goes_on = self._taken(first)
-            if jobs := [job for job in taken if job.task is not None]:
-                self._take_turn(jobs)
-                self._token.run_sync_soon(_tell, jobs)
-            if not goes_on:
-                return
+        while self._work():
+            pass  # with nothing of the last turn in hand: its outcomes may be large, or hold files open
+
+    def _work(self) -> bool:
+        """One turn, once there is something to do; False at the end."""
+        first = self._waiting.get()
+        if first is None:
+            return False
+        taken, goes_on = self._taken(first)
+        if jobs := [job for job in taken if job.task is not None]:
+            self._take_turn(jobs)
+            self._token.run_sync_soon(_tell, jobs)
+        return goes_on
 
     def stop(self) -> None:
         """What came before is done yet."""

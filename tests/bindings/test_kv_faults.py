@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from pyinterceptor import KV, BindingError, PolicyError
 from pyinterceptor.bindings import database
-from pyinterceptor.bindings.jobs import Job, each, open_jobs
 from pyinterceptor.bindings.kv import Namespace
 from tests.bindings.forked import worker
 from tests.bindings.kv_worker import tag_in
@@ -386,20 +385,6 @@ async def test_a_cluster_that_is_none_yet_is_503(tmp_path: Path) -> None:
     with RedisServer(tmp_path, *OF_A_CLUSTER) as node, pytest.raises(BindingError, match="can't be reached"):
         async with on(node.url):
             pass
-
-
-@in_trio
-async def test_a_turn_that_fails_in_a_way_that_nobody_foresaw_is_told_and_the_next_is_taken() -> None:
-    def turn(jobs: Sequence[Job]) -> None:
-        if any(job.do == "bad" for job in jobs):
-            raise RuntimeError("unforeseen")
-        each(jobs)
-
-    async with open_jobs(turn) as jobs:
-        with trio.fail_after(DEADLINE):
-            with pytest.raises(RuntimeError, match="unforeseen"):
-                await jobs.run("bad")
-            assert await jobs.run(lambda: "good") == "good"
 
 
 def is_failing(node: RedisServer) -> bool:
