@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import pytest
 import trio
 
-from pyinterceptor import Headers, PolicyError, Secret
+from pyinterceptor import KV, Headers, PolicyError, R2Bucket, Secret
 from pyinterceptor.bindings.env import Env, configured, open_env, settings_of
 
 TOKEN = "s3cret'\n-token"
@@ -50,6 +50,12 @@ def test_a_plain_text_is_replaced_by_configuration() -> None:
 def test_what_can_not_be_configured_is_said(name: str, said: str) -> None:
     with pytest.raises(PolicyError, match=said):
         configured({"GREETING": "hello", "COUNT": 3, "TOKEN": Secret("x")}, {name: "hi"})
+
+
+@pytest.mark.parametrize("cls", [KV, R2Bucket, Secret])
+def test_a_class_where_one_of_it_is_meant_is_said(cls: type) -> None:
+    with pytest.raises(PolicyError, match=rf"binding IT: it is the class {cls.__name__}; write {cls.__name__}\("):
+        configured({"IT": cls}, {})
 
 
 def test_a_secret_is_read_when_the_app_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
