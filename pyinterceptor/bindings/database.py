@@ -7,6 +7,7 @@ and its fsync. Other processes may have the same file open. https://www.sqlite.o
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ PATIENCE = 5.0  # seconds for another process to end its transaction
 PAUSE = 0.01  # seconds between attempts where SQLite doesn't wait
 CACHE = 16 * 1024  # KiB of pages, for each of the two
 WAL_KEPT = 64 * 1024 * 1024  # bytes: what a burst of large values has made of it is given back
+MARGIN = 8 * 1024 * 1024  # bytes of the disk that what is added leaves: else nothing could be deleted any more
 NO_SPACE = {sqlite3.SQLITE_FULL}
 NO_TIME = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -70,6 +72,13 @@ async def open_database(name: str, path: Path, schema: str, version: int) -> Asy
     with closing(reader), closing(writer):
         async with open_jobs(each) as reads, open_jobs(partial(_in_transaction, writer)) as writes:
             yield Database(name, reader, reads, writer, writes)
+
+
+def check_room(directory: Path, size: int) -> None:
+    """For so many bytes more. Raises: OSError (ENOSPC) also where the disk is almost full. Blocking."""
+    disk = os.statvfs(directory)
+    if disk.f_bavail * disk.f_frsize < size + MARGIN:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 @contextmanager

@@ -37,9 +37,13 @@ def known(bindings: Collection[str]) -> str:
 def configured(bindings: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
     """The bindings as `settings` (name → text) has them: a resource on another engine, a plain text replaced.
 
-    Raises: PolicyError for a name that the app doesn't have, or a text that its binding can't be.
+    Raises: PolicyError for a name that the app doesn't have, a text that its binding can't be, or a resource's class
+    where one of it is meant.
     """
     result = dict(bindings)
+    for name, binding in bindings.items():
+        if isinstance(binding, type) and isinstance(binding, Binding):
+            raise PolicyError(f"binding {name}: it is the class {binding.__name__}; write {binding.__name__}(…)")
     for name, text in settings.items():
         if name not in bindings:
             raise PolicyError(f"configure binding {name}: no binding is called so; {known(bindings)}")

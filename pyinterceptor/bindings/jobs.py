@@ -57,20 +57,31 @@ class Jobs:
 
     def work(self) -> None:
         """The thread's: turn after turn, until told to stop."""
-        while (first := self._waiting.get()) is not None:
-            taken, goes_on = self._taken(first)
-            if jobs := [job for job in taken if job.task is not None]:
-                failed = outcome.capture(self._turn, jobs)
-                if isinstance(failed, outcome.Error):  # nobody waits for ever for a turn's own fault
-                    for job in jobs:
-                        job.outcome = outcome.Error(failed.error)
-                self._token.run_sync_soon(_tell, jobs)
-            if not goes_on:
-                return
+        while self._work():
+            pass  # with nothing of the last turn in hand: its outcomes may be large, or hold files open
+
+    def _work(self) -> bool:
+        """One turn, once there is something to do; False at the end."""
+        first = self._waiting.get()
+        if first is None:
+            return False
+        taken, goes_on = self._taken(first)
+        if jobs := [job for job in taken if job.task is not None]:
+            self._take_turn(jobs)
+            self._token.run_sync_soon(_tell, jobs)
+        return goes_on
 
     def stop(self) -> None:
         """What came before is done yet."""
         self._waiting.put(None)
+
+    def _take_turn(self, jobs: Sequence[Job]) -> None:
+        """What a turn didn't foresee is told to all who wait for it: the thread goes on."""
+        try:
+            self._turn(jobs)
+        except Exception as error:
+            for job in jobs:
+                job.outcome = outcome.Error(error)
 
     def _taken(self, first: Job) -> tuple[list[Job], bool]:
         """The jobs that are there; False where stopping was asked for behind them."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from urllib.parse import quote, quote_plus
 
 STRUCK_OUT = "[secret]"
 TRACEBACKS = logging.Formatter()
+QUOTES = "'\""  # what repr then writes as three characters
+LINE = 6  # characters of a line that is worth striking out by itself
 
 
 class Redaction(logging.Filter):
@@ -17,8 +22,8 @@ class Redaction(logging.Filter):
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__()
-        # As it stands, and as repr shows it within another text; the longest first, as one may be part of another.
-        self._secrets = sorted({form for text in secrets for form in (text, repr(text)[1:-1])}, key=len, reverse=True)
+        # The longest first, as one may be part of another.
+        self._secrets = sorted({form for text in secrets for form in _forms(text)}, key=len, reverse=True)
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -37,3 +42,16 @@ class Redaction(logging.Filter):
         for secret in self._secrets:
             text = text.replace(secret, STRUCK_OUT)
         return text
+
+
+def _forms(text: str) -> Iterator[str]:
+    """How it may stand in a text: as it is; its lines, which a traceback of a group indents one by one; and as repr,
+    JSON and URLs write it, by itself or beside both quotes."""
+    yield text
+    yield from (line for line in text.splitlines() if len(line) >= LINE)
+    yield from (show(text)[1:-1] for show in (repr, ascii, json.dumps, partial(json.dumps, ensure_ascii=False)))
+    yield from (show(text + QUOTES)[1:-4] for show in (repr, ascii))
+    encoded = text.encode("utf-8", "surrogateescape")
+    yield repr(encoded)[2:-1]
+    yield repr(encoded + QUOTES.encode())[2:-4]
+    yield from (quote(encoded), quote(encoded, safe=""), quote_plus(encoded))

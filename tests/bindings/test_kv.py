@@ -229,6 +229,15 @@ async def test_what_is_of_the_wrong_type_is_a_type_error(opened: Open, wrong: di
         assert await everything(kv) == {"key": ("kept", None)}
 
 
+@pytest.mark.parametrize("wrong", [None, 0, 7, ("a", 7)])
+@in_trio
+async def test_a_key_that_is_no_text_is_said(opened: Open, wrong: Any) -> None:
+    async with opened() as kv:
+        for call in (kv.get, kv.get_with_metadata, kv.delete, lambda key: kv.put(key, "x")):
+            with pytest.raises(TypeError, match="a key is a str"):
+                await call(wrong)
+
+
 @in_trio
 async def test_a_value_that_is_no_json_is_a_value_error(opened: Open) -> None:
     async with opened() as kv:

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyinterceptor.bindings.kv import Namespace
 from tests.bindings.faults import DEADLINE, fails
 from tests.bindings.processes import free_port, until
 from tests.bindings.redis_servers import (
+    OF_A_CLUSTER,
     RedisServer,
     a_replica,
     identity,
@@ -123,7 +125,16 @@ async def test_a_password_is_used_and_never_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://", "redis://:p4ss@host:port", "redis://host/name", "redis://host?size=1", "redis://host?prefix={a}"]
+    "url",
+    [
+        "redis://",
+        "redis://:p4ss@host:port",
+        "redis://:p4ss@host:0",
+        "redis://host/name",
+        "redis://host?size=1",
+        "redis://host?prefix={a}",
+        "redis://host?prefix=\udcff",  # as a byte of the command line that is no UTF-8
+    ],
 )
 @in_trio
 async def test_a_url_that_can_not_be_is_said_without_its_password(url: str) -> None:
@@ -149,6 +160,32 @@ async def test_a_cluster_goes_on_when_slots_move_and_says_what_a_dead_node_had(t
             await trio.to_thread.run_sync(until, lambda: is_failing(nodes[0]))
             for call in (lambda: kv.put("key1", "x"), lambda: kv.list()):
                 await fails(call, 503, 504)
+
+
+@in_trio
+async def test_a_cluster_that_is_down_is_503_or_504_and_is_found_again(tmp_path: Path) -> None:
+    names = [f"key{number}" for number in range(40)]  # in every bucket
+    with three_nodes(tmp_path) as nodes:
+        async with on(nodes[0].url) as kv:
+            for node in nodes:
+                node.kill()
+            async with trio.open_nursery() as nursery:
+                for name in names:
+                    nursery.start_soon(fails, partial(kv.get, name), 503, 504)
+                    nursery.start_soon(fails, partial(kv.put, name, "x"), 503, 504)
+            for node in nodes:
+                await trio.to_thread.run_sync(node.start)
+            await trio.to_thread.run_sync(until, lambda: all(is_whole(node, 3) for node in nodes))
+            for name in names:
+                await kv.put(name, name)
+                assert await kv.get(name) == name
+
+
+@in_trio
+async def test_a_cluster_that_is_none_yet_is_503(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, *OF_A_CLUSTER) as node, pytest.raises(BindingError, match="can't be reached"):
+        async with on(node.url):
+            pass
 
 
 def is_failing(node: RedisServer) -> bool:

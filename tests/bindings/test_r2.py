@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -275,6 +276,38 @@ async def test_a_range_past_the_end_is_416(opened: Open, past: Any) -> None:
         assert await bucket.get("nothing", range=past if past != {"offset": -1} else None) is None
 
 
+NO_DATES = ["", "no date", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "1 Jan 2020 00:00:00 +99999999999999999999"]
+NO_DATES.append("Fri, 31 Dec 9999 23:59:59 -0100")  # it is one, but not of a year that a datetime has in UTC
+
+
+@pytest.mark.parametrize("text", NO_DATES)
+@in_trio
+async def test_a_date_that_is_none_is_as_if_it_were_not_there(opened: Open, text: str) -> None:
+    async with opened() as bucket:
+        fields = {"expires": text, "if-modified-since": text, "if-unmodified-since": text, "content-type": "text/x"}
+        put = await bucket.put("key", TEXT, http_metadata=Headers(fields), only_if=Headers(fields))
+        assert put is not None
+        found = await bucket.get("key", only_if=Headers(fields))
+        assert isinstance(found, ObjectBody)
+        assert found.http_metadata == HttpMetadata("text/x")
+        assert await found.text() == TEXT
+
+
+@in_trio
+async def test_a_date_of_no_known_place_is_in_utc(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        async with opened() as bucket:
+            await bucket.put("key", TEXT, http_metadata=Headers({"expires": "Wed, 01 Jan 2020 00:00:00 -0000"}))
+            found = await bucket.head("key")
+            assert found is not None
+            assert found.http_metadata.cache_expiry == datetime(2020, 1, 1, tzinfo=UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 LATER, EARLIER = datetime.now(UTC) + timedelta(days=1), datetime.now(UTC) - timedelta(days=1)
 CONDITIONS: list[tuple[Any, bool]] = [
     ({"etag_matches": ETAG}, True),
@@ -489,6 +522,7 @@ async def test_a_part_that_is_not_named_is_left_out_or_refused(opened: Open) -> 
 # --- what is not allowed --------------------------------------------------------------------------------------------
 
 LONG = "x" * 1025
+BEYOND = datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))  # of the year 10 000, in UTC
 WRONG: list[tuple[str, dict[str, Any], int, int]] = [
     ("get", {"key": ""}, 10020, 400),
     ("head", {"key": LONG}, 10020, 400),
@@ -499,6 +533,7 @@ WRONG: list[tuple[str, dict[str, Any], int, int]] = [
     ("put", {"key": "key", "value": "x", "custom_metadata": {"a": "m" * 8192}}, 10012, 400),
     ("put", {"key": "key", "value": "x", "http_metadata": {"content_typ": "x"}}, 10029, 400),
     ("put", {"key": "key", "value": "x", "http_metadata": {"content_type": "a\r\nb: c"}}, 10029, 400),
+    ("put", {"key": "key", "value": "x", "http_metadata": {"cache_expiry": BEYOND}}, 10029, 400),
     ("put", {"key": "key", "value": "x", "md5": "00", "sha1": "00"}, 10029, 400),
     ("put", {"key": "key", "value": "x", "md5": "00"}, 10029, 400),
     ("put", {"key": "key", "value": "x", "sha256": "not hex"}, 10029, 400),

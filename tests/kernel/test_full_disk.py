@@ -57,6 +57,26 @@ async def test_a_kv_on_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_r
         assert await kv.get("key") == "new"
 
 
+@pytest.mark.parametrize("size", [5 * MIB, MIB, 10_000])
+@in_trio
+async def test_on_a_disk_that_values_have_filled_they_and_objects_can_be_deleted(size: int, disk: Path) -> None:
+    names: list[str] = []
+    async with R2Bucket().open("BUCKET", disk) as bucket, KV().open("KV", disk) as kv:
+        await bucket.put("key", "x")
+
+        async def fill() -> None:
+            while True:
+                await kv.put(f"key{len(names)}", bytes(size))
+                names.append(f"key{len(names)}")
+
+        with pytest.raises(BindingError, match="no space left"):
+            await fill()
+        await bucket.delete("key")
+        for name in names:
+            await kv.delete(name)
+        assert (await kv.list()).keys == []
+
+
 # --- R2 ---------------------------------------------------------------------------------------------------------------
 
 

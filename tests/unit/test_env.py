@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 import traceback
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import pytest
 import trio
 
-from pyinterceptor import Headers, PolicyError, Secret
+from pyinterceptor import KV, Headers, PolicyError, R2Bucket, Secret
 from pyinterceptor.bindings.env import Env, configured, open_env, settings_of
 
 TOKEN = "s3cret'\n-token"
@@ -48,6 +50,12 @@ def test_a_plain_text_is_replaced_by_configuration() -> None:
 def test_what_can_not_be_configured_is_said(name: str, said: str) -> None:
     with pytest.raises(PolicyError, match=said):
         configured({"GREETING": "hello", "COUNT": 3, "TOKEN": Secret("x")}, {name: "hi"})
+
+
+@pytest.mark.parametrize("cls", [KV, R2Bucket, Secret])
+def test_a_class_where_one_of_it_is_meant_is_said(cls: type) -> None:
+    with pytest.raises(PolicyError, match=rf"binding IT: it is the class {cls.__name__}; write {cls.__name__}\("):
+        configured({"IT": cls}, {})
 
 
 def test_a_secret_is_read_when_the_app_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +126,25 @@ def test_the_log_strikes_a_secret_out_of_lines_and_tracebacks(
     assert "s3cret" not in caplog.text
     assert caplog.records[-1].exc_info is not None
     assert log.filters == []
+
+
+@pytest.mark.usefixtures("expected_errors")
+@pytest.mark.parametrize(
+    "secret", ["s3cret", "s3cr€t\\", "s3cr'et", 's3cr"et', "s3c'r\"et", "s3cret 1\ns3cret 2\n", "s3c+r/e t"]
+)
+def test_the_log_strikes_a_secret_out_however_it_is_written(
+    secret: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("pyinterceptor")
+    shown = [secret, repr(secret), ascii(secret), repr([secret, "'\""]), repr([f"'\"{secret}"]), json.dumps(secret)]
+    shown += [json.dumps(secret, ensure_ascii=False), repr(secret.encode()), repr(b"'\"" + secret.encode())]
+    shown += [quote(secret), quote(secret, safe=""), urlencode({"a": secret})]
+
+    async def main() -> None:
+        async with open_env({"TOKEN": Secret(secret)}, tmp_path):
+            for text in shown:
+                log.error("%s", f"<{text}>")
+                log.error("failed", exc_info=ExceptionGroup("in a group", [ValueError(text)]))
+
+    trio.run(main)
+    assert "s3c" not in caplog.text

@@ -23,7 +23,7 @@ UNREAL = (".", "..")
 
 def key_bytes(key: str) -> bytes:
     """Raises: BadArgument, TypeError."""
-    if not key:
+    if key == "":
         raise BadArgument("Key name cannot be empty.")
     if key in UNREAL:
         raise BadArgument(f'"{key}" is not allowed as a key name.')
@@ -49,6 +49,12 @@ def _limited(text: str, what: str) -> bytes:
 def check_value(size: int) -> None:
     if size > VALUE:
         raise BadArgument(f"Value length of {size} exceeds limit of {VALUE}.", 413)
+
+
+def check_values(size: int) -> None:
+    """Of one get."""
+    if size > VALUE:
+        raise BadArgument(f"The values together exceed {VALUE} bytes; ask for fewer keys.", 413)
 
 
 def metadata_bytes(metadata: Any) -> bytes | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Literal, overload
 
 from pyinterceptor.bindings.kv import limits
@@ -123,11 +124,12 @@ class Namespace:
     async def _entries(self, key: str | Keys) -> Sequence[Entry | None]:
         if isinstance(key, str):
             return await self._engine.get([limits.key_bytes(key)])
+        if not isinstance(key, Collection):
+            raise TypeError(f"a key is a str, or several are a list of them, not {type(key).__name__}")
         if len(key) > limits.TOGETHER:
             raise BadArgument(f"You can request a maximum of {limits.TOGETHER} keys.")
         found = await self._engine.get([limits.key_bytes(one) for one in key]) if key else []
-        if sum(len(one.value) for one in found if one is not None) > limits.VALUE:
-            raise BadArgument(f"The values together exceed {limits.VALUE} bytes; ask for fewer keys.", 413)
+        limits.check_values(sum(len(one.value) for one in found if one is not None))
         return found
 
 
@@ -153,12 +155,11 @@ async def _whole(value: Given) -> bytes:
         limits.check_value(body.length or 0)
         if body.content is not None:
             return await body.bytes()
-        parts, size = [], 0
+        whole = BytesIO()  # not a list: of tiny parts, each object would be many times its bytes
         async for part in body:
-            size += len(part)
-            limits.check_value(size)
-            parts.append(part)
-        return b"".join(parts)
+            whole.write(part)
+            limits.check_value(whole.tell())
+        return whole.getvalue()
 
 
 def _some(value: Given) -> Given:

@@ -43,6 +43,7 @@ try:
 except ImportError as error:
     raise PolicyError("a KV on Redis needs redis-py; run: pip install 'pyinterceptor[redis]'") from error
 
+FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)  # one isn't the other's kind
 DEADLINE = 4.0  # seconds for a call
 IN_TIME = 3.0  # seconds within which the server may begin a write: what is left is for the answer's way
 BUCKETS = 16
@@ -274,7 +275,7 @@ def _pipelined(client: Any, commands: Sequence[Command]) -> Sequence[Any]:
                 pipeline.execute_command(*command)
             answers: Sequence[Any] = pipeline.execute(raise_on_error=False)
             return answers
-    except (redis.RedisError, OSError) as error:
+    except FAILURES as error:
         return [error] * len(commands)
 
 
@@ -306,11 +307,12 @@ def _place(name: str, url: str) -> Place:
     try:
         parts = urlsplit(url)
         given = parse_qs(parts.query, strict_parsing=bool(parts.query), max_num_fields=10)
-        host, port, database = parts.hostname, parts.port or 6379, int(parts.path.strip("/") or 0)
+        host, port, database = parts.hostname, parts.port, int(parts.path.strip("/") or 0)
+        prefix = given.pop("prefix", [name])[-1]
+        prefix.encode()
     except ValueError:
         raise PolicyError(wrong) from None
-    prefix = given.pop("prefix", [name])[-1]
-    if not host or given or parts.fragment or set(prefix) & set("{}"):
+    if not host or port == 0 or given or parts.fragment or set(prefix) & set("{}"):
         raise PolicyError(wrong)
     options: dict[str, Any] = {
         "db": database,
@@ -322,7 +324,7 @@ def _place(name: str, url: str) -> Place:
     }
     if parts.scheme in TLS:
         options["ssl"] = True
-    return Place(host, port, prefix, options)
+    return Place(host, 6379 if port is None else port, prefix, options)
 
 
 @contextmanager
@@ -334,7 +336,7 @@ def _translated(where: str) -> Iterator[None]:
         raise BindingError(f"{where}: it did not answer in time", 504) from error
     except redis.AuthenticationError as error:
         raise BindingError(f"{where}: {error}") from error
-    except (redis.ConnectionError, OSError) as error:
+    except (redis.ConnectionError, redis.exceptions.RedisClusterException, OSError) as error:
         raise BindingError(f"{where}: can't be reached") from error
     except redis.RedisError as error:
         said = str(error)

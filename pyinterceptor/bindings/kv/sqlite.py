@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from pyinterceptor.bindings.database import Database, open_database
+from pyinterceptor.bindings.database import Database, check_room, open_database
 from pyinterceptor.bindings.kv.engine import Entry, Listed
+from pyinterceptor.bindings.kv.limits import check_values
 
 VERSION = 1
 # The value stands last: a listing reads no page of a large one.
@@ -27,6 +28,7 @@ DELETE = "DELETE FROM entries WHERE key = ?"
 LIST = f"""
 SELECT key, expiration, metadata FROM entries WHERE key >= ? AND key < ? AND key > ? AND {ALIVE} ORDER BY key LIMIT ?
 """
+TIMES = 2  # that a value is written: to the log, then to its place
 PURGED = 8  # dead entries that a put removes: more than it can add
 PURGE = f"DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expiration <= ? LIMIT {PURGED})"
 
@@ -34,25 +36,32 @@ PURGE = f"DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expirati
 @asynccontextmanager
 async def open_sqlite(name: str, path: Path) -> AsyncIterator[SqliteEngine]:
     async with open_database(f"KV {name}", path, SCHEMA, VERSION) as database:
-        yield SqliteEngine(database)
+        yield SqliteEngine(database, path.parent)
 
 
 class SqliteEngine:
     """Made by `open_sqlite`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, directory: Path) -> None:
         self._database = database
+        self._directory = directory
 
     async def get(self, keys: Sequence[bytes]) -> Sequence[Entry | None]:
         def read(connection: sqlite3.Connection) -> Sequence[Entry | None]:
-            now = time.time()
-            rows = (connection.execute(GET, (key, now)).fetchone() for key in keys)
-            return [None if row is None else Entry(*row) for row in rows]
+            now, size = time.time(), 0
+            found: list[Entry | None] = []
+            for key in keys:
+                row = connection.execute(GET, (key, now)).fetchone()
+                found.append(None if row is None else Entry(*row))
+                size += 0 if row is None else len(row[0])
+                check_values(size)  # before the rest is read, which may be a hundred times as much
+            return found
 
         return await self._database.read(read)
 
     async def put(self, key: bytes, value: bytes, metadata: bytes | None, expiration: int | None) -> None:
         def write(connection: sqlite3.Connection) -> None:
+            check_room(self._directory, TIMES * len(value))
             connection.execute(PURGE, (time.time(),))
             connection.execute(PUT, (key, expiration, metadata, value))
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any
 
+from pyinterceptor.bindings.r2.dates import date_of
 from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
 from pyinterceptor.web import Headers
 
@@ -80,19 +80,10 @@ def _of_headers(headers: Headers) -> Condition:
     return Condition(
         etag_matches=headers.get("if-match"),
         etag_does_not_match=headers.get("if-none-match"),
-        uploaded_before=_date(headers.get("if-unmodified-since")),
-        uploaded_after=_date(headers.get("if-modified-since")),
+        uploaded_before=date_of(headers.get("if-unmodified-since")),
+        uploaded_after=date_of(headers.get("if-modified-since")),
         seconds_granularity=True,
     )
-
-
-def _date(text: str | None) -> datetime | None:
-    """A date that is none is as if it weren't there (RFC 9110 section 13.1.3)."""
-    try:
-        date = None if text is None else parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return date if date is None or date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _check(method: str, condition: Condition) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
+from io import BytesIO
 
 from pyinterceptor.bindings.r2.limits import check_upload_size
 from pyinterceptor.web import Body
@@ -37,16 +38,16 @@ class Pieces:
     async def __anext__(self) -> bytes:
         if self._parts is None:
             self._parts = aiter(self._body)
-        some: list[bytes] = []
-        size = 0
-        while size < PIECE and (part := await anext(self._parts, None)) is not None:
-            some.append(part)
-            size += len(part)
-        if not some:
-            raise StopAsyncIteration
-        self._size += size
+        piece = await anext(self._parts)
+        if len(piece) < PIECE:
+            some = BytesIO()  # not a list: of tiny parts, each object would be many times its bytes
+            some.write(piece)
+            while some.tell() < PIECE and (part := await anext(self._parts, None)) is not None:
+                some.write(part)
+            piece = some.getvalue()
+        self._size += len(piece)
         check_upload_size(self._method, self._size)
-        return some[0] if len(some) == 1 else b"".join(some)
+        return piece
 
     async def aclose(self) -> None:
         await self._body.aclose()

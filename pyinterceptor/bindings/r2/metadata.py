@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from email.utils import format_datetime
 from typing import Any
 
+from pyinterceptor.bindings.r2.dates import date_of
 from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
 from pyinterceptor.web import Headers
 
@@ -41,11 +42,7 @@ class HttpMetadata:
     def of_fields(cls, given: Mapping[str, str] | Headers) -> HttpMetadata:
         """From header fields; an `expires` that is no date is left out."""
         values: dict[str, Any] = {name: given.get(header) for name, header in FIELDS.items()}
-        try:
-            values["cache_expiry"] = values["cache_expiry"] and parsedate_to_datetime(values["cache_expiry"])
-        except ValueError:
-            values["cache_expiry"] = None
-        return cls(**values)
+        return cls(**values | {"cache_expiry": date_of(values["cache_expiry"])})
 
 
 def http_metadata_of(method: str, given: HttpMetadata | Mapping[str, Any] | Headers | None) -> HttpMetadata:
@@ -66,6 +63,6 @@ def http_metadata_of(method: str, given: HttpMetadata | Mapping[str, Any] | Head
         raise TypeError(f"{method}: cache_expiry is a datetime, not {type(given.cache_expiry).__name__}")
     try:
         Headers(given.fields())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise refused(method, INVALID_ARGUMENT, str(error)) from error
     return given

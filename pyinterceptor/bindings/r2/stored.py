@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import AsyncIterator
 from functools import partial
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import trio
 
+from pyinterceptor.bindings.database import check_room
 from pyinterceptor.bindings.r2.checksums import Digests
 
 READ = 1024 * 1024  # bytes of one turn
-MARGIN = 8 * 1024 * 1024  # bytes of the disk that new files leave to the index: else nothing could be deleted any more
 COPIED = 64 * 1024 * 1024  # bytes of one turn, which the kernel copies
 
 
@@ -25,9 +24,7 @@ class NewFile:
 
     def __init__(self, path: Path) -> None:
         self._directory = path.parent
-        disk = os.statvfs(self._directory)
-        if disk.f_bavail * disk.f_frsize < MARGIN:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        check_room(self._directory, 0)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.size = 0
 

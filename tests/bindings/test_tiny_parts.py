@@ -1,0 +1,45 @@
+"""A body that comes in tiny parts, as a container may send it, costs no more memory than its bytes."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from pyinterceptor import KV, R2Bucket
+from tests.socket.loopback import in_trio
+
+SIZE = 1024 * 1024 - 2  # bytes: of one piece of an object
+
+
+async def tiny(peak: list[int]) -> AsyncIterator[bytes]:
+    """Parts of two bytes, none of them an object that Python has anyway; then what all of it takes."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(SIZE // 2):
+            yield number.to_bytes(4, "little")[:2]
+        peak.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+
+
+@in_trio
+async def test_an_object(tmp_path: Path) -> None:
+    peak: list[int] = []
+    async with R2Bucket().open("BUCKET", tmp_path) as bucket:
+        await bucket.put("key", tiny(peak))
+        found = await bucket.head("key")
+        assert found is not None
+        assert found.size == SIZE
+    assert peak[0] < 2 * SIZE
+
+
+@in_trio
+async def test_a_value(tmp_path: Path) -> None:
+    peak: list[int] = []
+    async with KV().open("KV", tmp_path) as kv:
+        await kv.put("key", tiny(peak))
+        assert len(await kv.get("key", type="bytes")) == SIZE
+    assert peak[0] < 2 * SIZE
