@@ -44,6 +44,9 @@ from pyinterceptor.threads import on_own_thread
 CLONE_FS = 0x00000200
 CLONE_NEWNET = 0x40000000
 # The mount namespace last: the others are entered from /proc of the host.
+# Process 1 inside: it reads the pipe that we hold. When it ends, the kernel ends all others, whoever started them; they
+# are reaped as their exit codes are ignored (sigaction(2), SA_NOCLDWAIT). A reaper would wait for what was left to it.
+FIRST = ("env", "--ignore-signal=CHLD", "cat")
 NAMESPACES = ("pid", "ipc", "uts", "net", "mnt")
 START_TIMEOUT = 20.0  # seconds
 HOSTNAME_LENGTH = 63  # bytes, a DNS label
@@ -242,7 +245,7 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
         closing.callback(os.close, info_write)
         argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
         argv += ["--cap-drop", "ALL", "--new-session", "--info-fd", str(info_write)]
-        argv += [*mount_arguments(workdir, text_fd), "--", "cat"]
+        argv += [*mount_arguments(workdir, text_fd), "--as-pid-1", "--", *FIRST]
 
         def enter() -> None:
             _call("setns", netns_fd, CLONE_NEWNET)

@@ -104,6 +104,12 @@ def test_the_exit_code_is_the_commands(command: str, code: int, app: str) -> Non
     assert (ran.returncode, ran.stdout, ran.stderr) == (code, b"", b"")
 
 
+def test_what_a_command_left_running_ends_with_it(app: str) -> None:
+    """It has our standard output, so `run` returns when it has ended only."""
+    ran = run(app, "--", "sh", "-c", "sleep 1000 & setsid sleep 1000 & exit 3")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, b"", b"")
+
+
 def test_a_command_that_cannot_be_run_is_127_or_126(app: str) -> None:
     ran = run(app, "--", "nonesuch")
     assert (ran.returncode, said(ran)) == (127, "pyinterceptor: run nonesuch: command not found")
@@ -389,12 +395,12 @@ def test_a_signal_while_starting_ends_us_and_leaves_nothing(there: str, name: st
 
 
 def test_nothing_outlives_a_kill_and_the_next_run_cleans_up(app: str) -> None:
-    command = [*PYINTERCEPTOR, "run", app, "--", "sh", "-c", "echo up; exec sleep 1000"]
+    command = [*PYINTERCEPTOR, "run", app, "--", "sh", "-c", "(sleep 1000 &); echo up; exec sleep 1000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == b"up\n"
         running.kill()
         running.wait()
-        assert running.stdout.read() == b""  # the command has ended: nobody else holds the other end
+        assert running.stdout.read() == b""  # the command and its orphan have ended: nobody holds the other end
     assert len(list(RUN.glob("run-*"))) == 1
     assert run(app, "--", "curl", "-s", "http://my.kv/").stdout == b"Closed "

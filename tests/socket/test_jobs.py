@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import outcome
 import pytest
@@ -43,20 +43,17 @@ async def test_what_piles_up_is_done_in_one_turn_and_in_order() -> None:
         sizes.append(len(some))
         each(some)
 
-    results: list[int] = []
-
-    async def ask(jobs: Any, number: int) -> None:
-        results.append(await jobs.run(lambda: number))
+    done: list[int] = []
 
     async with open_jobs(turn) as jobs, trio.open_nursery() as nursery:
         nursery.start_soon(jobs.run, held)
         await trio.to_thread.run_sync(held.begun.wait)
         for number in range(10):
-            nursery.start_soon(ask, jobs, number)
+            nursery.start_soon(jobs.run, functools.partial(done.append, number))
             await trio.testing.wait_all_tasks_blocked()
         held.go_on.set()
     assert sizes == [1, 10]
-    assert results == [*range(10)]
+    assert done == [*range(10)]
 
 
 @in_trio
