@@ -18,10 +18,14 @@ async def objects(request, env, ctx):
     try:
         match request.method:
             case "GET" | "HEAD":
-                found = await env.BUCKET.get(path, range=request.headers, only_if=request.headers)
-                return answer(found, request.headers)
+                ranged = request.method == "GET" and "if-range" not in request.headers  # else all of it is as good
+                asked = request.headers if ranged else None
+                return answer(await env.BUCKET.get(path, range=asked, only_if=request.headers), request.headers)
             case "PUT":
-                stored = await env.BUCKET.put(path, request.body, http_metadata=request.headers)
+                fields = request.headers
+                stored = await env.BUCKET.put(path, request.body, http_metadata=fields, only_if=fields)
+                if stored is None:
+                    return Response("Precondition Failed\n", status=412)
                 return Response(status=201, headers={"etag": stored.http_etag})
             case "DELETE":
                 await env.BUCKET.delete(path)
@@ -37,8 +41,9 @@ def answer(found, asked):
     headers = Headers({"etag": found.http_etag, "accept-ranges": "bytes"})
     found.write_http_metadata(headers)
     if not isinstance(found, ObjectBody):  # only_if wasn't met
-        return Response(status=304 if "if-none-match" in asked else 412, headers=headers)
-    if "range" not in asked:
+        must_be_unchanged = "if-match" in asked or "if-unmodified-since" in asked
+        return Response(status=412 if must_be_unchanged else 304, headers=headers)
+    if found.range.length == found.size:
         return Response(found.body, headers=headers)
     first, last = found.range.offset, found.range.offset + found.range.length - 1
     headers.set("content-range", f"bytes {first}-{last}/{found.size}")

@@ -221,8 +221,11 @@ class Connection:
         self.is_answering = True
         if framed == "bare":
             await self._write(head)
-        elif content is not None:
+        elif content is not None and len(content) <= WRITTEN:
             await self._write(head + content)
+        elif content is not None:  # not copied: it may be as large as a handler's values are
+            await self._write(head)
+            await self._write(content)
         else:
             await self.write(head)
             await self._send_body(body, framed)

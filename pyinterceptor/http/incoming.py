@@ -16,6 +16,7 @@ from pyinterceptor.errors import PeerError
 from pyinterceptor.http.wire import Wire
 
 SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+CHECKPOINT_EVERY = 64  # chunks
 SIZE_LINE_MAX = 1024  # bytes of a chunk's size and extensions
 TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -49,6 +50,7 @@ class Incoming:
         self._is_in_chunk = False  # its last CRLF is still to come
         self._is_in_trailers = False
         self._trailers = 0  # bytes
+        self._chunks = 0
         self._is_read = False  # by somebody, now
         self._is_over = False
         self._is_broken = False
@@ -159,6 +161,9 @@ class Incoming:
 
     async def _begin_chunk(self) -> None:
         """Reads up to the next chunk's data, or to the end."""
+        self._chunks += 1
+        if self._chunks % CHECKPOINT_EVERY == 0:  # a read may bring thousands of them
+            await trio.lowlevel.checkpoint()
         if self._is_in_chunk:
             if await self._line(0):
                 raise self._broken("a chunk is longer than its size")

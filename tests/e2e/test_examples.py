@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pyinterceptor import App, open_interceptor
 from pyinterceptor.bindings.state import STATE, state_of_file
 from pyinterceptor.load import load_app
 from tests.bindings.redis_servers import RedisServer
+from tests.bindings.s3_server import S3Server
 from tests.e2e.clients import TIME
 from tests.world import World
 from tests.world.image import curl_image, remove_image
@@ -87,9 +89,20 @@ def test_values_are_kept_and_found_by_path(runtime: str | None, world: World, in
     trio.run(main)
 
 
-def test_two_containers_cannot_see_each_others_objects(runtime: str | None, world: World, instance: str) -> None:
+@pytest.fixture(params=["files", "s3"])
+def store(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """The settings that choose it."""
+    if request.param == "files":
+        return {}
+    server: S3Server = request.getfixturevalue("s3_server")
+    return {"BUCKET": server.url("tests", f"{request.node.name}/")}
+
+
+def test_two_containers_cannot_see_each_others_objects(
+    runtime: str | None, store: Mapping[str, str], world: World, instance: str
+) -> None:
     async def main() -> None:
-        async with opened("r2.py", runtime, instance) as container:
+        async with opened("r2.py", runtime, instance, store) as container:
             one, two = await container("one"), await container("two")
             assert (await curl(one, "-T", "-", "http://my.r2/file", input=b"that of one"))[0] == 201
             assert (await curl(two, "http://my.r2/file"))[0] == 404
@@ -107,11 +120,13 @@ def test_two_containers_cannot_see_each_others_objects(runtime: str | None, worl
     trio.run(main)
 
 
-def test_objects_are_served_as_http_has_them(runtime: str | None, world: World, instance: str) -> None:
+def test_objects_are_served_as_http_has_them(
+    runtime: str | None, store: Mapping[str, str], world: World, instance: str
+) -> None:
     large = os.urandom(1024) * (LARGE // 1024)
 
     async def main() -> None:
-        async with opened("r2.py", runtime, instance) as container:
+        async with opened("r2.py", runtime, instance, store) as container:
             box = await container("one")
             put = ["-T", "-", "-H", "content-type: text/x", "http://my.r2/large"]
             assert (await curl(box, *put, input=large))[0] == 201
@@ -125,8 +140,32 @@ def test_objects_are_served_as_http_has_them(runtime: str | None, world: World, 
             fields = dict(line.split(": ", 1) for line in head.decode().lower().splitlines() if ": " in line)
             assert fields["content-type"] == "text/x"
             assert fields["content-length"] == str(LARGE)
-            unchanged = ["-H", f"If-None-Match: {fields['etag']}", "http://my.r2/large"]
-            assert await curl(box, *unchanged) == (304, b"")
+
+            async def status_with(*some: str, path: str = "large") -> int:
+                """Of a GET, or of a PUT with -T, with these fields."""
+                arguments = [word for field in some for word in (["-H", field] if ": " in field else [field])]
+                status, body = await curl(box, *arguments, f"http://my.r2/{path}", input=b"new")
+                assert body == {200: large, 304: b"", 412: b""}.get(status, body) or "-T" in arguments
+                return status
+
+            etag, now = fields["etag"], formatdate(usegmt=True)
+            long_ago = formatdate(0, usegmt=True)
+            assert await status_with(f"If-None-Match: {etag}") == 304
+            assert await status_with(f"If-Modified-Since: {now}") == 304
+            assert await status_with(f"If-Modified-Since: {long_ago}") == 200
+            assert await status_with('If-Match: "another"') == 412
+            assert await status_with(f"If-Unmodified-Since: {long_ago}") == 412
+            for unusable in ("bytes=0-1,4-5", "items=0-1", "bytes=3-2", "bytes=x"):
+                assert await status_with(f"Range: {unusable}") == 200
+            assert await status_with("Range: bytes=0-1", 'If-Range: "another"') == 200
+            assert (await curl(box, "-I", "-r", f"{LARGE}-", "http://my.r2/large"))[0] == 200
+            assert await status_with("-T", "-", "If-None-Match: *") == 412
+            assert await status_with("-T", "-", "If-None-Match: *", path="new") == 201
+            assert await status_with("-T", "-", f"If-Match: {etag}") == 201
+            assert await curl(box, "-T", "-", "http://my.r2/empty", input=b"") == (201, b"")
+            assert await curl(box, "http://my.r2/empty") == (200, b"")
+            assert await curl(box, "-H", "Range: items=0-", "http://my.r2/empty") == (200, b"")
+            assert (await curl(box, "-r", "0-", "http://my.r2/empty"))[0] == 416
 
     trio.run(main)
 

@@ -77,6 +77,31 @@ async def test_a_reader_that_is_cancelled_loses_nothing_wherever_the_body_stood(
 
 
 @in_trio
+async def test_other_tasks_get_their_turns_while_a_body_of_tiny_chunks_is_read() -> None:
+    """One read brings thousands of them: whoever sends so must not keep the others waiting."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async def read(request: Request) -> Response:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_turns)
+            body = await request.bytes()
+            nursery.cancel_scope.cancel()
+        return Response(str(len(body)))
+
+    async with serving(read) as client:
+        chunks = b"1\r\nx\r\n" * 6400 + b"0\r\n\r\n"
+        await client.sends(http("POST / HTTP/1.1", "Host: my.kv", "Transfer-Encoding: chunked", body=chunks))
+        await client.gets(ok("6400"))
+    assert turns >= 90
+
+
+@in_trio
 async def test_a_body_cannot_be_read_after_its_request(caplog: pytest.LogCaptureFixture) -> None:
     kept: list[Request] = []
 
