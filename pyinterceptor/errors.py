@@ -44,7 +44,7 @@ class FetchError(InterceptorError):
 
 class BindingError(InterceptorError):
     """A handler's resource could not do what it was asked: it is down, too slow, or full. What it holds is unchanged,
-    unless the engine's module says otherwise: a store on S3 may still do a write that was answered 504.
+    as far as the engine's module says.
 
     `status` is what a handler may answer with: 503 unreachable, 504 too slow, 507 no space.
     """

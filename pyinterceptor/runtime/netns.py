@@ -143,10 +143,10 @@ class NetnsContainer:
         with trio.CancelScope(shield=True):
             assert self._init.stdin is not None
             await self._init.stdin.aclose()
+            await self._started.reap()  # process 1 has ended when all that it ended are reaped: pid_namespaces(7)
             with trio.move_on_after(5):
                 await self._init.wait()
             await self._init.aclose()
-            await self._started.reap()
 
     async def _start(
         self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str] = (), **options: Any

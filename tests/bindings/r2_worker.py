@@ -179,7 +179,7 @@ async def write_in_parts_on(bucket: Bucket, turn: str, say: Say) -> None:
 
     async def put(key: str) -> None:
         for number in range(10**6):
-            tag = tag_of(key, turn, number, 17_000_000)
+            tag = tag_of(key, turn, number, 9_000_000)
             say("begun", key, tag)
             await bucket.put(key, chunks(value_of(tag)))
             say("done", key, tag)

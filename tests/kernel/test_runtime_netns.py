@@ -140,7 +140,7 @@ def test_stopping_ends_everything_inside() -> None:
         assert (await box.exec("ps ax")).stdout.count(b"sleep 1000") >= 3
         inside = list(processes_of(os.readlink(f"/proc/{running.pid}/ns/pid")))
         assert len(inside) >= 5
-        with trio.fail_after(5):
+        with trio.fail_after(2):
             await box.stop()
         assert not any(Path(f"/proc/{pid}").exists() for pid in inside if pid != running.pid)
         assert await running.wait() == 128 + signal.SIGKILL

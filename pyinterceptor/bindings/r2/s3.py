@@ -4,12 +4,15 @@ Through botocore, the client that AWS maintains, in a bounded pool of threads: i
 (signatures, addressing, errors), and is what stores are tested with. Those that speak asyncio can't run under Trio.
 
 Deadlines: a store that takes no connection for 2 s, or moves no byte for 4 s, is a BindingError of status 504, one
-that refuses it of 503. Nothing is repeated. A cancelled call waits for that, so that no write comes after its caller.
+that refuses it of 503. Nothing that may have been done is repeated. A cancelled call waits for that, so that no write comes after its caller.
 
 What is written is whole when it is there: up to 8 MiB with one PutObject, more as a multipart upload, 8 MiB at a time,
 which is aborted when its stream, its checksum or its caller fails. Content-MD5 has the store check every part.
-A store that was stopped may do a write that it had taken after we have given up on it: what failed with 504 is there
-later, whole. Ceph 16, stopped in a put and let go on, did so with 3 bytes in 4 of 4 trials, with 2 MB in none.
+
+A store that hangs does nothing later of what it was asked to do: it gets an object's bytes when it has asked for them
+(s3_continue.py), and what has none, a delete or the end of an upload, when it has just answered. It has to know
+"Expect: 100-continue" for it, as HTTP/1.1 demands. What S3 has no word for is a write that a store may do until a
+given time only: one that stops after that, or whose disks do, may finish later what failed with 504. It is whole then.
 
 Conditions are checked against a HEAD, and the write is bound to what that saw with If-Match or If-None-Match: if
 somebody else was faster, all is done again. The store has to honour these for PutObject, and for objects above 8 MiB
@@ -128,6 +131,8 @@ class S3Engine:
         with_labels = parameters("put", labels, about)
 
         async def write(bound: Mapping[str, str]) -> dict[str, Any]:
+            if not first.data:
+                await self._be_answered("put")
             md5 = content_md5(about.checksums["md5"])
             return await self._store.ask(
                 "put", "put_object", Key=self._prefix + key, Body=first.data, ContentMD5=md5, **with_labels, **bound
@@ -218,6 +223,7 @@ class S3Engine:
         alone = [self._prefix + key for key in keys if UNSAFE.search(key)]
         if len(many) == 1:
             alone, many = alone + many, []
+        await self._be_answered("delete")
         for key in alone:
             await self._store.ask("delete", "delete_object", Key=key)
         if many:
@@ -315,6 +321,10 @@ class S3Engine:
         await self._of_upload("abort", "abort_multipart_upload", key, upload)
 
     # --- what these are made of -------------------------------------------------------------------------------------
+
+    async def _be_answered(self, method: str) -> None:
+        """By a store that is about to be asked for what it would do at once."""
+        await self._store.ask(method, "head_bucket")
 
     async def _head(self, method: str, key: str) -> Stored | None:
         try:

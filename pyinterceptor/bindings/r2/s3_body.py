@@ -25,7 +25,8 @@ async def parts_of(content: AsyncIterator[bytes]) -> AsyncGenerator[Part, None]:
     async for piece in content:
         buffer += piece
         while len(buffer) > PART:
-            part = bytes(buffer[:PART])
+            with memoryview(buffer) as view:
+                part = bytes(view[:PART])
             del buffer[:PART]
             yield Part(part, False)
     yield Part(bytes(buffer), True)

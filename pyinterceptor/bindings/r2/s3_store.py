@@ -27,6 +27,8 @@ try:
     import botocore.exceptions
     from botocore.config import Config
     from botocore.session import Session
+
+    from pyinterceptor.bindings.r2.s3_continue import NotAskedFor, hold_bodies, until_asked_for
 except ImportError as error:
     raise PolicyError("an R2Bucket on S3 needs botocore; run: pip install 'pyinterceptor[s3]'") from error
 
@@ -49,6 +51,8 @@ REFUSALS = {
 FULL = {"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"}
 FAULTS = {"AuthorizationHeaderMalformed", "BadDigest", "ExpiredToken", "IncompleteBody", "InvalidToken"}
 FAULTS |= {"RequestTimeout", "InvalidBucketName"}  # of 400, but not for what was asked
+
+TIMEOUTS = (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError, NotAskedFor)
 
 T = TypeVar("T")
 
@@ -116,7 +120,7 @@ class Store:
     async def ask(self, method: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """One of S3's operations, for a method of the bucket's."""
         call = partial(getattr(self._client, operation), Bucket=self._bucket, **parameters)
-        answer: dict[str, Any] = await self.run(method, call)
+        answer: dict[str, Any] = await self.run(method, partial(until_asked_for, call, ANSWERED))
         return answer
 
     async def run(self, method: str, call: Callable[[], T]) -> T:
@@ -127,7 +131,7 @@ class Store:
             raise self._refusal(method, error.response) from None
         except botocore.exceptions.NoCredentialsError as error:
             raise BindingError(f"{self.where}: no credentials: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY") from error
-        except (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError) as error:
+        except TIMEOUTS as error:
             raise BindingError(f"{self.where}: {method}: no answer in time", 504) from error
         except botocore.exceptions.BotoCoreError as error:
             raise BindingError(f"{self.where}: {method}: {type(error).__name__}") from error
@@ -168,5 +172,6 @@ def connect(name: str, place: Place) -> Store:
         response_checksum_validation="when_required",
     )
     client = session.create_client("s3", region_name=place.region, endpoint_url=place.endpoint, config=config)
+    hold_bodies(client)
     at = place.endpoint or f"AWS {place.region}"
     return Store(f"R2 bucket {name}: {place.bucket} at {at}", place.bucket, client)

@@ -1,0 +1,99 @@
+"""What a store on S3 is sent before it has asked for it, and after: a server of ours in its place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from pyinterceptor.bindings.r2.s3_continue import WAITED
+from pyinterceptor.bindings.r2.s3_store import Store, connect, place_of
+from tests.bindings.faults import fails
+from tests.bindings.s3_server import ACCESS, SECRET
+from tests.socket.loopback import in_trio
+
+BODY = bytes(range(256)) * 4096
+
+
+@dataclass
+class Asked:
+    heads: list[str] = field(default_factory=list)
+    body: bytes = b""
+
+
+@asynccontextmanager
+async def store(asked: Asked, *, after: float, says: bytes, answers: bytes) -> AsyncIterator[Store]:
+    """It reads a head, says something after so many seconds, reads what comes, and answers."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        head, _, body = (await stream.receive_some()).partition(b"\r\n\r\n")
+        asked.heads.append(head.decode())
+        assert body == b""
+        await trio.sleep(after)
+        try:
+            await stream.send_all(says)
+            async for data in stream:
+                asked.body += data
+                if answers and len(asked.body) == len(BODY):
+                    await stream.send_all(answers)
+        except trio.BrokenResourceError:
+            pass
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        opened = connect("BUCKET", place_of("BUCKET", f"s3://bucket?endpoint=http://127.0.0.1:{port}"))
+        try:
+            yield opened
+        finally:
+            opened.close()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+def put(opened: Store) -> Callable[[], Any]:
+    return lambda: opened.ask("put", "put_object", Key="key", Body=BODY)
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nETag: x\r\nContent-Length: 0\r\n\r\n"
+FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+
+
+@in_trio
+async def test_a_body_is_sent_when_it_is_asked_for() -> None:
+    asked = Asked()
+    async with store(asked, after=0.5, says=CONTINUE, answers=OK) as opened:
+        assert (await put(opened)())["ETag"] == "x"
+    assert len(asked.heads) == 1
+    assert "Expect: 100-continue" in asked.heads[0]
+    assert asked.body == BODY
+
+
+@in_trio
+async def test_one_that_is_not_asked_for_in_time_is_withheld_however_often_it_is_tried() -> None:
+    asked = Asked()
+    async with store(asked, after=WAITED + 0.3, says=CONTINUE, answers=OK) as opened:
+        await fails(put(opened), 504)
+        await trio.sleep(WAITED)  # the last of them is asked for now
+    assert len(asked.heads) >= 3
+    assert asked.body == b""
+
+
+@in_trio
+async def test_a_refusal_is_taken_for_one_without_the_body() -> None:
+    asked = Asked()
+    async with store(asked, after=0, says=FORBIDDEN, answers=b"") as opened:
+        assert "credentials are refused" in str(await fails(put(opened), 503))
+    assert asked.body == b""
