@@ -37,13 +37,15 @@ def known(bindings: Collection[str]) -> str:
 def configured(bindings: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
     """The bindings as `settings` (name → text) has them: a resource on another engine, a plain text replaced.
 
-    Raises: PolicyError for a name that the app doesn't have, a text that its binding can't be, or a resource's class
-    where one of it is meant.
+    Raises: PolicyError for a name that the app doesn't have, a text that its binding can't be, a resource's class where
+    one of it is meant, or a resource where it wouldn't be opened.
     """
     result = dict(bindings)
     for name, binding in bindings.items():
         if isinstance(binding, type) and isinstance(binding, Binding):
             raise PolicyError(f"binding {name}: it is the class {binding.__name__}; write {binding.__name__}(…)")
+        if _has_inside(binding):
+            raise PolicyError(f"binding {name}: a resource or Secret inside another value; give it a name of its own")
     for name, text in settings.items():
         if name not in bindings:
             raise PolicyError(f"configure binding {name}: no binding is called so; {known(bindings)}")
@@ -58,6 +60,14 @@ def configured(bindings: Mapping[str, Any], settings: Mapping[str, str]) -> dict
         else:
             raise PolicyError(f"configure binding {name}: it is a {type(binding).__name__} of the app's own")
     return result
+
+
+def _has_inside(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    return isinstance(value, list | tuple | set | frozenset) and any(
+        isinstance(one, Binding) or _has_inside(one) for one in value
+    )
 
 
 def settings_of(environ: Mapping[str, str]) -> dict[str, str]:

@@ -133,6 +133,7 @@ async def test_a_password_is_used_and_never_shown(tmp_path: Path) -> None:
         "redis://host/name",
         "redis://host?size=1",
         "redis://host?prefix={a}",
+        "redis://host?prefix=",
         "redis://host?prefix=\udcff",  # as a byte of the command line that is no UTF-8
     ],
 )

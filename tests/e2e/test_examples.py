@@ -29,6 +29,7 @@ EXAMPLES = ROOT / "examples"
 IMAGE = "pyinterceptor-test-curl"
 CURL = ["curl", "-sS", "-m", "20", "--path-as-is", "-w", "\n%{http_code}"]
 LARGE = 30 * 1024 * 1024  # bytes
+FLAT = 48 * 1024 * 1024  # bytes of memory that a body of any size may take
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,23 @@ def test_what_one_run_keeps_the_next_one_finds_and_the_container_has_no_file_of_
     assert (STATE / state_of_file(str(EXAMPLES / "kv.py")) / "kv" / "KV.sqlite").exists()
     assert run("kv.py", "ls", "-A", str(STATE)) == (0, "", "")
     assert run("kv.py", *GET, options=["--state", "another"]) == (0, "", "")
+
+
+def test_two_gigabytes_go_in_and_out_of_a_container_with_flat_memory(world: World) -> None:
+    def peak(size: int) -> int:
+        """Bytes of the interceptor's memory, at most, for one object of this size; the compiler's are in it, too."""
+        script = f"head -c {size} /dev/zero | curl -sS -T - http://my.r2/x && curl -sS http://my.r2/x | wc -c"
+        script += " && curl -sS -X DELETE http://my.r2/x"
+        argv = [sys.executable, "-m", "pyinterceptor", "run", str(EXAMPLES / "r2.py"), "--", "sh", "-c", script]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd="/tmp") as running:
+            assert running.stdout is not None
+            assert running.stdout.read() == f"{size}\n"
+            _, status, usage = os.wait4(running.pid, 0)
+            running.returncode = os.waitstatus_to_exitcode(status)
+        assert running.returncode == 0
+        return usage.ru_maxrss * 1024
+
+    assert peak(2 * 1024**3) - peak(1024) < FLAT
 
 
 def test_the_engine_is_chosen_by_configuration_alone(world: World, redis_server: RedisServer) -> None:

@@ -287,6 +287,29 @@ def test_a_handler_that_fails_is_500_to_the_command_and_told_to_us(tmp_path: Pat
     assert b"AttributeError" in ran.stderr
 
 
+LEAK = """
+from pyinterceptor import Secret
+app = App(containers=[Closed], bindings={"TOKEN": Secret.from_env("TOKEN_OF_TEST")})
+@Closed.outbound_by_host("secret.test")
+async def leak(request, env, ctx):
+    print(env.TOKEN, flush=True)
+    raise ValueError("the token is " + env.TOKEN.reveal())
+"""
+
+
+@pytest.mark.parametrize("verbose", [(), ("-v",)])
+def test_a_handlers_traceback_shows_no_secret(verbose: Sequence[str], tmp_path: Path) -> None:
+    path = tmp_path / "app.py"
+    path.write_text(APP + LEAK)
+    environment = {**os.environ, "TOKEN_OF_TEST": "s3cret-of-test"}
+    command = ["sh", "-c", "curl -s http://secret.test/; env"]
+    ran = run(*verbose, str(path), "--", *command, env=environment)
+    assert b"ValueError: the token is [secret]" in ran.stderr
+    assert b"<Secret, environment variable TOKEN_OF_TEST>" in ran.stdout
+    assert b"the handler failed" in ran.stdout
+    assert b"s3cret" not in ran.stderr + ran.stdout
+
+
 # --- signals and the terminal ---
 
 

@@ -58,6 +58,13 @@ def test_a_class_where_one_of_it_is_meant_is_said(cls: type) -> None:
         configured({"IT": cls}, {})
 
 
+@pytest.mark.parametrize("value", [{"a": Secret("x")}, [KV()], ({"a": (1, [R2Bucket()])},)])
+def test_a_resource_inside_another_value_is_said_as_nothing_would_open_it(value: object) -> None:
+    with pytest.raises(PolicyError, match="binding IT: a resource or Secret inside another value"):
+        configured({"IT": value}, {})
+    assert configured({"IT": {"a": [1, "x"]}}, {}) == {"IT": {"a": [1, "x"]}}
+
+
 def test_a_secret_is_read_when_the_app_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bindings: dict[str, object] = {"TOKEN": Secret.from_env("A_TOKEN"), "FILE": Secret.from_file(tmp_path / "key")}
     with pytest.raises(PolicyError, match="binding TOKEN: the environment variable A_TOKEN is not set or empty"):

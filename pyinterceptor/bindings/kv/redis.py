@@ -34,6 +34,7 @@ import trio
 
 from pyinterceptor.bindings.jobs import Job, Jobs, open_jobs
 from pyinterceptor.bindings.kv.engine import Entry, Listed
+from pyinterceptor.bindings.kv.limits import METADATA, check_values
 from pyinterceptor.errors import BindingError, PolicyError
 
 try:
@@ -49,6 +50,7 @@ IN_TIME = 3.0  # seconds within which the server may begin a write: what is left
 BUCKETS = 16
 NO_METADATA = 0xFFFFFFFF
 LENGTH = struct.Struct("!I")
+FRAMED = LENGTH.size + METADATA  # bytes beside a value, at most
 TLS = ("rediss", "valkeys")
 
 Command = tuple[Any, ...]
@@ -168,8 +170,11 @@ class RedisEngine:
 
     async def get(self, keys: Sequence[bytes]) -> Sequence[Entry | None]:
         buckets = [_number(key) for key in keys]
-        commands = [("GET", self._buckets[one].tag + b":v:" + key) for one, key in zip(buckets, keys, strict=True)]
-        found = await self._answers(buckets, commands)
+        names = [self._buckets[one].tag + b":v:" + key for one, key in zip(buckets, keys, strict=True)]
+        if len(keys) > 1:  # before they are read, which may be a hundred times as much
+            sizes = await self._answers(buckets, [("STRLEN", name) for name in names])
+            check_values(sum(max(0, size - FRAMED) for size in sizes))
+        found = await self._answers(buckets, [("GET", name) for name in names])
         return [None if frame is None else _entry(frame) for frame in found]
 
     async def put(self, key: bytes, value: bytes, metadata: bytes | None, expiration: int | None) -> None:
@@ -306,13 +311,13 @@ def _place(name: str, url: str) -> Place:
     wrong = f"binding {name}: its URL is not like redis://user:password@host:6379/0?prefix=kv"
     try:
         parts = urlsplit(url)
-        given = parse_qs(parts.query, strict_parsing=bool(parts.query), max_num_fields=10)
+        given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=10)
         host, port, database = parts.hostname, parts.port, int(parts.path.strip("/") or 0)
         prefix = given.pop("prefix", [name])[-1]
         prefix.encode()
     except ValueError:
         raise PolicyError(wrong) from None
-    if not host or port == 0 or given or parts.fragment or set(prefix) & set("{}"):
+    if not (host and prefix) or port == 0 or given or parts.fragment or set(prefix) & set("{}"):
         raise PolicyError(wrong)
     options: dict[str, Any] = {
         "db": database,
