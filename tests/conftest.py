@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bindings.redis_servers import RedisServer, three_nodes
+from tests.bindings.redis_servers import VALKEY, RedisServer, three_nodes
 from tests.bindings.s3_server import ACCESS, SECRET, S3Server
 from tests.world import World
 
@@ -144,6 +144,22 @@ def redis_cluster(
 ) -> Iterator[Sequence[RedisServer]]:
     """Three nodes that all tests share."""
     with three_nodes(tmp_path_factory.mktemp("cluster")) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="session")
+def valkey_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """As `redis_server`."""
+    with RedisServer(tmp_path_factory.mktemp("valkey"), program=VALKEY) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster(
+    nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sequence[RedisServer]]:
+    """As `redis_cluster`."""
+    with three_nodes(tmp_path_factory.mktemp("valkey-cluster"), VALKEY) as nodes:
         yield nodes
 
 

@@ -24,8 +24,7 @@ def embedded(place: Path) -> Open:
     return opened
 
 
-# valkey-server, which speaks the same protocol, is in no package of Debian 12.
-ENGINES = ["embedded", "redis", "cluster"]
+ENGINES = ["embedded", "redis", "redis cluster", "valkey", "valkey cluster"]
 COUNTER = itertools.count(1)
 
 
@@ -46,8 +45,8 @@ def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
     match engine:
         case "embedded":
             return embedded(place)
-        case "redis":
-            return on_redis(request.getfixturevalue("redis_server").url)
-        case "cluster":
-            return on_redis(request.getfixturevalue("redis_cluster")[0].url)
+        case "redis" | "valkey":
+            return on_redis(request.getfixturevalue(f"{engine}_server").url)
+        case "redis cluster" | "valkey cluster":
+            return on_redis(request.getfixturevalue(engine.replace(" ", "_"))[0].url)
     raise AssertionError(engine)

