@@ -18,6 +18,7 @@ import pytest
 
 from tests.bindings.redis_servers import VALKEY, RedisServer, three_nodes
 from tests.bindings.s3_server import ACCESS, SECRET, S3Server
+from tests.e2e.sanitized import SanitizedRun
 from tests.world import World
 
 HERE = Path(__file__).parent
@@ -78,6 +79,18 @@ def descendants() -> Iterator[tuple[int, str]]:
             parent = parents[parent][0]
         if pid not in (1, os.getpid()) and (IN_A_WORLD or parent == os.getpid()):
             yield pid, name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sanitized(
+    request: pytest.FixtureRequest, nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SanitizedRun | None]:
+    """Begun with the session where one of its tests asks for it: it takes minutes."""
+    if not any("sanitized" in item.function.__annotations__ for item in request.session.items):
+        yield None
+        return
+    with SanitizedRun(tmp_path_factory.mktemp("sanitized")) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
