@@ -33,7 +33,7 @@ except ImportError as error:
     raise PolicyError("an R2Bucket on S3 needs botocore; run: pip install 'pyinterceptor[s3]'") from error
 
 CONNECTED = 2.0  # seconds within which the store takes a connection
-ANSWERED = 4.0  # seconds without a byte from the store, or to it, that are too many
+ANSWERED = 4.0  # seconds without a byte from the store that are too many; CONNECTED is the most without one to it
 THREADS = 16  # calls at once
 REGION = "us-east-1"  # what stores with an endpoint of their own are content with
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -52,7 +52,7 @@ FULL = {"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"}
 FAULTS = {"AuthorizationHeaderMalformed", "BadDigest", "ExpiredToken", "IncompleteBody", "InvalidToken"}
 FAULTS |= {"RequestTimeout", "InvalidBucketName"}  # of 400, but not for what was asked
 
-TIMEOUTS = (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError, NotAskedFor)
+TIMEOUTS = (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError)
 
 T = TypeVar("T")
 
@@ -131,9 +131,11 @@ class Store:
             raise self._refusal(method, error.response) from None
         except botocore.exceptions.NoCredentialsError as error:
             raise BindingError(f"{self.where}: no credentials: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY") from error
-        except TIMEOUTS as error:
+        except NotAskedFor as error:
             raise BindingError(f"{self.where}: {method}: no answer in time", 504) from error
         except botocore.exceptions.BotoCoreError as error:
+            if _is_late(error):
+                raise BindingError(f"{self.where}: {method}: no answer in time", 504) from error
             raise BindingError(f"{self.where}: {method}: {type(error).__name__}") from error
 
     def _refusal(self, method: str, response: Mapping[str, Any]) -> BindingError:
@@ -149,6 +151,12 @@ class Store:
     def close(self) -> None:
         """Connections of bodies that are being read are theirs."""
         self._client.close()
+
+
+def _is_late(error: botocore.exceptions.BotoCoreError) -> bool:
+    """While a body is sent, or waited for to be asked for, urllib3 says that the connection was closed, and why."""
+    cause = error.kwargs.get("error")
+    return isinstance(error, TIMEOUTS) or any(isinstance(one, TimeoutError) for one in getattr(cause, "args", ()))
 
 
 def connect(name: str, place: Place) -> Store:
