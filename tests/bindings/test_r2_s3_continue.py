@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from pyinterceptor.bindings.r2 import s3_store
 from pyinterceptor.bindings.r2.s3_continue import WAITED
 from pyinterceptor.bindings.r2.s3_store import Store, connect, place_of
 from tests.bindings.faults import fails
@@ -143,3 +144,26 @@ async def test_one_that_stops_in_the_middle_of_a_body_is_504() -> None:
     async with store(asked, after=0, says=CONTINUE, answers=b"", takes=1) as opened:
         await fails(put(opened, BODY * 64), 504)  # more than what the kernel takes for it
     assert 0 < len(asked.body) < len(BODY)
+
+
+@in_trio
+async def test_of_many_calls_all_are_given_up_in_time_unless_the_store_is_only_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3_store, "THREADS", 2)
+    monkeypatch.setattr(s3_store, "BUSY", 1)
+    answered = 0
+
+    async def look(opened: Store) -> None:
+        nonlocal answered
+        await opened.ask("head", "head_object", Key="key")
+        answered += 1
+
+    async with store(Asked(), after=20, says=OK, answers=b"") as opened, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(fails, partial(look, opened), 504)
+    closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    async with store(Asked(), after=0.2, says=closing, answers=b"") as opened, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(look, opened)
+    assert answered == 20

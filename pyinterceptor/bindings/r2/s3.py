@@ -4,8 +4,9 @@ Through botocore, the client that AWS maintains, in a bounded pool of threads: i
 (signatures, addressing, errors), and is what stores are tested with. Those that speak asyncio can't run under Trio.
 
 Deadlines: a store that takes no connection, or no byte of a body, for 2 s, or sends none for 4 s, is a BindingError of
-status 504, one that refuses the connection of 503. Nothing that may have been done is repeated. A cancelled call waits
-for that, so that no write comes after its caller.
+status 504, one that refuses the connection of 503. Calls that wait for a thread are given up, too, when none has been
+answered for 8 s. Nothing that may have been done is repeated. A cancelled call waits for that, so that no write comes
+after its caller.
 
 What is written is whole when it is there: up to 8 MiB with one PutObject, more as a multipart upload, 8 MiB at a time,
 which is aborted when its stream, its checksum or its caller fails. Content-MD5 has the store check every part.

@@ -35,6 +35,7 @@ except ImportError as error:
 CONNECTED = 2.0  # seconds within which the store takes a connection
 ANSWERED = 4.0  # seconds without a byte from the store that are too many; CONNECTED is the most without one to it
 THREADS = 16  # calls at once
+BUSY = 8.0  # seconds in which the store answers none of them: who waits for a thread gives up, too
 REGION = "us-east-1"  # what stores with an endpoint of their own are content with
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 REFUSALS = {
@@ -116,6 +117,7 @@ class Store:
         self._bucket = bucket
         self._client = client
         self._limiter = trio.CapacityLimiter(THREADS)
+        self._answers = 0
 
     async def ask(self, method: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """One of S3's operations, for a method of the bucket's."""
@@ -126,8 +128,9 @@ class Store:
     async def run(self, method: str, call: Callable[[], T]) -> T:
         """A call that blocks. It isn't left alone when cancelled: it ends within the deadline, and so do we."""
         try:
-            return await trio.to_thread.run_sync(call, limiter=self._limiter)
+            result = await self._in_thread(call)
         except botocore.exceptions.ClientError as error:
+            self._answers += 1
             raise self._refusal(method, error.response) from None
         except botocore.exceptions.NoCredentialsError as error:
             raise BindingError(f"{self.where}: no credentials: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY") from error
@@ -137,6 +140,17 @@ class Store:
             if _is_late(error):
                 raise BindingError(f"{self.where}: {method}: no answer in time", 504) from error
             raise BindingError(f"{self.where}: {method}: {type(error).__name__}") from error
+        self._answers += 1
+        return result
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Raises: NotAskedFor where none becomes free, of a store that hangs."""
+        while True:
+            answers = self._answers
+            with trio.move_on_after(BUSY):  # for a thread: what has one isn't cancelled
+                return await trio.to_thread.run_sync(call, limiter=self._limiter)
+            if self._answers == answers:
+                raise NotAskedFor
 
     def _refusal(self, method: str, response: Mapping[str, Any]) -> BindingError:
         status = response["ResponseMetadata"]["HTTPStatusCode"]
