@@ -14,8 +14,11 @@ import pytest
 import trio
 
 from pyinterceptor.bindings.r2 import s3_store
+from pyinterceptor.bindings.r2.engine import Labels
+from pyinterceptor.bindings.r2.s3 import S3Engine
 from pyinterceptor.bindings.r2.s3_continue import WAITED
 from pyinterceptor.bindings.r2.s3_store import Store, connect, place_of
+from pyinterceptor.web import Body
 from tests.bindings.faults import fails
 from tests.bindings.processes import free_port, until
 from tests.bindings.s3_server import ACCESS, SECRET
@@ -106,6 +109,16 @@ async def test_a_refusal_is_taken_for_one_without_the_body() -> None:
     async with store(asked, after=0, says=FORBIDDEN, answers=b"") as opened:
         assert "credentials are refused" in str(await fails(put(opened), 503))
     assert asked.body == b""
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
+@in_trio
+async def test_one_that_does_not_speak_s3_is_503(says: bytes) -> None:
+    async with store(Asked(), after=0, says=says, answers=b"") as opened:
+        content, labels = Body("some"), Labels()
+        assert "no ETag" in str(
+            await fails(lambda: S3Engine(opened, "").put("key", aiter(content), labels, None, None), 503)
+        )
 
 
 @in_trio

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import trio
@@ -66,6 +66,17 @@ class StoreError(BindingError):
         self.http = http
 
 
+class Answer(dict[str, Any]):
+    """What a store says. Raises: BindingError for what every store that speaks S3 says, and this one doesn't."""
+
+    def __init__(self, asked: str, answer: Mapping[str, Any]) -> None:
+        super().__init__(answer)
+        self._asked = asked
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise BindingError(f"{self._asked}: the answer has no {name}")
+
+
 class Place(NamedTuple):
     """What a URL says."""
 
@@ -122,8 +133,8 @@ class Store:
     async def ask(self, method: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """One of S3's operations, for a method of the bucket's."""
         call = partial(getattr(self._client, operation), Bucket=self._bucket, **parameters)
-        answer: dict[str, Any] = await self.run(method, partial(until_asked_for, call, ANSWERED))
-        return answer
+        answer = await self.run(method, partial(until_asked_for, call, ANSWERED))
+        return Answer(f"{self.where}: {method}", answer)
 
     async def run(self, method: str, call: Callable[[], T]) -> T:
         """A call that blocks. It isn't left alone when cancelled: it ends within the deadline, and so do we."""
