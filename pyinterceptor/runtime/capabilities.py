@@ -13,6 +13,8 @@ from pathlib import Path
 from pyinterceptor.errors import RuntimeFailure
 
 DAC_OVERRIDE = 1
+SETGID = 6
+SETUID = 7
 SYS_ADMIN = 21
 VERSION_3 = 0x20080522  # of capset(2)
 PR_CAPBSET_DROP = 24

@@ -25,7 +25,7 @@ import trio
 
 from pyinterceptor.bindings.state import STATE
 from pyinterceptor.errors import RuntimeFailure
-from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SYS_ADMIN, hand_down
+from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SETGID, SETUID, SYS_ADMIN, hand_down
 from pyinterceptor.runtime.filesystem import mount_arguments
 from pyinterceptor.runtime.process import (
     CommandNotRun,
@@ -43,10 +43,13 @@ from pyinterceptor.threads import on_own_thread
 
 CLONE_FS = 0x00000200
 CLONE_NEWNET = 0x40000000
-# The mount namespace last: the others are entered from /proc of the host.
 # Process 1 inside: it reads the pipe that we hold. When it ends, the kernel ends all others, whoever started them; they
 # are reaped as their exit codes are ignored (sigaction(2), SA_NOCLDWAIT). A reaper would wait for what was left to it.
-FIRST = ("env", "--ignore-signal=CHLD", "cat")
+# Its uid is nobody else's: a command of the same one could stop it (ptrace(2)), or open the pipe's other end in /proc.
+OWN = 0x7FFFFFFE  # uid and gid
+SWITCH = ("setpriv", f"--reuid={OWN}", f"--regid={OWN}", "--clear-groups", "--inh-caps=-all")
+FIRST = (*SWITCH, "env", "--ignore-signal=CHLD", "cat")
+# The mount namespace last: the others are entered from /proc of the host.
 NAMESPACES = ("pid", "ipc", "uts", "net", "mnt")
 START_TIMEOUT = 20.0  # seconds
 HOSTNAME_LENGTH = 63  # bytes, a DNS label
@@ -244,12 +247,13 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
         stack.enter_context(closing)
         closing.callback(os.close, info_write)
         argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
-        argv += ["--cap-drop", "ALL", "--new-session", "--info-fd", str(info_write)]
+        argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        argv += ["--new-session", "--info-fd", str(info_write)]
         argv += [*mount_arguments(workdir, text_fd), "--as-pid-1", "--", *FIRST]
 
         def enter() -> None:
             _call("setns", netns_fd, CLONE_NEWNET)
-            hand_down(SYS_ADMIN, DAC_OVERRIDE)  # for bwrap's mounts; it keeps none of them
+            hand_down(SYS_ADMIN, DAC_OVERRIDE, SETUID, SETGID)  # for bwrap's mounts and for SWITCH; then none is left
             install_filter()
 
         pipe = subprocess.PIPE

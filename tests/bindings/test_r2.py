@@ -589,6 +589,8 @@ async def test_an_upload_that_is_too_large_is_413(opened: Open, monkeypatch: pyt
         ("put", {"key": "key", "value": 5}),
         ("put", {"key": "key", "value": "x", "md5": 5}),
         ("put", {"key": "key", "value": "x", "custom_metadata": {"a": 1}}),
+        ("put", {"key": "key", "value": "x", "http_metadata": {"content_type": 5}}),
+        ("put", {"key": "key", "value": "x", "http_metadata": {"cache_expiry": "tomorrow"}}),
         ("put", {"key": "key", "value": "x", "only_if": "etag"}),
         ("get", {"key": "key", "range": "bytes=1-2"}),
         ("get", {"key": "key", "range": {"offset": 1.5}}),

@@ -171,6 +171,30 @@ async def test_a_store_that_hangs_is_given_up_in_time_and_changes_nothing_when_i
 
 
 @in_trio
+async def test_what_a_store_that_hangs_was_asked_of_an_upload_it_does_not_do_later(s3_server: S3Server) -> None:
+    async with on(s3_server.url("tests", "late")) as bucket:
+        upload = await bucket.create_multipart_upload("key")
+        asked: list[Callable[[], Awaitable[Any]]] = [
+            upload.abort,
+            lambda: upload.upload_part(2, ""),
+            lambda: bucket.create_multipart_upload("other"),
+            lambda: bucket.put("large", chunks(bytes(17 * MIB))),
+        ]
+        with s3_server.stopped():
+            async with trio.open_nursery() as nursery:
+                for call in asked:
+                    nursery.start_soon(fails, call, 504)
+        with trio.move_on_after(2):
+            while True:
+                assert await trio.to_thread.run_sync(uploads_left, s3_server, "late/") == ["late/key"]
+        with closing(s3_server.client()) as client:
+            found = client.list_parts(Bucket="tests", Key="late/key", UploadId=upload.upload_id)
+        assert found.get("Parts", []) == []
+        await upload.complete([await upload.upload_part(1, "part")])
+        assert await text_of(bucket, "key") == "part"
+
+
+@in_trio
 async def test_a_body_that_is_cut_is_an_error_and_not_a_shorter_one(s3_server: S3Server) -> None:
     async with on(s3_server.url("tests", "cut")) as bucket:
         await bucket.put("key", chunks(bytes(40 * MIB)))

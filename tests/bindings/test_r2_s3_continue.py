@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from pyinterceptor.bindings.r2 import s3_store
+from pyinterceptor.bindings.r2.engine import Labels
+from pyinterceptor.bindings.r2.s3 import S3Engine
 from pyinterceptor.bindings.r2.s3_continue import WAITED
 from pyinterceptor.bindings.r2.s3_store import Store, connect, place_of
+from pyinterceptor.web import Body
 from tests.bindings.faults import fails
+from tests.bindings.processes import free_port, until
 from tests.bindings.s3_server import ACCESS, SECRET
+from tests.bindings.test_kv_redis import make_certificate
 from tests.socket.loopback import in_trio
 
 BODY = bytes(range(256)) * 4096
@@ -27,8 +35,10 @@ class Asked:
 
 
 @asynccontextmanager
-async def store(asked: Asked, *, after: float, says: bytes, answers: bytes) -> AsyncIterator[Store]:
-    """It reads a head, says something after so many seconds, reads what comes, and answers."""
+async def store(
+    asked: Asked, *, after: float, says: bytes, answers: bytes, takes: int = len(BODY)
+) -> AsyncIterator[Store]:
+    """It reads a head, says something after so many seconds, reads what comes, and answers, or stops, after so much."""
 
     async def serve(stream: trio.SocketStream) -> None:
         head, _, body = (await stream.receive_some()).partition(b"\r\n\r\n")
@@ -39,7 +49,9 @@ async def store(asked: Asked, *, after: float, says: bytes, answers: bytes) -> A
             await stream.send_all(says)
             async for data in stream:
                 asked.body += data
-                if answers and len(asked.body) == len(BODY):
+                if len(asked.body) >= takes:
+                    if not answers:
+                        await trio.sleep_forever()
                     await stream.send_all(answers)
         except trio.BrokenResourceError:
             pass
@@ -62,8 +74,8 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
 
 
-def put(opened: Store) -> Callable[[], Any]:
-    return lambda: opened.ask("put", "put_object", Key="key", Body=BODY)
+def put(opened: Store, body: bytes = BODY) -> Callable[[], Any]:
+    return lambda: opened.ask("put", "put_object", Key="key", Body=body)
 
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -97,3 +109,74 @@ async def test_a_refusal_is_taken_for_one_without_the_body() -> None:
     async with store(asked, after=0, says=FORBIDDEN, answers=b"") as opened:
         assert "credentials are refused" in str(await fails(put(opened), 503))
     assert asked.body == b""
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
+@in_trio
+async def test_one_that_does_not_speak_s3_is_503(says: bytes) -> None:
+    async with store(Asked(), after=0, says=says, answers=b"") as opened:
+        content, labels = Body("some"), Labels()
+        assert "no ETag" in str(
+            await fails(lambda: S3Engine(opened, "").put("key", aiter(content), labels, None, None), 503)
+        )
+
+
+@in_trio
+async def test_one_that_hangs_behind_tls_is_504_and_has_got_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What TLS 1.3 says after its handshake isn't taken for its asking."""
+    certificate, key, port = str(tmp_path / "tls.crt"), str(tmp_path / "tls.key"), free_port()
+    make_certificate(certificate, key)
+    monkeypatch.setenv("AWS_CA_BUNDLE", certificate)
+    with silent(port, certificate, key) as server:
+        opened = connect("BUCKET", place_of("BUCKET", f"s3://bucket?endpoint=https://127.0.0.1:{port}"))
+        await fails(put(opened), 504)
+        opened.close()
+        server.kill()
+        heard = server.communicate()[0]
+    assert b"Expect: 100-continue" in heard
+    assert BODY[:256] not in heard
+
+
+@contextmanager
+def silent(port: int, certificate: str, key: str) -> Iterator[subprocess.Popen[bytes]]:
+    """OpenSSL itself, which writes what it is told on its output, and answers nothing."""
+    argv = ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{port}", "-cert", certificate, "-key", key]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        try:
+            until(lambda: f":{port:04X} 00000000:0000 0A " in Path("/proc/net/tcp").read_text())  # it listens
+            yield server
+        finally:
+            server.kill()
+
+
+@in_trio
+async def test_one_that_stops_in_the_middle_of_a_body_is_504() -> None:
+    asked = Asked()
+    async with store(asked, after=0, says=CONTINUE, answers=b"", takes=1) as opened:
+        await fails(put(opened, BODY * 64), 504)  # more than what the kernel takes for it
+    assert 0 < len(asked.body) < len(BODY)
+
+
+@in_trio
+async def test_of_many_calls_all_are_given_up_in_time_unless_the_store_is_only_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3_store, "THREADS", 2)
+    monkeypatch.setattr(s3_store, "BUSY", 1)
+    answered = 0
+
+    async def look(opened: Store) -> None:
+        nonlocal answered
+        await opened.ask("head", "head_object", Key="key")
+        answered += 1
+
+    async with store(Asked(), after=20, says=OK, answers=b"") as opened, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(fails, partial(look, opened), 504)
+    closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    async with store(Asked(), after=0.2, says=closing, answers=b"") as opened, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(look, opened)
+    assert answered == 20

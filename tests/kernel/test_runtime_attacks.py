@@ -182,7 +182,7 @@ tell([list_state, open_gateway, open_pin, make_map, mount_pins, enter_another])
 def test_the_gateway_and_its_pins_are_out_of_reach(user: str, instance: str) -> None:
     state = str(RUN / instance)
     told = attempts_inside(GATEWAY, state, instance=instance, user=user)
-    assert told.pop("enter_another") in ("ENOENT", "EACCES")  # EACCES: to nobody, of what root runs inside
+    assert told.pop("enter_another") in ("ENOENT", "EACCES")  # EACCES: of process 1
     assert told == {
         "list_state": "ENOENT",
         "open_gateway": "ENOENT",
@@ -264,6 +264,31 @@ def test_disks_are_out_of_reach(
     finally:
         for node in (nodes[1], *Path("/tmp").glob("disk-*")):
             node.unlink()
+
+
+HOLD = """
+import signal, subprocess
+one = len(sys.argv) > 1
+process = None if one else subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+pid = 1 if one else process.pid
+def kill(): os.kill(pid, signal.SIGSTOP)
+def trace(): call(101, 0x4206, pid, 0, 0)  # PTRACE_SEIZE
+def hold_its_pipe(): os.close(os.open(f"/proc/{pid}/fd/0", os.O_WRONLY))
+def take_its_pipe(): os.close(call(438, os.pidfd_open(pid), 0, 0))
+def change_its_memory(): os.close(os.open(f"/proc/{pid}/mem", os.O_WRONLY))
+tell([kill, trace, hold_its_pipe, take_its_pipe, change_its_memory])
+if process:
+    process.kill()
+"""
+
+
+@USERS
+def test_the_process_that_ends_with_us_is_not_its_to_stop(user: str, instance: str) -> None:
+    """The control: the same with a process of its own."""
+    refused = {"kill": "EPERM", "trace": "EPERM", "take_its_pipe": "EPERM"}
+    refused |= {"hold_its_pipe": "EACCES", "change_its_memory": "EACCES"}
+    assert attempts_inside(HOLD, "1", instance=instance, user=user) == refused
+    assert set(attempts_inside(HOLD, instance=instance, user=user).values()) == {"done"}
 
 
 RUN_AS_A_SCRIPT = """

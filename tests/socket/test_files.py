@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from pyinterceptor import R2Bucket
+from pyinterceptor.bindings.r2 import ObjectBody
 from pyinterceptor.http.fetch import fetch
 from pyinterceptor.http.transfer import PUMPED
 from pyinterceptor.web import Body, Request, Response
@@ -75,6 +77,32 @@ async def test_a_body_in_a_file_reaches_the_client_unread_and_the_connection_ser
                 await gets(client, HEAD + BODY)
                 await file.closed.wait()
             await client.aclose()
+
+
+@in_trio
+async def test_an_object_of_r2_reaches_the_client_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pread(*_: object) -> bytes:
+        raise AssertionError("the body passed through Python")
+
+    async with R2Bucket().open("BUCKET", tmp_path) as bucket:
+        await bucket.put("key", BODY)
+        monkeypatch.setattr(os, "pread", pread)
+
+        async def found() -> ObjectBody:
+            there = await bucket.get("key")
+            assert isinstance(there, ObjectBody)
+            return there
+
+        async def answer(request: Request) -> Response:
+            return Response((await found()).body)
+
+        async with loopback(answer) as net:
+            client = await net.connect()
+            await client.send_all(GET)
+            await gets(client, HEAD + BODY)
+            await client.aclose()
+        with pytest.raises(AssertionError, match="passed through Python"):
+            await (await found()).bytes()
 
 
 @in_trio

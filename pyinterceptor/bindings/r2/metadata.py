@@ -59,10 +59,12 @@ def http_metadata_of(method: str, given: HttpMetadata | Mapping[str, Any] | Head
         given = HttpMetadata(**given)
     if not isinstance(given, HttpMetadata):
         raise TypeError(f"{method}: http_metadata is HttpMetadata, a dict or Headers, not {type(given).__name__}")
-    if not (given.cache_expiry is None or isinstance(given.cache_expiry, datetime)):
-        raise TypeError(f"{method}: cache_expiry is a datetime, not {type(given.cache_expiry).__name__}")
+    for name in FIELDS:
+        value, kind = getattr(given, name), datetime if name == "cache_expiry" else str
+        if not (value is None or isinstance(value, kind)):
+            raise TypeError(f"{method}: {name} is a {kind.__name__}, not {type(value).__name__}")
     try:
         Headers(given.fields())
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
         raise refused(method, INVALID_ARGUMENT, str(error)) from error
     return given

@@ -3,15 +3,16 @@
 Through botocore, the client that AWS maintains, in a bounded pool of threads: it knows what every store makes of S3
 (signatures, addressing, errors), and is what stores are tested with. Those that speak asyncio can't run under Trio.
 
-Deadlines: a store that takes no connection for 2 s, or moves no byte for 4 s, is a BindingError of status 504, one
-that refuses it of 503. Nothing that may have been done is repeated. A cancelled call waits for that, so that no write
-comes after its caller.
+Deadlines: a store that takes no connection, or no byte of a body, for 2 s, or sends none for 4 s, is a BindingError of
+status 504, one that refuses the connection of 503. Calls that wait for a thread are given up, too, when none has been
+answered for 8 s. Nothing that may have been done is repeated. A cancelled call waits for that, so that no write comes
+after its caller.
 
 What is written is whole when it is there: up to 8 MiB with one PutObject, more as a multipart upload, 8 MiB at a time,
 which is aborted when its stream, its checksum or its caller fails. Content-MD5 has the store check every part.
 
 A store that hangs does nothing later of what it was asked to do: it gets an object's bytes when it has asked for them
-(s3_continue.py), and what has none, a delete or the end of an upload, when it has just answered. It has to know
+(s3_continue.py), and what has none, as a delete or the end of an upload, when it has just answered. It has to know
 "Expect: 100-continue" for it, as HTTP/1.1 demands. What S3 has no word for is a write that a store may do until a
 given time only: one that stops after that, or whose disks do, may finish later what failed with 504. It is whole then.
 
@@ -292,6 +293,8 @@ class S3Engine:
         with tempfile.SpooledTemporaryFile(max_size=PART) as spool:
             async for piece in content:
                 await self._spooled(partial(keep, piece))
+            if not spool.tell():
+                await self._be_answered("upload_part")
             await self._spooled(partial(spool.seek, 0))
             etag = await self._send("upload_part", key, upload, number, spool, digests.checked()["md5"])
         return etag.strip('"')
@@ -319,6 +322,7 @@ class S3Engine:
         return Stored(key, version_of(etag, uploaded), sum(sizes), etag, uploaded, Labels(), {})
 
     async def abort(self, key: str, upload: str) -> None:
+        await self._be_answered("abort")
         await self._of_upload("abort", "abort_multipart_upload", key, upload)
 
     # --- what these are made of -------------------------------------------------------------------------------------
@@ -338,6 +342,7 @@ class S3Engine:
 
     async def _create(self, method: str, key: str, labels: Labels, about: About) -> str:
         with_labels = parameters(method, labels, about)
+        await self._be_answered(method)
         response = await self._store.ask(method, "create_multipart_upload", Key=self._prefix + key, **with_labels)
         return str(response["UploadId"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import trio
@@ -33,8 +33,9 @@ except ImportError as error:
     raise PolicyError("an R2Bucket on S3 needs botocore; run: pip install 'pyinterceptor[s3]'") from error
 
 CONNECTED = 2.0  # seconds within which the store takes a connection
-ANSWERED = 4.0  # seconds without a byte from the store, or to it, that are too many
+ANSWERED = 4.0  # seconds without a byte from the store that are too many; CONNECTED is the most without one to it
 THREADS = 16  # calls at once
+BUSY = 8.0  # seconds in which the store answers none of them: who waits for a thread gives up, too
 REGION = "us-east-1"  # what stores with an endpoint of their own are content with
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 REFUSALS = {
@@ -52,7 +53,7 @@ FULL = {"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"}
 FAULTS = {"AuthorizationHeaderMalformed", "BadDigest", "ExpiredToken", "IncompleteBody", "InvalidToken"}
 FAULTS |= {"RequestTimeout", "InvalidBucketName"}  # of 400, but not for what was asked
 
-TIMEOUTS = (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError, NotAskedFor)
+TIMEOUTS = (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError)
 
 T = TypeVar("T")
 
@@ -63,6 +64,17 @@ class StoreError(BindingError):
     def __init__(self, message: str, http: int) -> None:
         super().__init__(message, 507 if http == 507 else 503)
         self.http = http
+
+
+class Answer(dict[str, Any]):
+    """What a store says. Raises: BindingError for what every store that speaks S3 says, and this one doesn't."""
+
+    def __init__(self, asked: str, answer: Mapping[str, Any]) -> None:
+        super().__init__(answer)
+        self._asked = asked
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise BindingError(f"{self._asked}: the answer has no {name}")
 
 
 class Place(NamedTuple):
@@ -116,25 +128,40 @@ class Store:
         self._bucket = bucket
         self._client = client
         self._limiter = trio.CapacityLimiter(THREADS)
+        self._answers = 0
 
     async def ask(self, method: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """One of S3's operations, for a method of the bucket's."""
         call = partial(getattr(self._client, operation), Bucket=self._bucket, **parameters)
-        answer: dict[str, Any] = await self.run(method, partial(until_asked_for, call, ANSWERED))
-        return answer
+        answer = await self.run(method, partial(until_asked_for, call, ANSWERED))
+        return Answer(f"{self.where}: {method}", answer)
 
     async def run(self, method: str, call: Callable[[], T]) -> T:
         """A call that blocks. It isn't left alone when cancelled: it ends within the deadline, and so do we."""
         try:
-            return await trio.to_thread.run_sync(call, limiter=self._limiter)
+            result = await self._in_thread(call)
         except botocore.exceptions.ClientError as error:
+            self._answers += 1
             raise self._refusal(method, error.response) from None
         except botocore.exceptions.NoCredentialsError as error:
             raise BindingError(f"{self.where}: no credentials: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY") from error
-        except TIMEOUTS as error:
+        except NotAskedFor as error:
             raise BindingError(f"{self.where}: {method}: no answer in time", 504) from error
         except botocore.exceptions.BotoCoreError as error:
+            if _is_late(error):
+                raise BindingError(f"{self.where}: {method}: no answer in time", 504) from error
             raise BindingError(f"{self.where}: {method}: {type(error).__name__}") from error
+        self._answers += 1
+        return result
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Raises: NotAskedFor where none becomes free, of a store that hangs."""
+        while True:
+            answers = self._answers
+            with trio.move_on_after(BUSY):  # for a thread: what has one isn't cancelled
+                return await trio.to_thread.run_sync(call, limiter=self._limiter)
+            if self._answers == answers:
+                raise NotAskedFor
 
     def _refusal(self, method: str, response: Mapping[str, Any]) -> BindingError:
         status = response["ResponseMetadata"]["HTTPStatusCode"]
@@ -149,6 +176,12 @@ class Store:
     def close(self) -> None:
         """Connections of bodies that are being read are theirs."""
         self._client.close()
+
+
+def _is_late(error: botocore.exceptions.BotoCoreError) -> bool:
+    """While a body is sent, or waited for to be asked for, urllib3 says that the connection was closed, and why."""
+    cause = error.kwargs.get("error")
+    return isinstance(error, TIMEOUTS) or any(isinstance(one, TimeoutError) for one in getattr(cause, "args", ()))
 
 
 def connect(name: str, place: Place) -> Store:
