@@ -278,7 +278,7 @@ def take_its_pipe(): os.close(call(438, os.pidfd_open(pid), 0, 0))
 def change_its_memory(): os.close(os.open(f"/proc/{pid}/mem", os.O_WRONLY))
 tell([kill, trace, hold_its_pipe, take_its_pipe, change_its_memory])
 if process:
-    process.kill()
+    os.kill(pid, signal.SIGKILL)  # Popen.kill takes one that is traced and stopped for one that has ended
 """
 
 
