@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Sequence
 
 import outcome
 import pytest
 import trio
+import trio.testing
 
 from pyinterceptor.bindings.jobs import Job, each, open_jobs
 from tests.socket.loopback import in_trio
@@ -31,7 +33,7 @@ class Held:
 
     def __call__(self) -> None:
         self.begun.set()
-        self.go_on.wait()
+        self.go_on.wait(10)  # a test that failed meanwhile ends, too
 
 
 @in_trio
@@ -81,3 +83,19 @@ async def test_who_is_cancelled_before_his_turn_has_not_done_anything() -> None:
         held.go_on.set()
         await jobs.run(lambda: done.append("behind it"))
     assert done == ["behind it"]
+
+
+class Thing:
+    """As a large value, or an open file."""
+
+
+@in_trio
+async def test_a_thread_that_waits_holds_nothing_of_its_last_turn() -> None:
+    async with open_jobs(each) as jobs:
+        thing = await jobs.run(Thing)
+        held = weakref.ref(thing)
+        del thing
+        with trio.move_on_after(5):
+            while held() is not None:  # noqa: ASYNC110  # the thread tells nobody
+                await trio.sleep(0.01)
+        assert held() is None

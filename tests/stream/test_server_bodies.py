@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from pyinterceptor.errors import PeerError
 from pyinterceptor.http.server import Limits
