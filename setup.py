@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithKernel(build_py):
-    """Puts kernel/ into the built package as pyinterceptor/_kernel, where capture/files.py looks first."""
+    """Puts kernel/ into the built package as pyinterceptor/_kernel, where capture/gateway/files.py looks first."""
 
     def run(self) -> None:
         super().run()

@@ -1,8 +1,8 @@
 """Outbound traffic of containers, in the hands of Python."""
 
-from pyinterceptor.app import App
+from pyinterceptor.app.app import App
+from pyinterceptor.app.container import Container, Context
 from pyinterceptor.bindings import KV, R2Bucket, Secret
-from pyinterceptor.container import Container, Context
 from pyinterceptor.errors import (
     BadArgument,
     BindingError,
@@ -15,8 +15,8 @@ from pyinterceptor.errors import (
     RuntimeFailure,
 )
 from pyinterceptor.http.fetch import fetch
-from pyinterceptor.interceptor import open_interceptor
 from pyinterceptor.policy.budget import Budget
+from pyinterceptor.serving.interceptor import open_interceptor
 from pyinterceptor.web import URL, Headers, Request, Response
 
 __all__ = [

@@ -1,4 +1,1 @@
-"""The kernel's part: the gateway namespace, its program, rules, interfaces.
-
-All that needs root is here.
-"""
+"""How containers' connections come to us. What needs root is in `gateway/`."""

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyinterceptor.capture.files import kernel_directory
-from pyinterceptor.capture.filter import Filter
-from pyinterceptor.capture.namespace import unshare_network
-from pyinterceptor.capture.netlink import new_batch, open_netlink, send
-from pyinterceptor.capture.pins import try_program
-from pyinterceptor.capture.program import INTERPRETERS
-from pyinterceptor.capture.sockets import open_dns, open_listener
+from pyinterceptor.capture.gateway.files import kernel_directory
+from pyinterceptor.capture.gateway.filter import Filter
+from pyinterceptor.capture.gateway.namespace import unshare_network
+from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
+from pyinterceptor.capture.gateway.pins import try_program
+from pyinterceptor.capture.gateway.program import INTERPRETERS
+from pyinterceptor.capture.gateway.sockets import open_dns, open_listener
 from pyinterceptor.errors import CaptureError
 from pyinterceptor.threads import on_own_thread
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import trio
 
 from pyinterceptor._relay import lib
-from pyinterceptor.capture.netlink import NETLINK_ROUTE
+from pyinterceptor.capture.gateway.netlink import NETLINK_ROUTE
 
 ROUTES_OF_IPV6 = 0x400  # RTMGRP_IPV6_ROUTE, linux/rtnetlink.h
 NOTICE = 1 << 16  # bytes

@@ -13,9 +13,9 @@ import pytest
 import trio
 
 from pyinterceptor import App, Container, open_interceptor
-from pyinterceptor.capture.namespace import inside
-from pyinterceptor.interceptor import Interceptor
+from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.relay.relay import Options
+from pyinterceptor.serving.interceptor import Interceptor
 from tests.world import ORIGIN_V4, World
 
 DEADLINE = 20.0  # seconds, of a whole dialogue

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from pyinterceptor import App, Container, Response, open_interceptor
-from pyinterceptor.capture.namespace import inside
+from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options
 from tests.e2e.dialogue import DEADLINE, PORT, End, Scene, namespace_of, scene

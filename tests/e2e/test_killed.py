@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import trio
 
-from pyinterceptor.capture.state import remove_leftovers, state_of
+from pyinterceptor.capture.gateway.state import remove_leftovers, state_of
 from tests.e2e.clients import container, output
 from tests.e2e.owner import Sandbox
 from tests.kernel.box import AT_ONCE, DEADLINE, Box, family

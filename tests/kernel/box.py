@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from pyinterceptor.capture.namespace import inside, unshare_network
+from pyinterceptor.capture.gateway.namespace import inside, unshare_network
 from pyinterceptor.threads import on_own_thread
 
 T = TypeVar("T")

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from pyinterceptor.capture.gateway import open_gateway
-from pyinterceptor.capture.pins import links_of
-from pyinterceptor.capture.state import state_of
+from pyinterceptor.capture.gateway.gateway import open_gateway
+from pyinterceptor.capture.gateway.pins import links_of
+from pyinterceptor.capture.gateway.state import state_of
 from pyinterceptor.errors import CaptureError
 from tests.kernel.box import AT_ONCE, accept, answer, destination, in_trio, interface, open_box, plain, query
 

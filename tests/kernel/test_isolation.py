@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from pyinterceptor.capture import veth
-from pyinterceptor.capture.gateway import Gateway, Seat, open_gateway
-from pyinterceptor.capture.namespace import inside
-from pyinterceptor.capture.state import state_of
+from pyinterceptor.capture.gateway import veth
+from pyinterceptor.capture.gateway.gateway import Gateway, Seat, open_gateway
+from pyinterceptor.capture.gateway.namespace import inside
+from pyinterceptor.capture.gateway.state import state_of
 from tests.kernel import frames
 from tests.kernel.box import AT_ONCE, Box, accept, family, in_trio, interface, open_box, plain, query
 from tests.kernel.frames import echo, packet, question, syn, tcp, udp, version

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pyinterceptor.capture.gateway import free_instance, open_gateway, remove_leftovers
-from pyinterceptor.capture.pins import links_of
-from pyinterceptor.capture.state import state_of
+from pyinterceptor.capture.gateway.gateway import free_instance, open_gateway, remove_leftovers
+from pyinterceptor.capture.gateway.pins import links_of
+from pyinterceptor.capture.gateway.state import state_of
 from pyinterceptor.errors import CaptureError
 from tests.kernel.box import AT_ONCE, Box, accept, in_trio, open_box
 

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import trio
 
-from pyinterceptor.capture.gateway import open_gateway
-from pyinterceptor.capture.state import RUN
+from pyinterceptor.capture.gateway.gateway import open_gateway
+from pyinterceptor.capture.gateway.state import RUN
 from pyinterceptor.runtime import open_netns_container
 
 PYTHON = "/usr/bin/python3"

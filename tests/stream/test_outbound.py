@@ -16,14 +16,14 @@ import trio.testing
 from pyinterceptor._relay import ffi, lib
 
 from pyinterceptor import BindingError, Container, DialRefused, FetchError, Response, fetch
-from pyinterceptor.container import Context
+from pyinterceptor.app.container import Context
+from pyinterceptor.app.policy import policy_of
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
-from pyinterceptor.outbound import Attached, Outbound
-from pyinterceptor.policies import policy_of
 from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Cause
+from pyinterceptor.serving.requests import Attached, Outbound
 from tests.stream.dialogue import GET, Client, http, in_trio, ok, serving
 from tests.stream.origins import Internet, internet
 

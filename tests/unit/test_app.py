@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyinterceptor import App, Container, PolicyError
-from pyinterceptor.load import load_app
+from pyinterceptor.app.load import load_app
 
 HEAD = "from pyinterceptor import App, Container, Response\n"
 WRONG = {

@@ -3,7 +3,7 @@
 import pytest
 
 from pyinterceptor import App, Budget, Container, PolicyError, Response
-from pyinterceptor.policies import policy_of
+from pyinterceptor.app.policy import policy_of
 
 
 async def one(request, env, ctx):

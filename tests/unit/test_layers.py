@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "pyinterceptor"
-# From left to right; what isn't named here (app, container, interceptor, …) stands to the right of all.
-LAYERS = ["errors", "threads", "_relay", "web", "bindings", "policy", "capture", "relay", "dns", "http", "runtime"]
+# From left to right; what isn't named here (the package itself, its command line) stands to the right of all.
+LAYERS = [
+    *("errors", "threads", "_relay", "web", "bindings", "policy", "app", "capture", "relay", "dns", "http", "runtime"),
+    "serving",
+]
 PURE = ["web", "policy/hosts.py", "policy/rules.py", "policy/addresses.py", "policy/budget.py"] + [
     f"dns/{name}.py" for name in ("query", "names", "answers")
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pyinterceptor import PolicyError
-from pyinterceptor.usage import bindings_used, check_bindings
+from pyinterceptor.app.usage import bindings_used, check_bindings
 
 
 async def plain(request: Any, env: Any, ctx: Any) -> Any:

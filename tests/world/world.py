@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pyinterceptor.capture.namespace import inside
+from pyinterceptor.capture.gateway.namespace import inside
 from tests.world.network import new_namespace, wait_for_port
 from tests.world.servers import Servers
 

@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from pyinterceptor.capture.namespace import inside
-from pyinterceptor.capture.netlink import new_batch, open_netlink, send
+from pyinterceptor.capture.gateway.namespace import inside
+from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
 from pyinterceptor.errors import CaptureError
 
 INSIDE = "eth0"

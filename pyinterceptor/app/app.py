@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyinterceptor.container import Container
+from pyinterceptor.app.container import Container
+from pyinterceptor.app.policy import Policy, policy_of
+from pyinterceptor.app.usage import check_bindings
 from pyinterceptor.errors import PolicyError
-from pyinterceptor.policies import Policy, policy_of
-from pyinterceptor.usage import check_bindings
 
 
 class App:

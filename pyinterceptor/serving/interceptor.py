@@ -14,27 +14,27 @@ from functools import partial
 import trio
 
 from pyinterceptor._relay import lib
-from pyinterceptor.app import App
+from pyinterceptor.app.app import App
+from pyinterceptor.app.container import Container, Context, container_id
 from pyinterceptor.bindings.env import Env, configured, open_env, settings_of
 from pyinterceptor.bindings.state import state_directory
-from pyinterceptor.box import Box
-from pyinterceptor.capture.gateway import Gateway, Seat, open_gateway
+from pyinterceptor.capture.gateway.gateway import Gateway, Seat, open_gateway
 from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
-from pyinterceptor.container import Container, Context, container_id
 from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_udp
 from pyinterceptor.dns.upstream import Upstream
 from pyinterceptor.errors import PolicyError, ungrouped
-from pyinterceptor.flows import Flows
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
 from pyinterceptor.http.server import open_server
-from pyinterceptor.outbound import Attached
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Options, Relay, open_relay
 from pyinterceptor.runtime import NetnsContainer, PodmanContainer, open_netns_container, open_podman_container
+from pyinterceptor.serving.box import Box
+from pyinterceptor.serving.flows import Flows
+from pyinterceptor.serving.requests import Attached
 
 SETTLE_TIMEOUT = 0.5  # seconds
 SETTLE_PAUSE = 0.005  # seconds

@@ -16,9 +16,9 @@ from pyinterceptor.bindings.env import Env
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_tcp
 from pyinterceptor.http.server import Server
-from pyinterceptor.outbound import Attached, Outbound
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Ended, Event, Handoff, Relay, Resolve
+from pyinterceptor.serving.requests import Attached, Outbound
 
 log = logging.getLogger("pyinterceptor")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyinterceptor.errors import CaptureError
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def kernel_directory() -> Path:

@@ -20,15 +20,15 @@ from typing import Any
 
 import trio
 
-from pyinterceptor.capture import program, veth
-from pyinterceptor.capture.files import abi, kernel_directory
-from pyinterceptor.capture.filter import Filter
-from pyinterceptor.capture.namespace import inside, make_namespace, mount
-from pyinterceptor.capture.netlink import new_batch, open_netlink, send
-from pyinterceptor.capture.pins import Map, links_of, possible_cpus
-from pyinterceptor.capture.sockets import open_dns, open_listener
-from pyinterceptor.capture.state import State, clear, free_instance, hold, release, remove_leftovers, state_of
-from pyinterceptor.capture.veth import Seat
+from pyinterceptor.capture.gateway import program, veth
+from pyinterceptor.capture.gateway.files import abi, kernel_directory
+from pyinterceptor.capture.gateway.filter import Filter
+from pyinterceptor.capture.gateway.namespace import inside, make_namespace, mount
+from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
+from pyinterceptor.capture.gateway.pins import Map, links_of, possible_cpus
+from pyinterceptor.capture.gateway.sockets import open_dns, open_listener
+from pyinterceptor.capture.gateway.state import State, clear, free_instance, hold, release, remove_leftovers, state_of
+from pyinterceptor.capture.gateway.veth import Seat
 from pyinterceptor.errors import CaptureError
 
 __all__ = ["Gateway", "Seat", "free_instance", "open_gateway", "remove_leftovers"]

@@ -6,7 +6,7 @@ import socket
 import struct
 from contextlib import suppress
 
-from pyinterceptor.capture.files import abi
+from pyinterceptor.capture.gateway.files import abi
 
 BACKLOG = 4096
 DNS_QUEUE = 4 << 20  # bytes, which the kernel doubles and of which a datagram of 1 500 takes 2 304

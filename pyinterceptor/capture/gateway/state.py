@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyinterceptor.capture import veth
-from pyinterceptor.capture.namespace import inside, unmount_all
-from pyinterceptor.capture.netlink import open_netlink
+from pyinterceptor.capture.gateway import veth
+from pyinterceptor.capture.gateway.namespace import inside, unmount_all
+from pyinterceptor.capture.gateway.netlink import open_netlink
 from pyinterceptor.errors import CaptureError
 
 RUN = Path("/run/pyinterceptor")

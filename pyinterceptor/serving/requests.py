@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyinterceptor._relay import lib
-from pyinterceptor.container import Context, Handler
+from pyinterceptor.app.container import Context, Handler
+from pyinterceptor.app.policy import Policy
 from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.errors import BindingError, DialRefused, FetchError
 from pyinterceptor.http.client import Client
 from pyinterceptor.http.fetch import FetchScope
-from pyinterceptor.policies import Policy
 from pyinterceptor.policy.addresses import Address
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.table import Decision

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pyinterceptor.container import Container, Handler
+from pyinterceptor.app.container import Container, Handler
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy import table
 from pyinterceptor.policy.budget import Budget

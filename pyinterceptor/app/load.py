@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from pyinterceptor.app import App
+from pyinterceptor.app.app import App
 from pyinterceptor.errors import PolicyError
 
 

@@ -1,0 +1,1 @@
+"""What a user declares: apps, container classes, their rules."""

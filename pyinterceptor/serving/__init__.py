@@ -1,0 +1,1 @@
+"""What lives while an interceptor runs: containers, their flows, their requests."""
