@@ -52,10 +52,11 @@ static void reset(int fd)
 }
 
 /* Whose connection is it? NULL: nobody's whose address it has. Takes a reference. */
-static struct container *identify(struct relay *relay, int fd, const struct endpoint *from)
+static struct container *identify(struct relay *relay, uint32_t capture, int fd, const struct endpoint *from)
 {
-	struct container *container = container_find(relay, interface_of(fd));
-	if (container && memcmp(from->address, container->v4, 16) != 0 && memcmp(from->address, container->v6, 16) != 0) {
+	struct container *container = container_on(relay, capture, interface_of(fd));
+	if (container && memcmp(from->address, container->attachment.v4, 16) != 0 &&
+	    memcmp(from->address, container->attachment.v6, 16) != 0) {
 		container_release(container);
 		return NULL;
 	}
@@ -135,13 +136,13 @@ static void begin(struct thread *thread, struct flow *flow)
 	}
 }
 
-static void admit(struct thread *thread, int fd, const struct sockaddr_in6 *peer)
+static void admit(struct thread *thread, uint32_t capture, int fd, const struct sockaddr_in6 *peer)
 {
 	struct sockaddr_in6 own;
 	socklen_t length = sizeof own;
 	struct endpoint from;
 	endpoint_of(peer, &from);
-	struct container *container = identify(thread->relay, fd, &from);
+	struct container *container = identify(thread->relay, capture, fd, &from);
 	if (!container || getsockname(fd, (struct sockaddr *)&own, &length) < 0) {
 		reset(fd);
 	} else if (!has_room(thread, container)) {
@@ -165,11 +166,11 @@ static void admit(struct thread *thread, int fd, const struct sockaddr_in6 *peer
 /* No descriptor is free: the spare one's place lets the connection be accepted and reset. Somebody else may take that place first;
  * then the next one that is free becomes the spare, and the listener is left alone for a while, or its readiness would have us
  * spin. Returns 0 where that is so. */
-static int refuse_one(struct thread *thread)
+static int refuse_one(struct thread *thread, uint32_t capture)
 {
 	if (thread->spare >= 0)
 		close(thread->spare);
-	int fd = accept4(thread->relay->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(thread->relay->listeners[capture], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	int is_done = fd >= 0 || errno == EAGAIN;
 	if (fd >= 0) {
 		atomic_fetch_add(&thread->relay->counters.no_resources, 1);
@@ -179,17 +180,17 @@ static int refuse_one(struct thread *thread)
 	return is_done;
 }
 
-void flow_accept(struct thread *thread)
+void flow_accept(struct thread *thread, uint32_t capture)
 {
 	for (int i = 0; i < ACCEPTS_MAX; i++) {
 		struct sockaddr_in6 peer;
 		socklen_t length = sizeof peer;
-		int fd = accept4(thread->relay->listener, (struct sockaddr *)&peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		int fd = accept4(thread->relay->listeners[capture], (struct sockaddr *)&peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0)
-			admit(thread, fd, &peer);
+			admit(thread, capture, fd, &peer);
 		else if (errno == EAGAIN)
 			return;
-		else if ((errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) && !refuse_one(thread)) {
+		else if ((errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) && !refuse_one(thread, capture)) {
 			thread_stop_listening(thread);
 			return;
 		}

@@ -53,27 +53,72 @@ static struct container **bucket(struct relay *relay, uint32_t id)
 	return &relay->containers[id & (CONTAINER_BUCKETS - 1)];
 }
 
-struct container *container_find(struct relay *relay, uint32_t id)
+static struct container **bucket_on(struct relay *relay, uint32_t interface)
 {
-	pthread_mutex_lock(&relay->lock);
+	return &relay->by_interface[interface & (CONTAINER_BUCKETS - 1)];
+}
+
+/* These two: under the relay's lock. */
+static struct container *find(struct relay *relay, uint32_t id)
+{
 	struct container *container = *bucket(relay, id);
 	while (container && container->id != id)
 		container = container->next;
+	return container;
+}
+
+static struct container *find_on(struct relay *relay, uint32_t capture, uint32_t interface)
+{
+	struct container *container = *bucket_on(relay, interface);
+	while (container && (container->attachment.interface != interface || container->attachment.capture != capture))
+		container = container->next_on_interface;
+	return container;
+}
+
+static struct container *referenced(struct container *container)
+{
 	if (container)
 		atomic_fetch_add(&container->references, 1);
+	return container;
+}
+
+struct container *container_find(struct relay *relay, uint32_t id)
+{
+	pthread_mutex_lock(&relay->lock);
+	struct container *container = referenced(find(relay, id));
 	pthread_mutex_unlock(&relay->lock);
 	return container;
 }
 
-int relay_add_container(struct relay *relay, uint32_t id, const struct relay_budget *budget, const uint8_t v4[16],
-                        const uint8_t v6[16])
+struct container *container_on(struct relay *relay, uint32_t capture, uint32_t interface)
 {
-	struct container *known = container_find(relay, id), *container;
-	if (known) {
-		container_release(known);
-		return -EEXIST;
+	pthread_mutex_lock(&relay->lock);
+	struct container *container = referenced(find_on(relay, capture, interface));
+	pthread_mutex_unlock(&relay->lock);
+	return container;
+}
+
+/* Puts the container where it is found, unless its number or interface is taken. */
+static int enlist(struct relay *relay, struct container *container)
+{
+	const struct attachment *to = &container->attachment;
+	pthread_mutex_lock(&relay->lock);
+	int is_taken = find(relay, container->id) || find_on(relay, to->capture, to->interface);
+	if (!is_taken) {
+		struct container **first = bucket(relay, container->id), **first_on = bucket_on(relay, to->interface);
+		container->next = *first;
+		*first = container;
+		container->next_on_interface = *first_on;
+		*first_on = container;
 	}
-	container = calloc(1, sizeof *container);
+	pthread_mutex_unlock(&relay->lock);
+	return is_taken ? -EEXIST : 0;
+}
+
+int relay_add_container(struct relay *relay, uint32_t id, const struct attachment *attachment,
+                        const struct relay_budget *budget)
+{
+	struct container *container = calloc(1, sizeof *container);
 	if (!container || !(container->names = names_new())) {
 		free(container);
 		return -ENOMEM;
@@ -82,14 +127,11 @@ int relay_add_container(struct relay *relay, uint32_t id, const struct relay_bud
 	atomic_init(&container->references, 1);
 	container->id = id;
 	container->budget = *budget;
-	memcpy(container->v4, v4, 16);
-	memcpy(container->v6, v6, 16);
-	pthread_mutex_lock(&relay->lock);
-	struct container **first = bucket(relay, id);
-	container->next = *first;
-	*first = container;
-	pthread_mutex_unlock(&relay->lock);
-	return 0;
+	container->attachment = *attachment;
+	int result = enlist(relay, container);
+	if (result < 0)
+		container_release(container);
+	return result;
 }
 
 int relay_publish_policy(struct relay *relay, uint32_t id, const void *blob, uint32_t size)
@@ -111,16 +153,27 @@ int relay_publish_policy(struct relay *relay, uint32_t id, const void *blob, uin
 	return table ? 0 : -ENOMEM;
 }
 
+/* Takes the container out of both lists; NULL if it isn't there. Its reference is the caller's. */
+static struct container *delist(struct relay *relay, uint32_t id)
+{
+	struct container **link;
+	pthread_mutex_lock(&relay->lock);
+	struct container *container = find(relay, id);
+	if (container) {
+		for (link = bucket(relay, id); *link != container; link = &(*link)->next)
+			;
+		*link = container->next;
+		for (link = bucket_on(relay, container->attachment.interface); *link != container; link = &(*link)->next_on_interface)
+			;
+		*link = container->next_on_interface;
+	}
+	pthread_mutex_unlock(&relay->lock);
+	return container;
+}
+
 int relay_remove_container(struct relay *relay, uint32_t id)
 {
-	struct container **link, *container;
-	pthread_mutex_lock(&relay->lock);
-	for (link = bucket(relay, id); *link && (*link)->id != id; link = &(*link)->next)
-		;
-	container = *link;
-	if (container)
-		*link = container->next;
-	pthread_mutex_unlock(&relay->lock);
+	struct container *container = delist(relay, id);
 	if (!container)
 		return -ENOENT;
 	atomic_store(&container->is_gone, 1);

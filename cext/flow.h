@@ -36,12 +36,13 @@ struct table {
 };
 
 struct container {
-	struct container *next; /* in its bucket */
+	struct container *next;              /* in its bucket by number */
+	struct container *next_on_interface; /* in its bucket by interface */
 	atomic_uint references; /* the list's, and one a flow */
-	uint32_t id;            /* ifindex */
+	uint32_t id;            /* its number */
 	atomic_int is_gone;
 	struct relay_budget budget;
-	uint8_t v4[16], v6[16];
+	struct attachment attachment;
 	pthread_mutex_t lock;
 	struct table *table; /* NULL: nothing is decided yet, all is refused */
 	struct names *names;
@@ -110,13 +111,15 @@ struct thread {
 
 struct relay {
 	struct relay_options options;
-	int listener, event_fd;
+	int event_fd;
+	int listeners[CAPTURES_MAX]; /* -1 where there is none */
 	uint32_t thread_count;
 	struct thread threads[THREADS_MAX];
 	atomic_int is_closing;
 	_Atomic uint64_t numbers;
 	pthread_mutex_t lock;
-	struct container *containers[CONTAINER_BUCKETS]; /* by id */
+	struct container *containers[CONTAINER_BUCKETS]; /* by number */
+	struct container *by_interface[CONTAINER_BUCKETS];
 	struct relay_event *events; /* a ring that grows */
 	uint32_t first_event, event_count, event_room;
 	struct counters counters;
@@ -127,6 +130,7 @@ double now(void); /* seconds, CLOCK_MONOTONIC */
 
 /* container.c */
 struct container *container_find(struct relay *relay, uint32_t id); /* takes a reference, or NULL */
+struct container *container_on(struct relay *relay, uint32_t capture, uint32_t interface); /* likewise */
 void container_release(struct container *container);
 void container_release_name(struct container *container, const uint8_t synthetic[16]); /* a flow to it has ended */
 struct table *table_of(struct container *container); /* takes a reference, or NULL */
@@ -141,10 +145,11 @@ int thread_prepare(struct thread *thread, struct relay *relay); /* 0, or -1 with
 int thread_start(struct thread *thread);                        /* 0, or an errno */
 void thread_dispose(struct thread *thread);
 void wake_threads(struct relay *relay);
-void thread_stop_listening(struct thread *thread); /* until the next tick */
+int thread_listen(struct thread *thread, uint32_t capture); /* 0, or -1 with errno */
+void thread_stop_listening(struct thread *thread);          /* until the next tick */
 
 /* accept.c */
-void flow_accept(struct thread *thread);
+void flow_accept(struct thread *thread, uint32_t capture);
 
 /* judge.c */
 void judge(struct thread *thread, struct flow *flow);

@@ -31,14 +31,15 @@ static void set_defaults(struct relay_options *options)
 		options->flows = (uint32_t)((files.rlim_cur < 1000000 ? files.rlim_cur : 1000000) * 3 / 8);
 }
 
-struct relay *relay_open(int listener, const struct relay_options *options)
+struct relay *relay_open(const struct relay_options *options)
 {
 	struct relay *relay = calloc(1, sizeof *relay);
 	if (!relay)
 		return NULL;
 	relay->options = *options;
 	set_defaults(&relay->options);
-	relay->listener = listener;
+	for (int i = 0; i < CAPTURES_MAX; i++)
+		relay->listeners[i] = -1;
 	pthread_mutex_init(&relay->lock, NULL);
 	relay->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int error = relay->event_fd < 0 ? errno : 0;
@@ -56,6 +57,23 @@ struct relay *relay_open(int listener, const struct relay_options *options)
 		return NULL;
 	}
 	return relay;
+}
+
+int relay_listen(struct relay *relay, int listener)
+{
+	int capture = 0, error = 0;
+	pthread_mutex_lock(&relay->lock);
+	while (capture < CAPTURES_MAX && relay->listeners[capture] >= 0)
+		capture++;
+	if (capture < CAPTURES_MAX)
+		relay->listeners[capture] = listener;
+	else
+		error = ENOSPC;
+	for (uint32_t i = 0; i < relay->thread_count && !error; i++)
+		if (thread_listen(&relay->threads[i], (uint32_t)capture) < 0)
+			error = errno;
+	pthread_mutex_unlock(&relay->lock);
+	return error ? -error : capture;
 }
 
 void relay_close(struct relay *relay)

@@ -42,7 +42,7 @@ struct relay_event {
 	int32_t fd;                   /* HANDOFF: the client's socket, non-blocking, nothing consumed;
 	                                 whoever takes the event owns it. Else -1 */
 	uint64_t flow;                /* a number never used twice */
-	uint32_t container;           /* ifindex */
+	uint32_t container;           /* its number: relay_add_container() */
 	uint32_t protocol;            /* enum protocol */
 	struct decision decision;
 	uint32_t cause;               /* enum end_cause; HANDOFF: what failed before, or END_DONE */
@@ -64,8 +64,14 @@ struct relay_counters {           /* of one container, or of all together */
 	uint64_t flows;               /* open now */
 };
 
-/* Borrows the listening socket (non-blocking, IP_PKTINFO and IPV6_RECVPKTINFO set). NULL: errno says why. */
-struct relay *relay_open(int listener, const struct relay_options *options);
+#define CAPTURES_MAX 8
+
+/* Returns NULL with errno. */
+struct relay *relay_open(const struct relay_options *options);
+
+/* Accepts connections from the listening socket of one more capture (borrowed; non-blocking, IP_PKTINFO and IPV6_RECVPKTINFO
+ * set). Returns the capture's number, or -errno: -ENOSPC above CAPTURES_MAX. */
+int relay_listen(struct relay *relay, int listener);
 
 /* Readable (eventfd) while events wait. */
 int relay_event_fd(struct relay *relay);
@@ -73,9 +79,17 @@ int relay_event_fd(struct relay *relay);
 /* Takes up to `count` events; returns how many. */
 uint32_t relay_take(struct relay *relay, struct relay_event *out, uint32_t count);
 
-/* Before the veth exists. Addresses v4-mapped / v6: a flow from another peer address is reset. 0 or -errno. No table yet: refused. */
-int relay_add_container(struct relay *relay, uint32_t container, const struct relay_budget *budget,
-                        const uint8_t v4[16], const uint8_t v6[16]);
+/* A container's tie to a capture. Interfaces of different captures may have the same index. */
+struct attachment {
+	uint32_t capture;             /* from relay_listen() */
+	uint32_t interface;           /* ifindex that its connections come in on */
+	uint8_t v4[16], v6[16];       /* v4-mapped, and v6: a flow from another peer address is reset */
+};
+
+/* Call it before the interface exists. `container` is a number of the caller's that no other container has or had; not 0. Until
+ * a policy is published its flows are refused. 0 or -errno: -EEXIST if the number or the interface is taken. */
+int relay_add_container(struct relay *relay, uint32_t container, const struct attachment *attachment,
+                        const struct relay_budget *budget);
 
 /* Replaces the container's table atomically; the blob is copied. -EINVAL if policy_check fails. Undecided openings are decided by
  * it; spliced flows go on. */

@@ -3,6 +3,7 @@
  * A thread of the relay: its epoll, its turns, its flows' deadlines.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -14,8 +15,10 @@
 
 #define TICK 0.1          /* seconds between two looks at every flow's deadlines */
 #define BATCH 256         /* epoll events a turn */
-#define COOKIE_LISTENER 8 /* no flow's address */
-#define COOKIE_WAKE 16
+/* Cookies below the first address that malloc() gives. A listener's is that of its capture. */
+#define COOKIE_WAKE 8
+#define COOKIE_LISTENER(capture) (16 + 8 * (uint64_t)(capture))
+#define COOKIE_FLOW COOKIE_LISTENER(CAPTURES_MAX)
 
 /* Frees what died, after every event of the turn has been looked at. What still stands in the list of ready ones goes with the
  * next turn. */
@@ -90,15 +93,24 @@ static int watch(struct thread *thread, int fd, uint64_t cookie, uint32_t flags)
 	return epoll_ctl(thread->epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
-static int listen_again(struct thread *thread)
+int thread_listen(struct thread *thread, uint32_t capture)
 {
-	thread->is_listening = watch(thread, thread->relay->listener, COOKIE_LISTENER, EPOLLEXCLUSIVE) == 0;
-	return thread->is_listening ? 0 : -1;
+	return watch(thread, thread->relay->listeners[capture], COOKIE_LISTENER(capture), EPOLLEXCLUSIVE);
+}
+
+static void listen_again(struct thread *thread)
+{
+	thread->is_listening = 1;
+	for (uint32_t capture = 0; capture < CAPTURES_MAX; capture++)
+		if (thread->relay->listeners[capture] >= 0 && thread_listen(thread, capture) < 0 && errno != EEXIST)
+			thread->is_listening = 0;
 }
 
 void thread_stop_listening(struct thread *thread)
 {
-	epoll_ctl(thread->epoll, EPOLL_CTL_DEL, thread->relay->listener, NULL);
+	for (uint32_t capture = 0; capture < CAPTURES_MAX; capture++)
+		if (thread->relay->listeners[capture] >= 0)
+			epoll_ctl(thread->epoll, EPOLL_CTL_DEL, thread->relay->listeners[capture], NULL);
 	thread->is_listening = 0;
 }
 
@@ -111,10 +123,11 @@ static void turn(struct thread *thread, double *next_tick)
 	int count = epoll_wait(thread->epoll, events, BATCH, timeout);
 	thread->now = now();
 	for (int i = 0; i < count; i++) {
-		if (events[i].data.u64 == COOKIE_LISTENER)
-			flow_accept(thread);
-		else if (events[i].data.u64 != COOKIE_WAKE)
+		uint64_t cookie = events[i].data.u64;
+		if (cookie >= COOKIE_FLOW)
 			serve_event(thread, &events[i]);
+		else if (cookie != COOKIE_WAKE)
+			flow_accept(thread, (uint32_t)(cookie - COOKIE_LISTENER(0)) / 8);
 		else if (read(thread->wake, &drained, sizeof drained) > 0)
 			woken(thread, next_tick);
 	}
@@ -160,8 +173,7 @@ int thread_prepare(struct thread *thread, struct relay *relay)
 	if (thread->epoll < 0 || thread->wake < 0 || thread->netlink < 0 || !thread->buffer || !thread->pipes)
 		return -1;
 	thread->spare = fcntl(thread->epoll, F_DUPFD_CLOEXEC, 0);
-	if (listen_again(thread) < 0)
-		return -1;
+	thread->is_listening = 1;
 	return watch(thread, thread->wake, COOKIE_WAKE, 0);
 }
 

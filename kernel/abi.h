@@ -37,7 +37,7 @@
 
 struct container_entry {
 	uint32_t flags;
-	uint32_t reserved;
+	uint32_t container; /* its number, as the relay and Python know it */
 };
 
 #endif

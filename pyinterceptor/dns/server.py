@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import struct
+from collections.abc import Callable
 
 import trio
 
@@ -23,8 +24,11 @@ BATCH = 256  # datagrams between two turns of everybody else
 Peer = tuple[str, int, int, int]
 
 
-async def serve_udp(sock: socket.socket, resolver: Resolver) -> None:
-    """For ever; borrows the dual-stack socket, which has IP_PKTINFO and IPV6_RECVPKTINFO set."""
+async def serve_udp(sock: socket.socket, container_on: Callable[[int], int | None], resolver: Resolver) -> None:
+    """For ever; borrows the dual-stack socket, which has IP_PKTINFO and IPV6_RECVPKTINFO set.
+
+    `container_on(interface)` gives the number of the container that asks, None for nobody's interface.
+    """
     async with trio.open_nursery() as nursery:
         while True:
             await trio.lowlevel.wait_readable(sock.fileno())
@@ -35,8 +39,9 @@ async def serve_udp(sock: socket.socket, resolver: Resolver) -> None:
                     break
                 except OSError:
                     continue  # what became of an earlier answer
-                container, source = _arrival(control)
-                if container == 0 or source is None:
+                interface, source = _arrival(control)
+                container = container_on(interface)
+                if container is None or source is None:
                     continue
                 answer = resolver.answer_nowait(container, data, udp=True)
                 if isinstance(answer, Waiting):

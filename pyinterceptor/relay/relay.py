@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from pyinterceptor._relay import ffi, lib
+from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.errors import CaptureError
 from pyinterceptor.policy.addresses import Address, packed, unpacked
 from pyinterceptor.policy.budget import Budget
@@ -162,11 +163,18 @@ class Relay:
         self._handle = handle
         self._batch = ffi.new("struct relay_event[]", BATCH)
 
-    def add_container(self, container: int, v4: Address, v6: Address, budget: Budget) -> None:
-        """Makes the interface known, before it exists. Until a policy is published its flows are refused."""
+    def listen(self, listener: socket.socket) -> int:
+        """Accepts connections from one more capture's listener (borrowed); returns the capture's number."""
+        return self._check(lib.relay_listen(self._handle, listener.fileno()), "listen")
+
+    def add_container(self, capture: int, attachment: Attachment, budget: Budget) -> None:
+        """Makes a container known, before its interface exists. Until a policy is published its flows are refused."""
         limits = ffi.new("struct relay_budget *", (budget.flows, budget.openings, budget.handoffs, budget.pipes))
+        to = ffi.new("struct attachment *")
+        to.capture, to.interface = capture, attachment.interface
+        to.v4, to.v6 = packed(attachment.v4), packed(attachment.v6)
         self._check(
-            lib.relay_add_container(self._handle, container, limits, packed(v4), packed(v6)), "add a container"
+            lib.relay_add_container(self._handle, attachment.container, to, limits), "add a container"
         )
 
     def publish_policy(self, container: int, table: bytes) -> None:
@@ -246,21 +254,22 @@ class Relay:
         lib.relay_close(self._handle)
 
     @staticmethod
-    def _check(result: int, step: str) -> None:
+    def _check(result: int, step: str) -> int:
         if result < 0:
             raise CaptureError(f"relay: {step}: {os.strerror(-result)}")
+        return result
 
 
 @asynccontextmanager
-async def open_relay(listener: socket.socket, options: Options) -> AsyncIterator[Relay]:
-    """Starts the relay's threads on `listener` (borrows it); they end with the block, their flows reset.
+async def open_relay(options: Options) -> AsyncIterator[Relay]:
+    """Starts the relay's threads; they end with the block, their flows reset.
 
     The threads live in the calling thread's network namespace: that is where they dial from.
     """
     given = ffi.new("struct relay_options *")
     for name in Options.__dataclass_fields__:
         setattr(given, name, getattr(options, name))
-    handle = lib.relay_open(listener.fileno(), given)
+    handle = lib.relay_open(given)
     if handle == ffi.NULL:
         raise CaptureError(f"start the relay: {os.strerror(ffi.errno)}")
     relay = Relay(handle)

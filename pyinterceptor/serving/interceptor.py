@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -18,7 +19,8 @@ from pyinterceptor.app.app import App
 from pyinterceptor.app.container import Container, Context, container_id
 from pyinterceptor.bindings.env import Env, configured, open_env, settings_of
 from pyinterceptor.bindings.state import state_directory
-from pyinterceptor.capture.gateway.gateway import Gateway, Seat, open_gateway
+from pyinterceptor.capture.capture import Attachment
+from pyinterceptor.capture.gateway.gateway import Gateway, open_gateway
 from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
 from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.dns.resolver import Resolver
@@ -61,9 +63,11 @@ class Interceptor:
         self._nursery = nursery
         self._gateway = gateway
         self._relay = relay
+        self._capture = relay.listen(gateway.listener)
+        self._numbers = itertools.count(1)  # of containers
         self._hub = hub
         self._upstream = upstream
-        self.attached: dict[int, Attached] = {}  # by interface
+        self.attached: dict[int, Attached] = {}  # by number
         self._boxes: dict[tuple[str, str], Box] = {}
         self._starting = trio.Lock()
         self._generations = 0
@@ -129,8 +133,8 @@ class Interceptor:
         """One container from its start to its stop."""
         key = cls.__name__, name
         try:
-            async with self._attachment(cls, name) as seat:
-                attach = partial(self._gateway.attach, seat)
+            async with self._attachment(cls, name) as attachment:
+                attach = partial(self._gateway.attach, attachment)
                 opening: AbstractAsyncContextManager[NetnsContainer | PodmanContainer]
                 if cls.image is None:
                     opening = open_netns_container(name=name, user=user, attach=attach)
@@ -141,7 +145,7 @@ class Interceptor:
                     task_status.started(box)
                     await box.stopping.wait()
                     await workload.stop()
-                    await self._settle(seat.ifindex)
+                    await self._settle(attachment.container)
         except BaseExceptionGroup as group:  # the client's nursery wraps what passes through it
             error = ungrouped(group)
             raise error from error.__cause__
@@ -156,31 +160,32 @@ class Interceptor:
                 await trio.sleep(SETTLE_PAUSE)
 
     @asynccontextmanager
-    async def _attachment(self, cls: type[Container], name: str) -> AsyncIterator[Seat]:
-        """A seat at the gateway and all that is known of it, before the veth exists; gone with the block."""
+    async def _attachment(self, cls: type[Container], name: str) -> AsyncIterator[Attachment]:
+        """The tie to the gateway and all that is known of it, before the veth exists; gone with the block."""
         self._generations += 1
         policy = self._app.policy(cls, self._generations)
-        seat = self._gateway.reserve()
+        attachment = self._gateway.reserve(next(self._numbers))
+        number = attachment.container
         context = Context(container_id(cls.__name__, name), cls.__name__, name)
         dialer = Dialer(
             resolve=self._upstream.resolve,
-            may_dial=partial(self._may_dial, seat.ifindex),
+            may_dial=partial(self._may_dial, number),
             make_stream=self._hub.stream,
         )
-        async with open_client(dialer, pump=partial(self._relay.pump, seat.ifindex)) as client:
-            self._relay.add_container(seat.ifindex, seat.v4, seat.v6, cls.budget)
+        async with open_client(dialer, pump=partial(self._relay.pump, number)) as client:
+            self._relay.add_container(self._capture, attachment, cls.budget)
             try:
-                self._relay.publish_policy(seat.ifindex, policy.blob)
-                self.attached[seat.ifindex] = Attached(
-                    seat.ifindex, context, policy, client, self._synthetic, cls.budget
+                self._relay.publish_policy(number, policy.blob)
+                self.attached[number] = Attached(
+                    number, context, policy, client, self._synthetic, cls.budget
                 )
-                yield seat
+                yield attachment
             finally:
-                self._relay.remove_container(seat.ifindex)
-                self.attached.pop(seat.ifindex, None)
-                self.resolver.forget(seat.ifindex)
+                self._relay.remove_container(number)
+                self.attached.pop(number, None)
+                self.resolver.forget(number)
                 with trio.CancelScope(shield=True):
-                    await self._gateway.detach(seat)
+                    await self._gateway.detach(attachment)
 
     def _may_dial(self, container: int, ip: str, port: int, local: bool) -> bool:
         return self._relay.may_dial(ipaddress.ip_address(ip), port, container=container, local=local)
@@ -234,7 +239,7 @@ async def open_interceptor(
             async with (
                 open_env(bindings, place) as env,
                 open_gateway(instance, v6=v6) as gateway,
-                open_relay(gateway.listener, options or Options()) as relay,
+                open_relay(options or Options()) as relay,
                 open_server() as server,
                 trio.open_nursery() as nursery,
             ):
@@ -243,7 +248,7 @@ async def open_interceptor(
                 nursery.start_soon(hub.run)
                 nursery.start_soon(flows.run)
                 nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
-                nursery.start_soon(serve_udp, gateway.dns, interceptor.resolver)
+                nursery.start_soon(serve_udp, gateway.dns, gateway.container_on, interceptor.resolver)
                 yield interceptor
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:

@@ -39,7 +39,7 @@ CAUSES = {
 class Attached:
     """A container whose flows are ours: its interface, its policy now, and who it is to handlers."""
 
-    container: int  # ifindex
+    container: int  # its number
     context: Context
     policy: Policy
     client: Client  # its own: what it may dial and its pooled connections are nobody else's

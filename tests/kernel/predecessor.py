@@ -28,7 +28,7 @@ from pyinterceptor.capture import gateway, program
 
 async def main(instance: str, netns: int, then: Any) -> None:
     async with gateway.open_gateway(instance, v6=True) as opened:
-        await opened.attach(opened.reserve(), netns)
+        await opened.attach(opened.reserve(1), netns)
         print("attached", flush=True)
         await then()
 

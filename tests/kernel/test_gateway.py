@@ -23,12 +23,12 @@ V4, V6 = "198.51.100.7", "2001:db8:7::7"
 async def test_a_connection_to_any_address_and_port_is_ours(instance: str, address: str, port: int) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:
-            seat = gateway.reserve()
-            await gateway.attach(seat, box.fd)
+            attachment = gateway.reserve(1)
+            await gateway.attach(attachment, box.fd)
             with box.connect(address, port) as client, await accept(gateway.listener) as accepted:
                 assert destination(accepted) == (address, port)
-                assert interface(accepted) == seat.ifindex
-                assert plain(accepted.getpeername()[0]) in (str(seat.v4), str(seat.v6))
+                assert interface(accepted) == attachment.interface
+                assert plain(accepted.getpeername()[0]) in (str(attachment.v4), str(attachment.v6))
                 client.sendall(b"ping")
                 assert accepted.recv(4) == b"ping"
                 accepted.sendall(b"pong")
@@ -39,13 +39,13 @@ async def test_a_connection_to_any_address_and_port_is_ours(instance: str, addre
 async def test_two_containers_are_told_apart_by_their_interfaces(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as one, open_box() as two:
-            seats = gateway.reserve(), gateway.reserve()
-            for seat, box in zip(seats, (one, two), strict=True):
-                await gateway.attach(seat, box.fd)
+            attachments = gateway.reserve(1), gateway.reserve(1)
+            for attachment, box in zip(attachments, (one, two), strict=True):
+                await gateway.attach(attachment, box.fd)
                 for address in (V4, V6):
                     with box.connect(address, 80), await accept(gateway.listener) as accepted:
-                        assert interface(accepted) == seat.ifindex
-            assert len({seats[0].ifindex, seats[1].ifindex, seats[0].v4, seats[1].v4}) == 4
+                        assert interface(accepted) == attachment.interface
+            assert len({attachments[0].interface, attachments[1].interface, attachments[0].v4, attachments[1].v4}) == 4
 
 
 @pytest.mark.parametrize("address", [V4, V6, "169.254.1.1", "169.254.169.254"])
@@ -53,13 +53,13 @@ async def test_two_containers_are_told_apart_by_their_interfaces(instance: str) 
 async def test_dns_to_any_unicast_address_arrives_and_is_answered_from_there(instance: str, address: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:
-            seat = gateway.reserve()
-            await gateway.attach(seat, box.fd)
+            attachment = gateway.reserve(1)
+            await gateway.attach(attachment, box.fd)
             with box.udp(address) as client:
                 client.connect((address, 53))  # so that an answer from anywhere else would not be taken
                 client.send(b"question")
                 asked = await query(gateway.dns)
-                assert (asked.payload, asked.interface) == (b"question", seat.ifindex)
+                assert (asked.payload, asked.interface) == (b"question", attachment.interface)
                 assert asked.destination == (address, 53)
                 answer(gateway.dns, asked, b"answer")
                 assert client.recv(64) == b"answer"
@@ -71,21 +71,21 @@ async def test_the_very_first_answer_arrives(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         for address in (V4, V6) * 30:
             with open_box() as box:
-                seat = gateway.reserve()
-                await gateway.attach(seat, box.fd)
+                attachment = gateway.reserve(1)
+                await gateway.attach(attachment, box.fd)
                 with box.udp(address) as client:
                     client.connect((address, 53))
                     client.send(b"question")
                     answer(gateway.dns, await query(gateway.dns), b"answer")
                     assert client.recv(64) == b"answer"
-                await gateway.detach(seat)
+                await gateway.detach(attachment)
 
 
 @in_trio
 async def test_dns_over_tcp_to_the_resolver_address_is_ours(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:
-            await gateway.attach(gateway.reserve(), box.fd)
+            await gateway.attach(gateway.reserve(1), box.fd)
             with box.connect("169.254.1.1", 53), await accept(gateway.listener) as accepted:
                 assert destination(accepted) == ("169.254.1.1", 53)
             assert box.refusal("169.254.1.1", 80).error == "ConnectionRefusedError"
@@ -96,7 +96,7 @@ async def test_dns_over_tcp_to_the_resolver_address_is_ours(instance: str) -> No
 async def test_other_udp_is_refused_at_once_every_time(instance: str, address: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:
-            await gateway.attach(gateway.reserve(), box.fd)
+            await gateway.attach(gateway.reserve(1), box.fd)
             for _ in range(50):  # the kernel's rate limit for such answers would let six pass
                 refusal = box.datagram_refusal(address, 443)
                 assert refusal.error == "ConnectionRefusedError"
@@ -112,7 +112,7 @@ async def test_other_udp_is_refused_at_once_every_time(instance: str, address: s
 async def test_addresses_that_are_not_the_internets_are_refused_at_once(instance: str, address: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:
-            await gateway.attach(gateway.reserve(), box.fd)
+            await gateway.attach(gateway.reserve(1), box.fd)
             refusal = box.refusal(address, 80)
             with box.connect(V4, 80), await accept(gateway.listener) as accepted:
                 assert destination(accepted) == (V4, 80)
@@ -127,21 +127,21 @@ async def test_addresses_that_are_not_the_internets_are_refused_at_once(instance
 async def test_a_container_reaches_no_other(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as one, open_box() as two:
-            seats = gateway.reserve(), gateway.reserve()
-            await gateway.attach(seats[0], one.fd)
-            await gateway.attach(seats[1], two.fd)
+            attachments = gateway.reserve(1), gateway.reserve(1)
+            await gateway.attach(attachments[0], one.fd)
+            await gateway.attach(attachments[1], two.fd)
             with two.run(lambda: socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True)):
-                two.connect(str(seats[1].v4), 8080).close()
-                two.connect(str(seats[1].v6), 8080).close()
-                assert one.refusal(str(seats[1].v4), 8080).error == "ConnectionRefusedError"
-                assert one.refusal(str(seats[1].v6), 8080).error == "ConnectionRefusedError"
+                two.connect(str(attachments[1].v4), 8080).close()
+                two.connect(str(attachments[1].v6), 8080).close()
+                assert one.refusal(str(attachments[1].v4), 8080).error == "ConnectionRefusedError"
+                assert one.refusal(str(attachments[1].v6), 8080).error == "ConnectionRefusedError"
 
 
 @in_trio
 async def test_without_ipv6_on_the_host_its_connections_are_refused_at_once(instance: str) -> None:
     async with open_gateway(instance, v6=False) as gateway:
         with open_box() as box:
-            await gateway.attach(gateway.reserve(), box.fd)
+            await gateway.attach(gateway.reserve(1), box.fd)
             refusal = box.refusal(V6, 443)
             assert (refusal.error, refusal.seconds < AT_ONCE) == ("ConnectionRefusedError", True)
             assert gateway.counters()["refused_family"] == 1
@@ -158,44 +158,44 @@ async def test_without_ipv6_on_the_host_its_connections_are_refused_at_once(inst
 async def test_detaching_leaves_the_container_without_a_network_and_the_seat_free(instance: str) -> None:
     async with open_gateway(instance, v6=True, container_v4="100.96.0.0/30") as gateway:
         with open_box() as box:
-            first, second = gateway.reserve(), gateway.reserve()
+            first, second = gateway.reserve(1), gateway.reserve(1)
             with pytest.raises(CaptureError, match="all addresses of 100.96.0.0/30 are taken"):
-                gateway.reserve()
+                gateway.reserve(1)
             await gateway.attach(first, box.fd)
             assert box.interfaces() == {"lo", "eth0"}
             await gateway.detach(first)
             assert box.interfaces() == {"lo"}
-            again = gateway.reserve()
+            again = gateway.reserve(1)
             assert (again.v4, again.v6) == (first.v4, first.v6)
-            assert again.ifindex not in (first.ifindex, second.ifindex)
+            assert again.interface not in (first.interface, second.interface)
             await gateway.attach(again, box.fd)
             with box.connect(V4, 80), await accept(gateway.listener) as accepted:
-                assert interface(accepted) == again.ifindex
+                assert interface(accepted) == again.interface
 
 
 @in_trio
 async def test_detaching_a_container_whose_namespace_is_gone_is_fine(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        seat = gateway.reserve()
+        attachment = gateway.reserve(1)
         with open_box() as box:
-            await gateway.attach(seat, box.fd)
-        await gateway.detach(seat)
-        await gateway.detach(seat)
+            await gateway.attach(attachment, box.fd)
+        await gateway.detach(attachment)
+        await gateway.detach(attachment)
 
 
 @in_trio
 async def test_a_failed_attach_says_why_and_leaves_nothing(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:
-            seat, other = gateway.reserve(), gateway.reserve()
-            await gateway.attach(seat, box.fd)
+            attachment, other = gateway.reserve(1), gateway.reserve(1)
+            await gateway.attach(attachment, box.fd)
             with pytest.raises(CaptureError, match=os.strerror(errno.EEXIST)):
                 await gateway.attach(other, box.fd)  # there is an eth0 already
             assert box.interfaces() == {"lo", "eth0"}
             with open_box() as fresh:
                 await gateway.attach(other, fresh.fd)
                 with fresh.connect(V4, 80), await accept(gateway.listener) as accepted:
-                    assert interface(accepted) == other.ifindex
+                    assert interface(accepted) == other.interface
 
 
 @in_trio
@@ -203,7 +203,7 @@ async def test_closing_leaves_no_namespace_program_mount_or_interface(instance: 
     state = state_of(instance)
     with open_box() as box:
         async with open_gateway(instance, v6=True) as gateway:
-            await gateway.attach(gateway.reserve(), box.fd)
+            await gateway.attach(gateway.reserve(1), box.fd)
             namespace = state.namespace.stat().st_ino
             assert links_of(namespace) == 1
         assert links_of(namespace) == 0
@@ -219,8 +219,8 @@ async def test_an_instance_runs_once_and_two_instances_side_by_side(instance: st
                 raise AssertionError("the second was opened")
         async with open_gateway(instance + "-b", v6=True) as two:
             with open_box() as left, open_box() as right:
-                await one.attach(one.reserve(), left.fd)
-                await two.attach(two.reserve(), right.fd)
+                await one.attach(one.reserve(1), left.fd)
+                await two.attach(two.reserve(1), right.fd)
                 for box, gateway, port in ((left, one, 1001), (right, two, 1002)):
                     with box.connect(V4, port), await accept(gateway.listener) as accepted:
                         assert destination(accepted) == (V4, port)
@@ -240,11 +240,11 @@ async def test_attaching_takes_milliseconds(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         for _ in range(5):
             with open_box() as box:
-                seat = gateway.reserve()
+                attachment = gateway.reserve(1)
                 start = time.monotonic()
-                await gateway.attach(seat, box.fd)
+                await gateway.attach(attachment, box.fd)
                 took.append(time.monotonic() - start)
-                await gateway.detach(seat)
+                await gateway.detach(attachment)
     assert min(took) < 0.03, took
 
 
@@ -252,7 +252,7 @@ async def test_attaching_takes_milliseconds(instance: str) -> None:
 async def test_a_connection_that_is_dropped_ends_in_a_reset_and_one_that_is_finished_in_order(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:
-            await gateway.attach(gateway.reserve(), box.fd)
+            await gateway.attach(gateway.reserve(1), box.fd)
             with box.connect(V4, 80) as client:
                 (await accept(gateway.listener)).close()
                 with pytest.raises(ConnectionResetError):

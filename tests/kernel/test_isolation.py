@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.capture.gateway import veth
-from pyinterceptor.capture.gateway.gateway import Gateway, Seat, open_gateway
+from pyinterceptor.capture.gateway.gateway import Gateway, open_gateway
 from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.capture.gateway.state import state_of
 from tests.kernel import frames
@@ -39,12 +40,12 @@ class Member:
     """A container with a packet socket of its own."""
 
     box: Box
-    seat: Seat
+    attachment: Attachment
     raw: socket.socket
 
     def own(self, address: str) -> str:
         """Its address of that one's family."""
-        return str(self.seat.v4 if version(address) == 4 else self.seat.v6)
+        return str(self.attachment.v4 if version(address) == 4 else self.attachment.v6)
 
     def send(self, *whole: bytes) -> None:
         """Frames, all on one CPU: so that they arrive in this order."""
@@ -58,7 +59,7 @@ class Member:
 
     def frame(self, payload: bytes, kind: int = 0, *, to: str = "", by: str = "", tags: bytes = b"") -> bytes:
         kind = kind or frames.ETHERTYPES[payload[0] >> 4]
-        return frames.ethernet(to or veth.GATEWAY_MAC, by or veth.mac(self.seat), kind, payload, tags)
+        return frames.ethernet(to or veth.GATEWAY_MAC, by or veth.mac(self.attachment), kind, payload, tags)
 
     def received(self) -> list[bytes]:
         """The frames that have come so far; the gateway's own multicast reports (in a hop-by-hop header) aside."""
@@ -87,7 +88,7 @@ class Scene:
         return await self.outcome_of_frames(*map(self.hostile.frame, payloads))
 
     async def outcome_of_frames(self, *sent: bytes) -> dict[str, int]:
-        own = str(self.hostile.seat.v4)
+        own = str(self.hostile.attachment.v4)
         mark = packet(own, V4, frames.UDP, udp(own, V4, 53, MARK))
         before = self.gateway.counters()
         self.hostile.send(*sent, self.hostile.frame(mark))
@@ -131,9 +132,9 @@ async def scene(instance: str) -> AsyncIterator[Scene]:
             members = []
             for box in (one, two):
                 box.command("nft", QUIET)
-                seat = gateway.reserve()
-                await gateway.attach(seat, box.fd)
-                members.append(Member(box, seat, box.packets(ALL_FRAMES)))
+                attachment = gateway.reserve(1)
+                await gateway.attach(attachment, box.fd)
+                members.append(Member(box, attachment, box.packets(ALL_FRAMES)))
             with members[0].raw, members[1].raw:
                 yield Scene(gateway, *members, instance)
 
@@ -159,7 +160,8 @@ async def scene(instance: str) -> AsyncIterator[Scene]:
 @in_trio
 async def test_a_source_that_is_not_the_containers_is_dropped(instance: str, source: str) -> None:
     async with scene(instance) as at:
-        others = {"the other container's v4": at.other.seat.v4, "the other container's v6": at.other.seat.v6}
+        other = at.other.attachment
+        others = {"the other container's v4": other.v4, "the other container's v6": other.v6}
         source = str(others.get(source, source))
         target = THE_INTERNET[version(source)]
         own = at.hostile.own(target)
@@ -205,7 +207,7 @@ async def test_a_source_that_can_be_nobodys_is_dropped(instance: str, source: st
 async def test_a_link_local_source_is_dropped(instance: str, hops: int) -> None:
     async with scene(instance) as at:
         source = "fe80::71:1"
-        own = str(at.hostile.seat.v6)
+        own = str(at.hostile.attachment.v6)
         assert await at.outcome(syn(own, V6, hops=hops), question(own, V6, hops=hops)) == TAKEN
         forged = (syn(source, V6, hops=hops), question(source, V6, hops=hops))
         assert await at.outcome(*forged) == {"link_local": 2}
@@ -217,16 +219,16 @@ async def test_a_link_local_source_is_dropped(instance: str, hops: int) -> None:
 async def test_an_interface_that_nobody_registered_is_refused(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:
-            seat = gateway.reserve()
-            veth.attach(gateway._netlink, seat, box.fd)
+            attachment = gateway.reserve(1)
+            veth.attach(gateway._netlink, attachment, box.fd)
             for address in (V4, V6):
                 refusal = box.refusal(address, 80)
                 assert (refusal.error, refusal.seconds < AT_ONCE) == ("ConnectionRefusedError", True)
             assert gateway.counters()["unknown_interface"] == 2
-            veth.detach(gateway._netlink, seat)
-            await gateway.attach(seat, box.fd)
+            veth.detach(gateway._netlink, attachment)
+            await gateway.attach(attachment, box.fd)
             with box.connect(V4, 80), await accept(gateway.listener) as accepted:
-                assert interface(accepted) == seat.ifindex
+                assert interface(accepted) == attachment.interface
 
 
 # --- where to ---------------------------------------------------------------------------------------------------
@@ -329,7 +331,7 @@ async def test_quic_and_other_udp_is_refused_at_once(instance: str, target: str)
 @in_trio
 async def test_nothing_answers_a_ping(instance: str, target: str) -> None:
     async with scene(instance) as at:
-        targets = [target] if target[0] != "t" else [str(at.other.seat.v4), str(at.other.seat.v6)]
+        targets = [target] if target[0] != "t" else [str(at.other.attachment.v4), str(at.other.attachment.v6)]
         pings = [echo(at.hostile.own(one), one) for one in targets]
         for member in (at.hostile, at.other):
             member.received()
@@ -347,7 +349,8 @@ async def test_only_tcp_and_udp_get_as_far_as_a_decision(instance: str, target: 
     """Above all no tunnel: IP in IP is 4, 6in4 41, GRE 47, ESP 50, AH 51, L2TP 115, SCTP 132, UDP-Lite 136."""
     async with scene(instance) as at:
         own, theirs = at.hostile.own(target), at.other.own(target)
-        inner = {4: syn(str(at.hostile.seat.v4), str(at.other.seat.v4)), 41: syn(str(at.hostile.seat.v6), V6)}
+        hostile, other = at.hostile.attachment, at.other.attachment
+        inner = {4: syn(str(hostile.v4), str(other.v4)), 41: syn(str(hostile.v6), V6)}
         for protocol in (2, 4, 33, 41, 47, 50, 51, 115, 132, 136, 255):
             for place in (target, theirs):
                 payload = inner.get(protocol, tcp(own, place, 80))
@@ -360,7 +363,7 @@ async def test_only_tcp_and_udp_get_as_far_as_a_decision(instance: str, target: 
 async def test_frames_that_are_not_ip_are_nobodys(instance: str) -> None:
     """MPLS, PPPoE, MACsec, LLC, LLDP, and a type that nobody has."""
     async with scene(instance) as at:
-        payload = syn(str(at.hostile.seat.v4), V4)
+        payload = syn(str(at.hostile.attachment.v4), V4)
         for kind in (0x8847, 0x8863, 0x8864, 0x88E5, 0x0004, 0x88CC, 0x9999):
             assert await at.outcome_of_frames(at.hostile.frame(payload, kind)) == {}
         assert await at.outcome_of_frames(at.hostile.frame(payload)) == {"assigned_tcp": 1}
@@ -420,7 +423,7 @@ def has_option(frame: bytes, kind: int) -> bool:
 @in_trio
 async def test_a_source_route_leads_nowhere(instance: str, option: str) -> None:
     async with scene(instance) as at:
-        own, theirs = str(at.hostile.seat.v4), at.other.seat.v4.packed
+        own, theirs = str(at.hostile.attachment.v4), at.other.attachment.v4.packed
         kind = 131 if option.startswith("loose") else 137
         route = struct.pack("!BBB", kind, 7, 4) + theirs + b"\0"
         nothing = b"\1" * 8
@@ -434,7 +437,7 @@ async def test_a_source_route_leads_nowhere(instance: str, option: str) -> None:
 async def test_an_ipv6_routing_header_leads_nowhere(instance: str) -> None:
     """Types 0 and 2 (RFC 6275), 3 (RPL) and 4 (segment routing)."""
     async with scene(instance) as at:
-        own, theirs = str(at.hostile.seat.v6), str(at.other.seat.v6)
+        own, theirs = str(at.hostile.attachment.v6), str(at.other.attachment.v6)
 
         def routed(kind: int, segments_left: int, protocol: int, payload: bytes) -> bytes:
             header = struct.pack("!BBBBI", protocol, 2, kind, segments_left, 0) + frames.packed(theirs)
@@ -454,7 +457,7 @@ async def test_an_ipv6_routing_header_leads_nowhere(instance: str) -> None:
 @in_trio
 async def test_extension_headers_hide_neither_source_nor_protocol(instance: str, header: int) -> None:
     async with scene(instance) as at:
-        own, theirs = str(at.hostile.seat.v6), str(at.other.seat.v6)
+        own, theirs = str(at.hostile.attachment.v6), str(at.other.attachment.v6)
 
         def wrapped(source: str, protocol: int, payload: bytes) -> bytes:
             padding = struct.pack("!BBBBI", protocol, 0, 1, 4, 0)  # PadN
@@ -472,7 +475,7 @@ async def test_extension_headers_hide_neither_source_nor_protocol(instance: str,
 @in_trio
 async def test_a_home_address_option_is_not_believed(instance: str) -> None:
     async with scene(instance) as at:
-        own, theirs = str(at.hostile.seat.v6), str(at.other.seat.v6)
+        own, theirs = str(at.hostile.attachment.v6), str(at.other.attachment.v6)
 
         def homed(home: str) -> bytes:
             option = struct.pack("!BBBBBBBB", frames.UDP, 2, 1, 2, 0, 0, 201, 16) + frames.packed(home)
@@ -509,7 +512,7 @@ def fragments(source: str, target: str, port: int) -> list[bytes]:
 async def test_tagged_frames_are_nobodys(instance: str) -> None:
     """802.1Q, 802.1ad, one behind a priority tag, and QinQ."""
     async with scene(instance) as at:
-        own = str(at.hostile.seat.v4)
+        own = str(at.hostile.attachment.v4)
         for tags in map(bytes.fromhex, ("81000005", "88a80005", "8100000081000005", "88a8000581000005")):
             tagged = [at.hostile.frame(payload, tags=tags) for payload in (syn(own, V4), question(own, V4))]
             assert await at.outcome_of_frames(*tagged) == {}
@@ -520,7 +523,8 @@ async def test_tagged_frames_are_nobodys(instance: str) -> None:
 async def test_a_priority_tag_changes_nothing(instance: str) -> None:
     async with scene(instance) as at:
         priority = bytes.fromhex("81000000")
-        for source, expected in ((at.hostile.seat.v4, {"assigned_tcp": 1}), (at.other.seat.v4, {"spoofed": 1})):
+        hostile, other = at.hostile.attachment, at.other.attachment
+        for source, expected in ((hostile.v4, {"assigned_tcp": 1}), (other.v4, {"spoofed": 1})):
             frame = at.hostile.frame(syn(str(source), V4), tags=priority)
             assert await at.outcome_of_frames(frame) == expected
 
@@ -528,7 +532,7 @@ async def test_a_priority_tag_changes_nothing(instance: str) -> None:
 @in_trio
 async def test_another_containers_hardware_address_leads_nowhere(instance: str) -> None:
     async with scene(instance) as at:
-        own, theirs = str(at.hostile.seat.v4), veth.mac(at.other.seat)
+        own, theirs = str(at.hostile.attachment.v4), veth.mac(at.other.attachment)
         for member in (at.hostile, at.other):
             member.received()
         towards = [at.hostile.frame(payload, to=theirs) for payload in (syn(own, V4), question(own, V4))]
@@ -550,14 +554,14 @@ async def test_a_router_advertisement_changes_nothing(instance: str, hops: int) 
     rest = struct.pack("!BBHII", 64, 0, 1800, 0, 0) + prefix
     async with scene(instance) as at:
         before = at.network()
-        ways = itertools.product(("fe80::bad", str(at.hostile.seat.v6)), ("ff02::1", "fe80::1"))
+        ways = itertools.product(("fe80::bad", str(at.hostile.attachment.v6)), ("ff02::1", "fe80::1"))
         advertised = [frames.discovery(source, target, 134, rest, hops=hops) for source, target in ways]
         outcome = await at.outcome(*advertised)
         assert outcome == {"link_local": 2, "not_unicast": 1, "other_protocols": 1}
         assert at.network() == before
         # The control: it is well made, and changes a host that believes it.
         at.lift_rules()
-        own = veth.name(at.hostile.seat)
+        own = veth.name(at.hostile.attachment)
         at.command("sysctl", "-qw", f"net.ipv6.conf.{own}.accept_ra=1", f"net.ipv6.conf.{own}.autoconf=1")
         await at.outcome(*advertised)
         assert ("via fe80::bad" in at.network()) == (hops == 255)
@@ -566,14 +570,14 @@ async def test_a_router_advertisement_changes_nothing(instance: str, hops: int) 
 @in_trio
 async def test_a_redirect_changes_nothing(instance: str) -> None:
     async with scene(instance) as at:
-        seat, theirs = at.hostile.seat, at.other.seat
+        attachment, theirs = at.hostile.attachment, at.other.attachment
         inner = syn(V4, str(theirs.v4))
-        v4 = frames.icmp(str(seat.v4), V4, 5, 1, seat.v4.packed + inner)
+        v4 = frames.icmp(str(attachment.v4), V4, 5, 1, attachment.v4.packed + inner)
         v6 = frames.packed("fe80::bad", str(theirs.v6))
         before = at.network()
         redirects = [
-            packet(str(seat.v4), V4, frames.ICMP, v4),
-            frames.discovery(str(seat.v6), "fe80::1", 137, bytes(4) + v6),
+            packet(str(attachment.v4), V4, frames.ICMP, v4),
+            frames.discovery(str(attachment.v6), "fe80::1", 137, bytes(4) + v6),
             frames.discovery("fe80::bad", "fe80::1", 137, bytes(4) + v6),
         ]
         assert await at.outcome(*redirects) == {"other_protocols": 2, "link_local": 1}
@@ -607,8 +611,8 @@ async def test_no_container_shrinks_the_path_to_another(instance: str, target: s
 async def test_arp_is_not_answered_and_teaches_nothing(instance: str) -> None:
     """Who has what is written down; the kernel's table of learnt neighbours is one for all namespaces, and small."""
     async with scene(instance) as at:
-        mine, theirs = veth.mac(at.hostile.seat), str(at.other.seat.v4)
-        own = str(at.hostile.seat.v4)
+        mine, theirs = veth.mac(at.hostile.attachment), str(at.other.attachment.v4)
+        own = str(at.hostile.attachment.v4)
         questions = [
             frames.arp(1, mine, sender, target)
             for sender in (own, theirs, "0.0.0.0", "203.0.113.10", "100.96.200.1")
@@ -634,9 +638,9 @@ async def test_arp_is_not_answered_and_teaches_nothing(instance: str) -> None:
 @in_trio
 async def test_neighbour_discovery_is_not_answered_and_teaches_nothing(instance: str) -> None:
     async with scene(instance) as at:
-        mine = bytes.fromhex(veth.mac(at.hostile.seat).replace(":", ""))
-        theirs = str(at.other.seat.v6)
-        own = str(at.hostile.seat.v6)
+        mine = bytes.fromhex(veth.mac(at.hostile.attachment).replace(":", ""))
+        theirs = str(at.other.attachment.v6)
+        own = str(at.hostile.attachment.v6)
         solicited = [
             frames.discovery(source, "fe80::1", 135, bytes(4) + frames.packed("fe80::1") + b"\x01\x01" + mine)
             for source in (own, theirs, *(f"fe80::bad:{number:x}" for number in range(100)))
@@ -671,7 +675,7 @@ async def test_a_flood_of_connection_attempts_keeps_nobody_else_out(instance: st
         for _ in range(20):
             with at.other.box.connect(address, 80) as client, await accept(at.gateway.listener) as accepted:
                 assert plain(accepted.getpeername()[0]) == at.other.own(address)
-                assert interface(accepted) == at.other.seat.ifindex
+                assert interface(accepted) == at.other.attachment.interface
                 client.sendall(b"still here")
                 assert accepted.recv(64) == b"still here"
 
@@ -679,7 +683,7 @@ async def test_a_flood_of_connection_attempts_keeps_nobody_else_out(instance: st
 @in_trio
 async def test_a_flood_of_questions_leaves_room_for_anothers(instance: str) -> None:
     async with scene(instance) as at:
-        own, theirs = str(at.hostile.seat.v4), at.other.own(V4)
+        own, theirs = str(at.hostile.attachment.v4), at.other.own(V4)
         flood = [at.hostile.frame(packet(own, V4, frames.UDP, udp(own, V4, 53, bytes(1400)))) for _ in range(5_000)]
 
         def questions_beside_a_flood() -> set[bytes]:

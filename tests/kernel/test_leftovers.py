@@ -72,7 +72,7 @@ async def test_who_is_killed_leaves_a_closed_door_that_the_next_removes(instance
             assert box.interfaces() == {"lo"}
             assert links_of(left) == 0
             assert state.namespace.stat().st_ino != left
-            await gateway.attach(gateway.reserve(), box.fd)
+            await gateway.attach(gateway.reserve(1), box.fd)
             for address in (V4, V6):
                 with box.connect(address, 80) as client, await accept(gateway.listener) as accepted:
                     client.sendall(b"here")
@@ -89,7 +89,7 @@ async def test_wherever_in_opening_it_is_killed_the_next_starts(instance: str, f
             deaths += 1
             async with open_gateway(instance, v6=True) as gateway:
                 assert box.interfaces() == {"lo"}
-                await gateway.attach(gateway.reserve(), box.fd)
+                await gateway.attach(gateway.reserve(1), box.fd)
                 with box.connect(V4, 80), await accept(gateway.listener):
                     pass
             assert not state_of(instance).directory.exists()
@@ -146,7 +146,7 @@ async def test_a_name_for_this_process_removes_what_dead_ones_of_the_kind_left(i
 async def test_an_instance_beside_a_killed_one_is_not_touched(instance: str) -> None:
     async with open_gateway(f"{instance}-living", v6=True) as living:
         with open_box() as box, open_box() as theirs:
-            await living.attach(living.reserve(), box.fd)
+            await living.attach(living.reserve(1), box.fd)
             with box.connect(V4, 80) as client, await accept(living.listener) as accepted:
 
                 def works() -> None:
@@ -212,7 +212,7 @@ class Compiler:
 async def test_a_copy_of_our_mounts_keeps_nothing_alive(instance: str) -> None:
     with open_box() as box, ExitStack() as stack:
         async with open_gateway(instance, v6=True) as gateway:
-            await gateway.attach(gateway.reserve(), box.fd)
+            await gateway.attach(gateway.reserve(1), box.fd)
             namespace = state_of(instance).namespace.stat().st_ino
             copy = stack.enter_context(copy_of_our_mounts())
             assert f"{state_of(instance).namespace} " in copy.read_text()
@@ -237,7 +237,7 @@ async def test_the_host_stays_as_it_is(instance: str) -> None:
     before = host()
     with open_box() as box, open_box() as other:
         async with open_gateway(instance, v6=True) as gateway:
-            await gateway.attach(gateway.reserve(), box.fd)
+            await gateway.attach(gateway.reserve(1), box.fd)
             with box.connect(V4, 80), await accept(gateway.listener):
                 assert host() == before
         assert host() == before

@@ -257,13 +257,13 @@ def test_an_image_whose_command_has_ended_is_said_so() -> None:
 
 def test_when_attaching_fails_nothing_of_the_image_runs(tmp_path: Path) -> None:
     async def attach(netns_fd: int) -> None:
-        raise RuntimeFailure("no seat")
+        raise RuntimeFailure("no attachment")
 
     async def main() -> None:
         async with open_podman_container(name="box", image=IMAGE, attach=attach):
             raise AssertionError("it was opened")
 
-    with pytest.raises(RuntimeFailure, match="no seat"):
+    with pytest.raises(RuntimeFailure, match="no attachment"):
         trio.run(main)
     assert ours() == []
 

@@ -60,11 +60,11 @@ def attempts_inside(script: str, *arguments: str, instance: str, **options: Any)
 
     async def main() -> dict[str, str]:
         async with open_gateway(instance, v6=True) as gateway:
-            seat = gateway.reserve()
-            attach = partial(gateway.attach, seat)
+            attachment = gateway.reserve(1)
+            attach = partial(gateway.attach, attachment)
             async with open_netns_container(name="hostile", attach=attach, **options) as box:
                 finished = await box.exec([PYTHON, "-c", TRY + script, *arguments], check=True)
-            await gateway.detach(seat)
+            await gateway.detach(attachment)
         told: dict[str, str] = json.loads(finished.stdout)
         return told
 

@@ -183,9 +183,9 @@ def processes_in_network(inode: int) -> Iterator[str]:
 
 def test_when_attaching_fails_nothing_starts() -> None:
     async def attach(netns_fd: int) -> None:
-        raise RuntimeFailure("no seat")
+        raise RuntimeFailure("no attachment")
 
-    with pytest.raises(RuntimeFailure, match="no seat"):
+    with pytest.raises(RuntimeFailure, match="no attachment"):
         inside("true", attach=attach)
 
 

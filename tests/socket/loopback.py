@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.http.transfer import Pump, Pumping
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.hub import Hub
@@ -115,12 +116,14 @@ def python_pump(source: socket.socket, sink: socket.socket, limit: int) -> Itera
 @asynccontextmanager
 async def c_pump() -> AsyncIterator[Pump]:
     """The relay's own, of a container without a network."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
-        async with open_relay(listener, Options()) as relay:
-            address = ipaddress.ip_address("198.51.100.1")
-            relay.add_container(7, address, address, Budget())
-            yield partial(relay.pump, 7)
+    async with open_relay(Options()) as relay:
+        relay.add_container(0, nowhere(7), Budget())
+        yield partial(relay.pump, 7)
+
+
+def nowhere(container: int) -> Attachment:
+    """The attachment of a container that no connection comes from."""
+    return Attachment(container, 0, ipaddress.IPv4Address("198.51.100.1"), ipaddress.IPv6Address("2001:db8::1"))
 
 
 class Counted:

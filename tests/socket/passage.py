@@ -12,15 +12,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
+from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile
 from pyinterceptor.relay.relay import Options, Relay, open_relay
 
 LO = socket.if_nametoindex("lo")
+CONTAINER = 41  # a number that is no interface
 NAME = "passage.test"
-NEAR, FAR = ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("127.0.0.2")
-NEAR_V6 = ipaddress.ip_address("::1")
+NEAR, FAR = ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv4Address("127.0.0.2")
+NEAR_V6 = ipaddress.IPv6Address("::1")
 PATIENCE = 30.0  # seconds until a test counts as stuck
 OPEN = Rules({}, None, internet=True, local_networks=("127.0.0.0/8",))
 ONE_THREAD = Options(threads=1)
@@ -56,11 +58,11 @@ class Passage:
         return client, origin
 
     def publish(self, rules: Rules) -> None:
-        self.relay.publish_policy(LO, compile(rules, 1))
+        self.relay.publish_policy(CONTAINER, compile(rules, 1))
 
     def publish_address(self) -> None:
         """The name is resolved."""
-        assert self.relay.publish_name(LO, NAME, (NEAR, NEAR_V6), [FAR], 1000)
+        assert self.relay.publish_name(CONTAINER, NAME, (NEAR, NEAR_V6), [FAR], 1000)
 
     @contextmanager
     def crowded(self, count: int) -> Iterator[None]:
@@ -88,8 +90,8 @@ async def passage(
         port = listener.getsockname()[1]
         origin = stack.enter_context(socket.create_server((str(FAR), port), backlog=4096))
         origin.settimeout(PATIENCE)
-        async with open_relay(listener, options) as relay:
-            relay.add_container(LO, NEAR, NEAR_V6, budget)
+        async with open_relay(options) as relay:
+            relay.add_container(relay.listen(listener), Attachment(CONTAINER, LO, NEAR, NEAR_V6), budget)
             opened = Passage(relay, (str(NEAR), port), origin)
             opened.publish(rules)
             opened.publish_address()

@@ -14,7 +14,7 @@ import trio
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options, Resolve
 from tests.socket.loopback import in_trio, reset
-from tests.socket.passage import LO, NAME, NEAR, NEAR_V6, OPEN, Passage, hears_a_reset, passage
+from tests.socket.passage import CONTAINER, NAME, NEAR, NEAR_V6, OPEN, Passage, hears_a_reset, passage
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -92,7 +92,7 @@ async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_i
     for crowd in (0, 3_000):
         async with passage(rules, options, Budget(openings=5_000)) as opened:
             pair = (NEAR, NEAR_V6)
-            opened.relay.publish_name(LO, "silent.test", pair, [], 0)
+            opened.relay.publish_name(CONTAINER, "silent.test", pair, [], 0)
             silent = [opened.client() for _ in range(crowd)]
             while opened.relay.count().accepted < crowd:
                 await trio.lowlevel.checkpoint()
@@ -100,10 +100,10 @@ async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_i
             waiting = opened.client()
             waiting.sendall(b"\0")
             events = opened.relay.events()
-            assert await anext(events) == [Resolve(LO, "silent.test")]
+            assert await anext(events) == [Resolve(CONTAINER, "silent.test")]
             before = threads_seconds()
             for _ in range(2_000):
-                opened.relay.name_failed(LO, "nobody.test")
+                opened.relay.name_failed(CONTAINER, "nobody.test")
                 await trio.sleep(0.0001)
             spent.append(threads_seconds() - before)
             await events.aclose()
@@ -134,7 +134,7 @@ async def test_without_any_descriptor_connections_wait_at_no_cost() -> None:
 async def test_a_flow_that_ends_with_its_container_is_counted() -> None:
     async with passage() as opened:
         client, origin = opened.pair()
-        opened.relay.remove_container(LO)
+        opened.relay.remove_container(CONTAINER)
         assert hears_a_reset(client)
         assert hears_a_reset(origin)
         assert opened.relay.count().reset == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +14,7 @@ import trio
 
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options, Relay, open_relay
+from tests.socket.loopback import nowhere
 
 BOX = 1  # a container's number; no interface is looked at here
 LARGE = os.urandom(1 << 20) * 40
@@ -52,8 +52,8 @@ async def bridge() -> AsyncIterator[Bridge]:
 
         sender, source = connection()
         sink, receiver = connection()
-        async with open_relay(listener, Options()) as relay:
-            relay.add_container(BOX, ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"), Budget())
+        async with open_relay(Options()) as relay:
+            relay.add_container(0, nowhere(BOX), Budget())
             made = [trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in (sender, receiver)]
             yield Bridge(relay, made[0], source, sink, made[1])
 

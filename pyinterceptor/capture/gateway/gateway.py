@@ -20,6 +20,7 @@ from typing import Any
 
 import trio
 
+from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.capture.gateway import program, veth
 from pyinterceptor.capture.gateway.files import abi, kernel_directory
 from pyinterceptor.capture.gateway.filter import Filter
@@ -28,10 +29,9 @@ from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
 from pyinterceptor.capture.gateway.pins import Map, links_of, possible_cpus
 from pyinterceptor.capture.gateway.sockets import open_dns, open_listener
 from pyinterceptor.capture.gateway.state import State, clear, free_instance, hold, release, remove_leftovers, state_of
-from pyinterceptor.capture.gateway.veth import Seat
 from pyinterceptor.errors import CaptureError
 
-__all__ = ["Gateway", "Seat", "free_instance", "open_gateway", "remove_leftovers"]
+__all__ = ["Gateway", "free_instance", "open_gateway", "remove_leftovers"]
 
 FIRST_IFINDEX = 1000  # above what the namespace makes of itself
 COMPILE_DEADLINE = 60.0  # seconds; it takes 0.3
@@ -97,50 +97,55 @@ class Gateway:
         self._next = 1  # the first of the network is not a host's
         self._free: deque[int] = deque()
         self._ifindexes = FIRST_IFINDEX
-        self._seats: dict[int, Seat] = {}
-        self._attached: set[int] = set()
+        self._reserved: dict[int, Attachment] = {}
+        self._attached: dict[int, Attachment] = {}
         self._one_at_a_time = trio.Lock()  # answers on the one netlink socket
 
-    def reserve(self) -> Seat:
-        """A seat with an interface index that no flow ever came from, and addresses of its own.
+    def reserve(self, container: int) -> Attachment:
+        """An attachment with an interface index that no flow ever came from, and addresses of its own.
 
         Raises: CaptureError when all addresses are taken.
         """
         number = self._number()
-        seat = Seat(self._ifindexes, self._v4[number], self._v6[number])
+        attachment = Attachment(container, self._ifindexes, self._v4[number], self._v6[number])
         self._ifindexes += 1
-        self._seats[seat.ifindex] = seat
-        return seat
+        self._reserved[attachment.interface] = attachment
+        return attachment
 
-    async def attach(self, seat: Seat, netns_fd: int) -> None:
+    async def attach(self, attachment: Attachment, netns_fd: int) -> None:
         """Ties the container's namespace (borrowed) to the gateway.
 
         Raises: CaptureError, with nothing left behind.
         """
         async with self._one_at_a_time:
-            self._attached.add(seat.ifindex)
-            self._write_entry(seat.ifindex)
+            self._attached[attachment.interface] = attachment
+            self._write_entry(attachment)
             try:
-                await trio.to_thread.run_sync(veth.attach, self._netlink, seat, netns_fd)
+                await trio.to_thread.run_sync(veth.attach, self._netlink, attachment, netns_fd)
             except BaseException:
-                self._forget(seat)
+                self._forget(attachment)
                 raise
 
-    async def detach(self, seat: Seat) -> None:
-        """Cuts the container off and frees its seat; a seat that is free already is fine."""
-        if self._seats.pop(seat.ifindex, None) is None:
+    async def detach(self, attachment: Attachment) -> None:
+        """Cuts the container off and frees its attachment; one that is free already is fine."""
+        if self._reserved.pop(attachment.interface, None) is None:
             return
-        if seat.ifindex in self._attached:
-            self._forget(seat)
+        if attachment.interface in self._attached:
+            self._forget(attachment)
             async with self._one_at_a_time:
-                await trio.to_thread.run_sync(veth.detach, self._netlink, seat)
-        self._free.append(int(seat.v4) - int(self._v4.network_address))
+                await trio.to_thread.run_sync(veth.detach, self._netlink, attachment)
+        self._free.append(int(attachment.v4) - int(self._v4.network_address))
 
     def set_ipv6(self, v6: bool) -> None:
         """Whether the host has a v6 route: without one v6 connections are refused at once."""
         self._flags = abi()["CONTAINER_IPV6"] if v6 else 0
-        for ifindex in self._attached:
-            self._write_entry(ifindex)
+        for attachment in self._attached.values():
+            self._write_entry(attachment)
+
+    def container_on(self, interface: int) -> int | None:
+        """The number of the container at this interface; None if it is nobody's."""
+        attachment = self._attached.get(interface)
+        return None if attachment is None else attachment.container
 
     def counters(self) -> dict[str, int]:
         """What the program and the rules did, by name: new connections and datagrams, packets dropped."""
@@ -158,14 +163,15 @@ class Gateway:
             return self._next - 1
         if self._free:
             return self._free.popleft()
-        raise CaptureError(f"reserve a seat: all addresses of {self._v4} are taken")
+        raise CaptureError(f"reserve an attachment: all addresses of {self._v4} are taken")
 
-    def _write_entry(self, ifindex: int) -> None:
-        self._maps["containers"].update(struct.pack("=I", ifindex), struct.pack("=II", self._flags, 0))
+    def _write_entry(self, attachment: Attachment) -> None:
+        entry = struct.pack("=II", self._flags, attachment.container)
+        self._maps["containers"].update(struct.pack("=I", attachment.interface), entry)
 
-    def _forget(self, seat: Seat) -> None:
-        self._attached.discard(seat.ifindex)
-        self._maps["containers"].delete(struct.pack("=I", seat.ifindex))
+    def _forget(self, attachment: Attachment) -> None:
+        self._attached.pop(attachment.interface, None)
+        self._maps["containers"].delete(struct.pack("=I", attachment.interface))
 
 
 class Parts:

@@ -10,11 +10,10 @@ import errno
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
+from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
 from pyinterceptor.errors import CaptureError
@@ -31,48 +30,39 @@ UP_DEADLINE = 5.0  # seconds
 UP_INTERVAL = 0.001  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """A container's place at the gateway: known before its interface exists."""
-
-    ifindex: int
-    v4: IPv4Address
-    v6: IPv6Address
-
-
-def attach(gateway: socket.socket, seat: Seat, container: int) -> None:
+def attach(gateway: socket.socket, attachment: Attachment, container: int) -> None:
     """Makes the pair, its far end as eth0 in the namespace of the file descriptor `container` (borrowed).
 
     Raises: CaptureError, with nothing left behind.
     """
-    step = f"attach a container as {seat.v4}"
+    step = f"attach a container as {attachment.v4}"
     with new_batch() as batch:
         batch.link(
             "add",
-            index=seat.ifindex,
-            ifname=name(seat),
+            index=attachment.interface,
+            ifname=name(attachment),
             kind="veth",
             address=GATEWAY_MAC,
             group=GROUP,
             state="up",
-            peer={"ifname": INSIDE, "net_ns_fd": container, "address": mac(seat)},
+            peer={"ifname": INSIDE, "net_ns_fd": container, "address": mac(attachment)},
         )
         send(gateway, batch, step)
         try:
-            _furnish_gateway(batch, seat)
+            _furnish_gateway(batch, attachment)
             send(gateway, batch, step)
-            inside(container, lambda: _furnish_container(batch, seat, step))
-            _wait_until_up(gateway, batch, seat, step)
+            inside(container, lambda: _furnish_container(batch, attachment, step))
+            _wait_until_up(gateway, batch, attachment, step)
         except BaseException:
-            detach(gateway, seat)
+            detach(gateway, attachment)
             raise
 
 
-def detach(gateway: socket.socket, seat: Seat) -> None:
+def detach(gateway: socket.socket, attachment: Attachment) -> None:
     """Deletes the pair; one that is gone already (its container's namespace died) is fine."""
     with new_batch() as batch:
-        batch.link("del", index=seat.ifindex)
-        send(gateway, batch, f"detach {seat.v4}", ignore=frozenset({errno.ENODEV}))
+        batch.link("del", index=attachment.interface)
+        send(gateway, batch, f"detach {attachment.v4}", ignore=frozenset({errno.ENODEV}))
 
 
 def detach_all(gateway: socket.socket) -> None:
@@ -82,35 +72,35 @@ def detach_all(gateway: socket.socket) -> None:
         send(gateway, batch, "detach all containers", ignore=frozenset({errno.ENODEV, errno.EINVAL}))
 
 
-def name(seat: Seat) -> str:
-    return f"pi{seat.ifindex}"
+def name(attachment: Attachment) -> str:
+    return f"pi{attachment.interface}"
 
 
-def mac(seat: Seat) -> str:
-    """A locally administered address that no other seat has."""
-    return ":".join(f"{byte:02x}" for byte in b"\x02\x71" + seat.v4.packed)
+def mac(attachment: Attachment) -> str:
+    """A locally administered address that no other attachment has."""
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x71" + attachment.v4.packed)
 
 
-def _furnish_gateway(batch: Any, seat: Seat) -> None:
-    index, v4, v6 = seat.ifindex, str(seat.v4), str(seat.v6)
+def _furnish_gateway(batch: Any, attachment: Attachment) -> None:
+    index, v4, v6 = attachment.interface, str(attachment.v4), str(attachment.v6)
     batch.addr("add", index=index, address=GATEWAY_V6, prefixlen=64, flags=NODAD)
     batch.route("add", dst=f"{v4}/32", oif=index, scope=LINK)
     batch.route("add", dst=f"{v6}/128", oif=index)
     for address in (v4, v6):
-        batch.neigh("add", ifindex=index, dst=address, lladdr=mac(seat), state="permanent")
+        batch.neigh("add", ifindex=index, dst=address, lladdr=mac(attachment), state="permanent")
 
 
-def _furnish_container(batch: Any, seat: Seat, step: str) -> None:
+def _furnish_container(batch: Any, attachment: Attachment, step: str) -> None:
     """Runs inside the container's namespace."""
     with suppress(FileNotFoundError):  # a kernel without IPv6 says so below
         Path(f"/proc/sys/net/ipv6/conf/{INSIDE}/disable_ipv6").write_text("0")  # container engines set it
     index = socket.if_nametoindex(INSIDE)
     batch.link("set", index=1, state="up")
     batch.link("set", index=index, state="up")
-    batch.addr("add", index=index, address=str(seat.v4), prefixlen=32)
-    batch.addr("add", index=index, address=str(seat.v6), prefixlen=128, flags=NODAD)
+    batch.addr("add", index=index, address=str(attachment.v4), prefixlen=32)
+    batch.addr("add", index=index, address=str(attachment.v6), prefixlen=128, flags=NODAD)
     # The kernel adds this route, too, but later: until then answers to the address would be nobody's.
-    batch.route("add", dst=f"{seat.v6}/128", oif=index, table=LOCAL, type="local")
+    batch.route("add", dst=f"{attachment.v6}/128", oif=index, table=LOCAL, type="local")
     batch.route("add", dst=f"{GATEWAY_V4}/32", oif=index, scope=LINK)
     batch.route("add", dst="0.0.0.0/0", gateway=GATEWAY_V4, oif=index)
     batch.route("add", dst="::/0", gateway=GATEWAY_V6, oif=index)
@@ -120,7 +110,7 @@ def _furnish_container(batch: Any, seat: Seat, step: str) -> None:
         send(own, batch, step)
 
 
-def _wait_until_up(gateway: socket.socket, batch: Any, seat: Seat, step: str) -> None:
+def _wait_until_up(gateway: socket.socket, batch: Any, attachment: Attachment, step: str) -> None:
     """The kernel notices some time later that the other end is up, and drops what is sent until then: the first answer.
 
     Since Linux 6.8 it looks when it is asked.
@@ -129,7 +119,7 @@ def _wait_until_up(gateway: socket.socket, batch: Any, seat: Seat, step: str) ->
 
     deadline = time.monotonic() + UP_DEADLINE
     while time.monotonic() < deadline:
-        batch.link("get", index=seat.ifindex)
+        batch.link("get", index=attachment.interface)
         (answer,) = send(gateway, batch, step)
         link = ifinfmsg(answer)
         link.decode()
