@@ -69,6 +69,7 @@ struct direction {
 enum place { AT_HEAD, IN_LENGTH, IN_CHUNKS, AT_END };
 
 struct follow {
+	struct head request_head, response_head; /* that are being read */
 	struct chunks request_chunks, response_chunks;
 	uint8_t request, response; /* enum place */
 	uint8_t is_awaited;        /* a request has gone whose response isn't complete */
@@ -89,6 +90,7 @@ struct flow {
 	struct decision decision;
 	struct endpoint from, to;
 	struct direction sent, received;
+	struct sniffing opening; /* how far it was looked at */
 	struct follow follow;
 	double began, first_byte, last_byte; /* seconds, CLOCK_MONOTONIC */
 	double stage_began;

@@ -49,7 +49,7 @@ static int64_t look_at_chunks(struct thread *thread, struct flow *flow, int from
 		return -1;
 	}
 	uint64_t eaten = chunks_eat(chunks, thread->buffer, (uint32_t)got), ahead = chunks_ahead(chunks);
-	if (chunks->bad)
+	if (chunks->reading == READING_BAD)
 		return 0;
 	chunks_skip(chunks, ahead);
 	return (int64_t)(eaten + ahead);
@@ -75,11 +75,13 @@ static int response_head(struct thread *thread, struct flow *flow)
 	}
 	if (!follow->is_awaited)
 		return until_close(flow); /* a server's last words, "408 Request Timeout" */
-	frame_response(thread->buffer, (uint32_t)got, follow->to_head, &frame);
-	if (frame.status == FRAME_MORE)
+	enum reading reading =
+		frame_response(&follow->response_head, thread->buffer, (uint32_t)got, follow->to_head, &frame);
+	if (reading == READING_MORE)
 		return peer_has_closed(flow->upstream) ? until_close(flow) : 0;
-	if (frame.status == FRAME_BAD)
+	if (reading == READING_BAD)
 		return until_close(flow);
+	memset(&follow->response_head, 0, sizeof follow->response_head);
 	if (frame.status_code == 101)
 		return let_pass(flow);
 	flow->received.allowed = frame.head_length;
@@ -97,7 +99,7 @@ static int response_head(struct thread *thread, struct flow *flow)
 static int follow_response(struct thread *thread, struct flow *flow)
 {
 	struct follow *follow = &flow->follow;
-	if (follow->response == IN_CHUNKS && !follow->response_chunks.done) {
+	if (follow->response == IN_CHUNKS && follow->response_chunks.reading != READING_WHOLE) {
 		int64_t count = look_at_chunks(thread, flow, flow->upstream, &follow->response_chunks, &flow->received);
 		if (count < 0)
 			return flow->received.has_ended;
@@ -119,6 +121,7 @@ static int follow_response(struct thread *thread, struct flow *flow)
 static int allow_request(struct flow *flow, const struct frame *frame)
 {
 	struct follow *follow = &flow->follow;
+	memset(&follow->request_head, 0, sizeof follow->request_head);
 	memset(&follow->request_chunks, 0, sizeof follow->request_chunks);
 	flow->sent.allowed = frame->head_length + frame->body_length;
 	follow->request = place_of(frame);
@@ -135,15 +138,16 @@ void follow_begin(struct flow *flow, const struct frame *first)
 	allow_request(flow, first);
 }
 
-static int decided_request(struct thread *thread, struct flow *flow, const struct table *table, const struct frame *frame)
+static int decided_request(struct thread *thread, struct flow *flow, const struct table *table, enum reading reading,
+                           const struct frame *frame)
 {
-	if (frame->status != FRAME_BAD) {
+	if (reading != READING_BAD) {
 		free(flow->host);
 		flow->host = frame->host_length ? strdup(frame->host) : NULL;
 	}
 	decide(flow, table, PROTOCOL_HTTP, frame->host_length ? frame->host : NULL);
 	int passes = flow->decision.verdict == VERDICT_SPLICE;
-	if (passes && frame->status == FRAME_PLAIN)
+	if (passes && frame->is_plain)
 		return allow_request(flow, frame);
 	if (passes && !policy_differs(table->blob))
 		return let_pass(flow);
@@ -161,15 +165,15 @@ static int request_head(struct thread *thread, struct flow *flow)
 		flow->sent.has_ended = 1;
 		return 1;
 	}
-	frame_request(thread->buffer, (uint32_t)got, &frame);
-	if (frame.status == FRAME_MORE && !flow->client_has_closed)
+	enum reading reading = frame_request(&flow->follow.request_head, thread->buffer, (uint32_t)got, &frame);
+	if (reading == READING_MORE && !flow->client_has_closed)
 		return 0;
 	struct table *table = table_of(flow->container);
 	if (!table) {
 		flow_end(thread, flow, END_REFUSED);
 		return 0;
 	}
-	int may_move = decided_request(thread, flow, table, &frame);
+	int may_move = decided_request(thread, flow, table, reading, &frame);
 	table_release(table);
 	return may_move;
 }
@@ -177,7 +181,7 @@ static int request_head(struct thread *thread, struct flow *flow)
 static int follow_request(struct thread *thread, struct flow *flow)
 {
 	struct follow *follow = &flow->follow;
-	if (follow->request == IN_CHUNKS && !follow->request_chunks.done) {
+	if (follow->request == IN_CHUNKS && follow->request_chunks.reading != READING_WHOLE) {
 		int64_t count = look_at_chunks(thread, flow, flow->client, &follow->request_chunks, &flow->sent);
 		if (count == 0)
 			flow_end(thread, flow, END_RESET); /* where this body ends is anybody's guess */

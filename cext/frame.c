@@ -12,22 +12,13 @@ struct slice {
 	uint32_t length;
 };
 
-/* What the fields of one head say, whoever sent it. */
-struct fields {
-	uint32_t hosts, lengths, codings, upgrades;
-	struct slice host;
-	uint64_t length;
-	uint8_t chunked, close, keep_alive, expect_continue, connection_upgrade, http2;
-};
-
 static const char *const bad_line = "the first line is malformed";
 
-static int bad(struct frame *out, uint32_t answer, const char *reason)
+static enum reading bad(struct frame *out, uint32_t answer, const char *reason)
 {
-	out->status = FRAME_BAD;
 	out->answer = answer;
 	out->reason = reason;
-	return 0;
+	return READING_BAD;
 }
 
 static int is_token_byte(uint8_t byte)
@@ -72,30 +63,35 @@ static int next_member(struct slice *rest, struct slice *member)
 	return 1;
 }
 
-/* Takes the next line, its CRLF excluded, off `rest`. 1: a line; 0: not complete; -1: a bare CR or LF or a control byte in it. */
-static int next_line(struct slice *rest, struct slice *line)
+/* Finds the end of the line that begins at `head->line`. READING_BAD: a bare CR or LF or a control byte. */
+static enum reading find_line(struct head *head, const uint8_t *bytes, uint32_t length, struct slice *line)
 {
-	for (uint32_t i = 0; i < rest->length; i++) {
-		uint8_t byte = rest->at[i];
+	for (; head->searched < length; head->searched++) {
+		uint8_t byte = bytes[head->searched];
 		if (byte == '\r') {
-			if (i + 1 == rest->length)
-				return 0;
-			if (rest->at[i + 1] != '\n')
-				return -1;
-			*line = (struct slice){rest->at, i};
-			rest->at += i + 2;
-			rest->length -= i + 2;
-			return 1;
+			if (head->searched + 1 == length)
+				return READING_MORE;
+			if (bytes[head->searched + 1] != '\n')
+				return READING_BAD;
+			*line = (struct slice){bytes + head->line, head->searched - head->line};
+			return READING_WHOLE;
 		}
 		if ((byte < 0x20 && byte != '\t') || byte == 0x7f)
-			return -1;
+			return READING_BAD;
 	}
-	return 0;
+	return READING_MORE;
+}
+
+static void pass_line(struct head *head)
+{
+	head->searched += 2;
+	head->line = head->searched;
+	head->lines++;
 }
 
 /* ---- fields ---- */
 
-static int read_length(struct slice value, struct fields *fields, struct frame *out)
+static enum reading read_length(struct slice value, struct head *head, struct frame *out)
 {
 	uint64_t length = 0;
 	if (value.length == 0 || value.length > 18)
@@ -105,36 +101,36 @@ static int read_length(struct slice value, struct fields *fields, struct frame *
 			return bad(out, 400, "Content-Length is not a number");
 		length = length * 10 + (value.at[i] - '0');
 	}
-	if (fields->lengths++ && fields->length != length)
+	if (head->lengths++ && head->content_length != length)
 		return bad(out, 400, "two Content-Lengths disagree");
-	fields->length = length;
-	return 1;
+	head->content_length = length;
+	return READING_WHOLE;
 }
 
-static int read_codings(struct slice value, struct fields *fields, struct frame *out)
+static enum reading read_codings(struct slice value, struct head *head, struct frame *out)
 {
 	struct slice coding;
 	if (value.length == 0 || value.at[value.length - 1] == ',')
 		return bad(out, 400, "Transfer-Encoding has an empty member");
 	while (next_member(&value, &coding)) {
-		if (fields->chunked)
+		if (head->chunked)
 			return bad(out, 400, "chunked is not the last transfer coding, once");
-		fields->codings++;
+		head->codings++;
 		if (equals(coding, "chunked"))
-			fields->chunked = 1;
+			head->chunked = 1;
 		else
 			return bad(out, is_token(coding) ? 501 : 400, "this transfer coding is not known");
 	}
-	return 1;
+	return READING_WHOLE;
 }
 
-static void read_connection(struct slice value, struct fields *fields)
+static void read_connection(struct slice value, struct head *head)
 {
 	struct slice option;
 	while (next_member(&value, &option)) {
-		fields->close |= equals(option, "close");
-		fields->keep_alive |= equals(option, "keep-alive");
-		fields->connection_upgrade |= equals(option, "upgrade");
+		head->close |= equals(option, "close");
+		head->keep_alive |= equals(option, "keep-alive");
+		head->connection_upgrade |= equals(option, "upgrade");
 	}
 }
 
@@ -148,7 +144,7 @@ static int offers_http2(struct slice value)
 	return 0;
 }
 
-static int read_field(struct slice line, struct fields *fields, struct frame *out)
+static enum reading read_field(struct slice line, const uint8_t *bytes, struct head *head, struct frame *out)
 {
 	const uint8_t *colon = memchr(line.at, ':', line.length);
 	if (*line.at == ' ' || *line.at == '\t')
@@ -160,46 +156,49 @@ static int read_field(struct slice line, struct fields *fields, struct frame *ou
 	if (!is_token(name))
 		return bad(out, 400, "a field's name is malformed");
 	if (equals(name, "host")) {
-		fields->hosts++;
-		fields->host = value;
+		head->hosts++;
+		head->host_at = (uint32_t)(value.at - bytes);
+		head->host_length = value.length;
 	} else if (equals(name, "content-length")) {
-		return read_length(value, fields, out);
+		return read_length(value, head, out);
 	} else if (equals(name, "transfer-encoding")) {
-		return read_codings(value, fields, out);
+		return read_codings(value, head, out);
 	} else if (equals(name, "connection")) {
-		read_connection(value, fields);
+		read_connection(value, head);
 	} else if (equals(name, "upgrade")) {
-		fields->upgrades++;
-		fields->http2 |= offers_http2(value);
+		head->upgrades++;
+		head->http2 |= offers_http2(value);
 	} else if (equals(name, "expect")) {
-		fields->expect_continue |= equals(value, "100-continue");
+		head->expect_continue |= equals(value, "100-continue");
 	}
-	return 1;
+	return READING_WHOLE;
 }
 
-/* Reads every field up to the blank line. 1: complete; 0: `out` says what else. */
-static int read_fields(struct slice rest, uint32_t length, const uint8_t *start, struct fields *fields, struct frame *out)
+/* Reads the fields that are there, up to the blank line. */
+static enum reading read_fields(struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out)
 {
 	struct slice line;
-	for (uint32_t count = 0;; count++) {
-		int got = next_line(&rest, &line);
-		if (got < 0)
+	for (;;) {
+		enum reading found = find_line(head, bytes, length, &line);
+		if (found == READING_BAD)
 			return bad(out, 400, "a bare CR, LF or control byte in the head");
-		if (got == 0)
-			return length >= HEAD_MAX ? bad(out, 431, "the head is too long") : 0;
+		if (found == READING_MORE)
+			return length >= HEAD_MAX ? bad(out, 431, "the head is too long") : READING_MORE;
 		if (line.length == 0)
 			break;
-		if (count == HEAD_FIELDS_MAX)
+		if (head->lines > HEAD_FIELDS_MAX)
 			return bad(out, 431, "the head has too many fields");
-		if (!read_field(line, fields, out))
-			return 0;
+		if (read_field(line, bytes, head, out) == READING_BAD)
+			return READING_BAD;
+		pass_line(head);
 	}
-	out->head_length = (uint32_t)(rest.at - start);
+	/* The blank line isn't passed: a further call with the same bytes gives the same answer. */
+	out->head_length = head->searched + 2;
 	if (out->head_length > HEAD_MAX)
 		return bad(out, 431, "the head is too long");
-	if (fields->codings && fields->lengths)
+	if (head->codings && head->lengths)
 		return bad(out, 400, "both Transfer-Encoding and Content-Length");
-	return 1;
+	return READING_WHOLE;
 }
 
 /* ---- requests ---- */
@@ -219,26 +218,29 @@ static int is_other_version(struct slice version)
 }
 
 /* Cuts "METHOD target HTTP/1.x" at its two single spaces. */
-static int read_request_line(struct slice line, struct slice *method, struct slice *target, uint8_t *minor, struct frame *out)
+static enum reading read_request_line(struct slice line, struct head *head, struct frame *out)
 {
 	const uint8_t *first = memchr(line.at, ' ', line.length);
 	if (!first)
 		return bad(out, 400, bad_line);
-	*method = (struct slice){line.at, (uint32_t)(first - line.at)};
-	uint32_t left = line.length - method->length - 1;
+	struct slice method = {line.at, (uint32_t)(first - line.at)};
+	uint32_t left = line.length - method.length - 1;
 	const uint8_t *second = memchr(first + 1, ' ', left);
 	if (!second || second == first + 1)
 		return bad(out, 400, bad_line);
-	*target = (struct slice){first + 1, (uint32_t)(second - first - 1)};
-	struct slice version = {second + 1, left - target->length - 1};
-	if (!is_token(*method))
+	struct slice target = {first + 1, (uint32_t)(second - first - 1)};
+	struct slice version = {second + 1, left - target.length - 1};
+	if (!is_token(method))
 		return bad(out, 400, bad_line);
-	for (uint32_t i = 0; i < target->length; i++)
-		if (target->at[i] <= 0x20 || target->at[i] >= 0x7f)
+	for (uint32_t i = 0; i < target.length; i++)
+		if (target.at[i] <= 0x20 || target.at[i] >= 0x7f)
 			return bad(out, 400, "the target has a byte no URL has");
-	if (!is_version(version, minor))
+	if (!is_version(version, &head->minor))
 		return bad(out, is_other_version(version) ? 505 : 400, "not HTTP/1.0 or HTTP/1.1");
-	return 1;
+	head->method_length = method.length;
+	head->target_at = method.length + 1;
+	head->target_length = target.length;
+	return READING_WHOLE;
 }
 
 /* "http://host/…": the authority, or an empty slice where the target isn't absolute. */
@@ -282,27 +284,27 @@ static int is_host(struct slice host)
 	return policy_canonical_host((const char *)host.at, host.length, canonical) > 0;
 }
 
-static int read_host(struct slice target, const struct fields *fields, uint8_t minor, struct frame *out)
+static enum reading read_host(const struct head *head, const uint8_t *bytes, struct slice target, struct frame *out)
 {
-	struct slice authority = authority_of(target), host = fields->host;
-	if (fields->hosts > 1)
+	struct slice authority = authority_of(target), host = {bytes + head->host_at, head->host_length};
+	if (head->hosts > 1)
 		return bad(out, 400, "two Host fields");
-	if (fields->hosts == 0 && minor == 1)
+	if (head->hosts == 0 && head->minor == 1)
 		return bad(out, 400, "no Host field");
-	if (fields->hosts && !is_host(host))
+	if (head->hosts && !is_host(host))
 		return bad(out, 400, "the Host field is malformed");
 	if (authority.length) {
 		if (!is_host(authority))
 			return bad(out, 400, "the target's host is malformed");
-		if (fields->hosts && (authority.length != host.length ||
-		                      strncasecmp((const char *)authority.at, (const char *)host.at, host.length) != 0))
+		if (head->hosts && (authority.length != host.length ||
+		                    strncasecmp((const char *)authority.at, (const char *)host.at, host.length) != 0))
 			return bad(out, 400, "the target's host and the Host field disagree");
 		host = authority;
 	}
 	out->host_length = host.length;
-	memcpy(out->host, host.at ? (const char *)host.at : "", host.length);
+	memcpy(out->host, host.at, host.length);
 	out->host[host.length] = 0;
-	return 1;
+	return READING_WHOLE;
 }
 
 /* Asterisk form belongs to OPTIONS, authority form to CONNECT (RFC 9112 section 3.2). */
@@ -315,95 +317,129 @@ static int is_target_form_legal(struct slice method, struct slice target, int is
 	return is_absolute || *target.at == '/';
 }
 
-static void set_body(const struct fields *fields, struct frame *out)
+static void set_body(const struct head *head, struct frame *out)
 {
-	if (fields->codings) {
+	if (head->codings) {
 		out->body = BODY_CHUNKED;
-	} else if (fields->lengths && fields->length) {
+	} else if (head->lengths && head->content_length) {
 		out->body = BODY_LENGTH;
-		out->body_length = fields->length;
+		out->body_length = head->content_length;
 	}
 }
 
-void frame_request(const uint8_t *bytes, uint32_t length, struct frame *out)
+static int persists(const struct head *head)
 {
-	struct slice rest = {bytes, length}, line, method, target;
-	struct fields fields = {0};
-	uint8_t minor = 0;
-	memset(out, 0, sizeof *out);
-	int got = next_line(&rest, &line);
-	if (got == 0 && length >= HEAD_MAX)
-		bad(out, 431, "the request line is too long");
-	if (got < 0)
-		bad(out, 400, bad_line);
-	if (got <= 0 || !read_request_line(line, &method, &target, &minor, out) ||
-	    !read_fields(rest, length, bytes, &fields, out) || !read_host(target, &fields, minor, out))
-		return;
+	return !head->close && (head->minor == 1 || head->keep_alive);
+}
+
+/* The first line and the fields have been read: the request as a whole. */
+static enum reading set_request(const struct head *head, const uint8_t *bytes, struct frame *out)
+{
+	struct slice method = {bytes, head->method_length}, target = {bytes + head->target_at, head->target_length};
 	int is_absolute = authority_of(target).length > 0;
-	if (!is_target_form_legal(method, target, is_absolute)) {
-		bad(out, 400, "the target has no form this method takes");
-		return;
-	}
-	if (minor == 0 && fields.codings) {
-		bad(out, 400, "Transfer-Encoding in HTTP/1.0");
-		return;
-	}
-	set_body(&fields, out);
+	if (read_host(head, bytes, target, out) == READING_BAD)
+		return READING_BAD;
+	if (!is_target_form_legal(method, target, is_absolute))
+		return bad(out, 400, "the target has no form this method takes");
+	if (head->minor == 0 && head->codings)
+		return bad(out, 400, "Transfer-Encoding in HTTP/1.0");
+	set_body(head, out);
+	out->method_length = head->method_length;
+	out->target_at = head->target_at;
+	out->target_length = head->target_length;
 	out->is_head = method.length == 4 && memcmp(method.at, "HEAD", 4) == 0;
 	out->is_connect = equals(method, "CONNECT");
-	out->keep_alive = !fields.close && (minor == 1 || fields.keep_alive);
-	out->expect_continue = minor == 1 && fields.expect_continue;
-	out->upgrade = fields.upgrades && fields.connection_upgrade;
-	int followed = minor == 1 && !is_absolute && !out->is_connect && !equals(method, "TRACE") && !fields.http2;
-	out->status = followed ? FRAME_PLAIN : FRAME_LEGAL;
+	out->keep_alive = persists(head);
+	out->expect_continue = head->minor == 1 && head->expect_continue;
+	out->upgrade = head->upgrades && head->connection_upgrade;
+	out->is_plain = head->minor == 1 && !is_absolute && !out->is_connect && !equals(method, "TRACE") && !head->http2;
+	return READING_WHOLE;
+}
+
+static enum reading first_request_line(struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out)
+{
+	struct slice line;
+	enum reading found = find_line(head, bytes, length, &line);
+	if (found == READING_BAD)
+		return bad(out, 400, bad_line);
+	if (found == READING_MORE)
+		return length >= HEAD_MAX ? bad(out, 431, "the request line is too long") : READING_MORE;
+	if (read_request_line(line, head, out) == READING_BAD)
+		return READING_BAD;
+	pass_line(head);
+	return READING_WHOLE;
+}
+
+enum reading frame_request(struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out)
+{
+	memset(out, 0, sizeof *out);
+	enum reading reading = head->lines ? READING_WHOLE : first_request_line(head, bytes, length, out);
+	if (reading == READING_WHOLE)
+		reading = read_fields(head, bytes, length, out);
+	return reading == READING_WHOLE ? set_request(head, bytes, out) : reading;
 }
 
 /* ---- responses ---- */
 
-static int read_status_line(struct slice line, uint8_t *minor, struct frame *out)
+static enum reading read_status_line(struct slice line, struct head *head, struct frame *out)
 {
-	if (line.length < 12 || !is_version((struct slice){line.at, 8}, minor) || line.at[8] != ' ')
+	if (line.length < 12 || !is_version((struct slice){line.at, 8}, &head->minor) || line.at[8] != ' ')
 		return bad(out, 502, bad_line);
+	head->status_code = 0;
 	for (int i = 9; i < 12; i++) {
 		if (line.at[i] < '0' || line.at[i] > '9')
 			return bad(out, 502, bad_line);
-		out->status_code = (uint16_t)(out->status_code * 10 + line.at[i] - '0');
+		head->status_code = (uint16_t)(head->status_code * 10 + line.at[i] - '0');
 	}
-	if (out->status_code < 100 || (line.length > 12 && line.at[12] != ' '))
+	if (head->status_code < 100 || (line.length > 12 && line.at[12] != ' '))
 		return bad(out, 502, bad_line);
-	return 1;
+	return READING_WHOLE;
 }
 
-void frame_response(const uint8_t *bytes, uint32_t length, int to_head, struct frame *out)
+static enum reading first_response_line(struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out)
 {
-	struct slice rest = {bytes, length}, line;
-	struct fields fields = {0};
-	uint8_t minor = 0;
+	struct slice line;
+	enum reading found = find_line(head, bytes, length, &line);
+	if (found == READING_BAD || (found == READING_MORE && length >= HEAD_MAX))
+		return bad(out, 502, bad_line);
+	if (found == READING_MORE)
+		return READING_MORE;
+	if (read_status_line(line, head, out) == READING_BAD)
+		return READING_BAD;
+	pass_line(head);
+	return READING_WHOLE;
+}
+
+static void set_response(const struct head *head, int to_head, struct frame *out)
+{
+	int is_interim = head->status_code < 200, is_bare = head->status_code == 204 || head->status_code == 304;
+	out->status_code = head->status_code;
+	out->keep_alive = persists(head);
+	out->upgrade = head->status_code == 101;
+	out->is_plain = head->minor == 1;
+	if (to_head || is_interim || is_bare)
+		return;
+	set_body(head, out);
+	if (!head->codings && !head->lengths) {
+		out->body = BODY_UNTIL_CLOSE;
+		out->keep_alive = 0;
+	}
+}
+
+enum reading frame_response(struct head *head, const uint8_t *bytes, uint32_t length, int to_head, struct frame *out)
+{
 	memset(out, 0, sizeof *out);
-	int got = next_line(&rest, &line);
-	if (got < 0 || (got == 0 && length >= HEAD_MAX))
-		bad(out, 502, bad_line);
-	if (got <= 0)
-		return;
-	if (!read_status_line(line, &minor, out) || !read_fields(rest, length, bytes, &fields, out)) {
-		out->answer = out->status == FRAME_BAD ? 502 : 0;
-		return;
-	}
-	if (minor == 0 && fields.codings) {
-		bad(out, 502, "Transfer-Encoding in HTTP/1.0");
-		return;
-	}
-	int is_interim = out->status_code < 200, is_bare = out->status_code == 204 || out->status_code == 304;
-	out->keep_alive = !fields.close && (minor == 1 || fields.keep_alive);
-	out->upgrade = out->status_code == 101;
-	if (!to_head && !is_interim && !is_bare) {
-		set_body(&fields, out);
-		if (!fields.codings && !fields.lengths) {
-			out->body = BODY_UNTIL_CLOSE;
-			out->keep_alive = 0;
-		}
-	}
-	out->status = minor == 1 ? FRAME_PLAIN : FRAME_LEGAL;
+	enum reading reading = head->lines ? READING_WHOLE : first_response_line(head, bytes, length, out);
+	if (reading == READING_WHOLE)
+		reading = read_fields(head, bytes, length, out);
+	if (reading == READING_BAD)
+		out->answer = 502;
+	if (reading != READING_WHOLE)
+		return reading;
+	if (head->minor == 0 && head->codings)
+		return bad(out, 502, "Transfer-Encoding in HTTP/1.0");
+	set_response(head, to_head, out);
+	return READING_WHOLE;
 }
 
 /* ---- chunked bodies (RFC 9112 section 7.1) ---- */
@@ -463,8 +499,10 @@ static int next_state(struct chunks *state, uint8_t byte)
 	case TRAILER_LF:
 		return byte == '\n' ? TRAILER_START : -1;
 	default: /* END_LF */
-		state->done = byte == '\n';
-		return byte == '\n' ? END_LF : -1;
+		if (byte != '\n')
+			return -1;
+		state->reading = READING_WHOLE;
+		return END_LF;
 	}
 }
 
@@ -483,7 +521,7 @@ void chunks_skip(struct chunks *state, uint64_t count)
 uint32_t chunks_eat(struct chunks *state, const uint8_t *bytes, uint32_t length)
 {
 	uint32_t eaten = 0;
-	while (eaten < length && !state->done && !state->bad) {
+	while (eaten < length && state->reading == READING_MORE) {
 		if (state->state == DATA) {
 			uint64_t run = length - eaten < state->remaining ? length - eaten : state->remaining;
 			chunks_skip(state, run);
@@ -492,7 +530,7 @@ uint32_t chunks_eat(struct chunks *state, const uint8_t *bytes, uint32_t length)
 		}
 		int next = next_state(state, bytes[eaten]);
 		if (next < 0) {
-			state->bad = 1;
+			state->reading = READING_BAD;
 			break;
 		}
 		state->state = (uint32_t)next;

@@ -34,7 +34,8 @@ static void judged_http(struct thread *thread, struct flow *flow, int differs, c
 	}
 	if (!opening->ambiguous && !has_begun) {
 		struct frame first;
-		frame_request(thread->buffer, opening->head_length, &first);
+		struct head head = {0};
+		frame_request(&head, thread->buffer, opening->head_length, &first);
 		follow_begin(flow, &first);
 	}
 	if (flow->stage == STAGE_OPENING)
@@ -95,19 +96,18 @@ static void judged(struct thread *thread, struct flow *flow, const struct table 
 
 /* The last word on what isn't complete: HTTP and TLS say what they are, the rest is opaque, unless its next bytes could
  * still make it HTTP and matter. */
-static void judge_incomplete(struct thread *thread, struct flow *flow, const struct table *table, ssize_t got)
+static void judge_incomplete(struct thread *thread, struct flow *flow, const struct table *table, const struct opening *opening,
+                             ssize_t got)
 {
 	int differs = policy_differs(table->blob), has_closed = got == 0 || flow->client_has_closed;
 	const struct relay_options *options = &thread->relay->options;
 	double patience = differs ? options->opening_deadline : options->sniff_wait;
-	struct opening opening;
 	if (!has_closed && thread->now - flow->first_byte <= patience)
 		return;
-	sniff(thread->buffer, (uint32_t)got, 1, &opening);
-	if (opening.protocol == PROTOCOL_OPAQUE && differs && !has_closed)
+	if (opening->protocol == PROTOCOL_OPAQUE && differs && !has_closed)
 		flow_end(thread, flow, END_OPENING_DEADLINE);
 	else
-		judged(thread, flow, table, &opening);
+		judged(thread, flow, table, opening);
 }
 
 /* Peeks at the client's first bytes; nothing is consumed. */
@@ -125,9 +125,8 @@ void judge(struct thread *thread, struct flow *flow)
 	}
 	if (!flow->first_byte)
 		flow->first_byte = thread->now;
-	sniff(thread->buffer, (uint32_t)got, 0, &opening);
-	if (opening.protocol == PROTOCOL_NONE)
-		judge_incomplete(thread, flow, table, got);
+	if (sniff(&flow->opening, thread->buffer, (uint32_t)got, &opening) == READING_MORE)
+		judge_incomplete(thread, flow, table, &opening, got);
 	else
 		judged(thread, flow, table, &opening);
 	table_release(table);

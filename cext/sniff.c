@@ -54,14 +54,37 @@ static int is_bare_request(const uint8_t *method, uint32_t length, const uint8_t
 	return 0;
 }
 
+/* The rest of the line after its method: blanks and a target, which ends with the line. */
+static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, uint32_t method)
+{
+	uint32_t at = so_far->line;
+	while (!so_far->target && at < length && is_blank(bytes[at]) && bytes[at] != '\n')
+		at++;
+	if (!so_far->target && at < length)
+		so_far->target = at;
+	while (at < length && bytes[at] != '\n' && bytes[at] != 0 && bytes[at] != 0x7f)
+		at++;
+	so_far->line = at;
+	if (at == length)
+		return MORE;
+	if (bytes[at] != '\n')
+		return NO;
+	for (uint32_t i = so_far->target; i + 5 <= at; i++)
+		if (strncasecmp((const char *)bytes + i, "HTTP/", 5) == 0 && is_blank(bytes[i - 1]))
+			return YES;
+	const uint8_t *target = bytes + so_far->target;
+	return is_bare_request(bytes + so_far->start, method, target, at - so_far->target) ? YES : NO;
+}
+
 /* A request line as the most lenient server reads it: blanks before it, a method in any case, blanks, and "HTTP/" at last.
  * frame_request() refuses what isn't strict; but it must come before it, or a handler could be walked round. A line without
  * all this is another protocol's command: "HELO world", "USER me". */
-static enum answer is_http1(const uint8_t *bytes, uint32_t length)
+static enum answer is_http1(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
 {
-	uint32_t start = 0;
+	uint32_t start = so_far->start;
 	while (start < length && is_blank(bytes[start]))
 		start++;
+	so_far->start = start;
 	uint32_t at = start;
 	while (at < length && at - start <= METHOD_MAX && is_method_byte(bytes[at]))
 		at++;
@@ -72,33 +95,28 @@ static enum answer is_http1(const uint8_t *bytes, uint32_t length)
 	uint32_t method = at - start;
 	if (method == 0 || !is_blank(bytes[at]))
 		return NO;
-	while (at < length && is_blank(bytes[at]) && bytes[at] != '\n')
-		at++;
-	uint32_t target = at;
-	while (at < length && bytes[at] != '\n') {
-		if (bytes[at] == 0 || bytes[at] == 0x7f)
-			return NO;
-		at++;
-	}
-	if (at == length)
-		return MORE;
-	for (uint32_t i = target; i + 5 <= at; i++)
-		if (strncasecmp((const char *)bytes + i, "HTTP/", 5) == 0 && is_blank(bytes[i - 1]))
-			return YES;
-	return is_bare_request(bytes + start, method, bytes + target, at - target) ? YES : NO;
+	if (so_far->line < at)
+		so_far->line = at;
+	return is_target(so_far, bytes, length, method);
 }
 
-static void read_http(const uint8_t *bytes, uint32_t length, int final, struct opening *out)
+static enum answer is_http(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
+{
+	enum answer answer = so_far->is_http1 ? YES : is_http1(so_far, bytes, length);
+	so_far->is_http1 = answer == YES;
+	return answer;
+}
+
+static enum reading read_http(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out)
 {
 	struct frame frame;
-	frame_request(bytes, length, &frame);
-	if (frame.status == FRAME_MORE && !final)
-		return;
+	enum reading reading = frame_request(&so_far->head, bytes, length, &frame);
 	out->protocol = PROTOCOL_HTTP;
 	out->head_length = frame.head_length;
-	out->ambiguous = frame.status != FRAME_PLAIN;
+	out->ambiguous = !frame.is_plain;
 	out->host_length = frame.host_length;
 	memcpy(out->host, frame.host, sizeof out->host);
+	return reading == READING_MORE ? READING_MORE : READING_WHOLE;
 }
 
 /* ---- TLS (RFC 8446 section 4.1.2, RFC 6066 section 3) ---- */
@@ -185,31 +203,48 @@ static int read_client_hello(struct cursor hello, struct opening *out)
 	return 1;
 }
 
-/* Collects the handshake message out of its records into `out`. The hello's length, 0: more bytes, -1: it is malformed. */
-static int gather_hello(const uint8_t *bytes, uint32_t length, uint8_t *out)
+/* The message's whole length with its header, 0 where that isn't known yet. */
+static uint32_t message_length(const struct sniffing *so_far, uint32_t have)
 {
-	uint32_t have = 0, at = 0;
-	while (at + 5 <= length) {
-		uint32_t record = (uint32_t)bytes[at + 3] << 8 | bytes[at + 4];
-		if (bytes[at] != 22 || bytes[at + 1] != 3 || record > 16384 + 256)
-			return -1;
-		uint32_t there = length - at - 5 < record ? length - at - 5 : record;
-		memcpy(out + have, bytes + at + 5, there);
-		have += there; /* an empty record adds nothing: OpenSSL skips it as well */
-		if (have && out[0] != 1)
-			return -1;
-		if (have >= 4) {
-			uint32_t need = 4 + ((uint32_t)out[1] << 16 | (uint32_t)out[2] << 8 | out[3]);
-			if (need > OPENING_MAX)
-				return -1;
-			if (have >= need)
-				return (int)need;
-		}
-		at += 5 + there;
-		if (there < record)
+	return have < 4 ? 0 : 4 + ((uint32_t)so_far->prefix[1] << 16 | (uint32_t)so_far->prefix[2] << 8 | so_far->prefix[3]);
+}
+
+/* Walks over the records that have come since the last call, until the handshake message that they carry is complete. */
+static enum reading walk_records(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
+{
+	while (so_far->record + 5 <= length) {
+		const uint8_t *record = bytes + so_far->record;
+		uint32_t size = (uint32_t)record[3] << 8 | record[4], left = length - so_far->record - 5;
+		if (record[0] != 22 || record[1] != 3 || size > 16384 + 256)
+			return READING_BAD;
+		uint32_t there = left < size ? left : size, have = so_far->message + there;
+		for (uint32_t i = so_far->message; i < 4 && i < have; i++)
+			so_far->prefix[i] = record[5 + i - so_far->message];
+		if (have && so_far->prefix[0] != 1)
+			return READING_BAD;
+		uint32_t need = message_length(so_far, have);
+		if (need > OPENING_MAX)
+			return READING_BAD;
+		if (need && have >= need)
+			return READING_WHOLE;
+		if (there < size)
 			break;
+		so_far->record += 5 + size; /* an empty record adds nothing: OpenSSL skips it as well */
+		so_far->message = have;
 	}
-	return 0;
+	return READING_MORE;
+}
+
+/* Collects `size` bytes of the handshake message out of its records, all of which are there. */
+static void gather(const uint8_t *bytes, uint32_t size, uint8_t *out)
+{
+	for (uint32_t have = 0, at = 0; have < size;) {
+		uint32_t record = (uint32_t)bytes[at + 3] << 8 | bytes[at + 4];
+		uint32_t some = size - have < record ? size - have : record;
+		memcpy(out + have, bytes + at + 5, some);
+		have += some;
+		at += 5 + record;
+	}
 }
 
 /* A handshake record (its first three bytes tell), or the hello of SSL 2 that some servers still take (RFC 5246 appendix E.2). */
@@ -227,38 +262,53 @@ static enum answer begins_as_tls(const uint8_t *bytes, uint32_t length)
 }
 
 /* TLS whose hello is malformed, or longer than we look, is TLS all the same, of a host that isn't known. */
-static enum answer is_tls(const uint8_t *bytes, uint32_t length, int final, struct opening *out)
+static enum reading read_tls(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out)
 {
 	uint8_t message[OPENING_MAX];
-	enum answer begins = begins_as_tls(bytes, length);
-	if (begins != YES || bytes[0] != 22)
-		return begins;
-	int size = gather_hello(bytes, length, message);
-	if (size == 0 && !final)
-		return MORE;
-	if (size <= 0 || !read_client_hello((struct cursor){message + 4, (uint32_t)size - 4}, out)) {
+	enum reading reading = bytes[0] == 22 ? walk_records(so_far, bytes, length) : READING_BAD;
+	out->protocol = PROTOCOL_TLS;
+	if (reading != READING_WHOLE)
+		return reading == READING_MORE ? READING_MORE : READING_WHOLE;
+	uint32_t size = message_length(so_far, 4);
+	gather(bytes, size, message);
+	if (!read_client_hello((struct cursor){message + 4, size - 4}, out)) {
 		out->host_length = 0;
 		out->host[0] = 0;
 	}
-	return YES;
+	return READING_WHOLE;
 }
 
-void sniff(const uint8_t *bytes, uint32_t length, int final, struct opening *out)
+/* None of the protocols is certain: what the opening is if nothing more comes. */
+static void guess(enum answer http1, uint32_t length, struct opening *out)
 {
-	memset(out, 0, sizeof *out);
-	if (length > OPENING_MAX)
-		length = OPENING_MAX;
-	final |= length == OPENING_MAX;
-	enum answer http2 = length ? is_http2(bytes, length) : MORE, http1 = length ? is_http1(bytes, length) : MORE;
-	enum answer tls = length ? is_tls(bytes, length, final, out) : MORE;
-	if (http2 == YES)
+	int is_endless = http1 == MORE && length > METHOD_MAX; /* a request line that never ended: Python answers it with 431 or 400 */
+	out->protocol = is_endless ? PROTOCOL_HTTP : PROTOCOL_OPAQUE;
+	out->ambiguous = (uint8_t)is_endless;
+}
+
+static enum reading look(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out)
+{
+	enum answer http2 = is_http2(bytes, length), tls = begins_as_tls(bytes, length), http1 = is_http(so_far, bytes, length);
+	if (http2 == YES) {
 		out->protocol = PROTOCOL_HTTP2;
-	else if (tls == YES)
-		out->protocol = PROTOCOL_TLS;
-	else if (http1 == YES && http2 == NO)
-		read_http(bytes, length, final, out);
-	else if (final && http1 == MORE && length > METHOD_MAX)
-		read_http(bytes, length, 1, out); /* a request line that never ended: Python answers it with 431 or 400 */
-	else if (final || (http1 == NO && http2 == NO && tls == NO))
+		return READING_WHOLE;
+	}
+	if (tls == YES)
+		return read_tls(so_far, bytes, length, out);
+	if (http1 == YES && http2 == NO)
+		return read_http(so_far, bytes, length, out);
+	guess(http1, length, out);
+	return http1 == NO && http2 == NO && tls == NO ? READING_WHOLE : READING_MORE;
+}
+
+enum reading sniff(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out)
+{
+	int is_full = length >= OPENING_MAX;
+	memset(out, 0, sizeof *out);
+	if (length == 0) {
 		out->protocol = PROTOCOL_OPAQUE;
+		return READING_MORE;
+	}
+	enum reading reading = look(so_far, bytes, is_full ? OPENING_MAX : length, out);
+	return is_full ? READING_WHOLE : reading;
 }

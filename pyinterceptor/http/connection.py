@@ -32,7 +32,7 @@ log = logging.getLogger("pyinterceptor")
 
 Respond = Callable[[Request], Awaitable[Response]]
 
-FRAME_MORE, FRAME_PLAIN, FRAME_BAD = int(lib.FRAME_MORE), int(lib.FRAME_PLAIN), int(lib.FRAME_BAD)
+READING_MORE, READING_BAD = int(lib.READING_MORE), int(lib.READING_BAD)
 BODY_NONE = int(lib.BODY_NONE)
 SWITCHED = 101
 WRITTEN = 65536  # bytes that have one deadline
@@ -102,8 +102,8 @@ class Connection:
 
     async def serve(self) -> None:
         """All requests, until either side is done."""
-        while (frame := await self._next_head()) is not None:
-            if not await self._serve_one(frame):
+        while (reading := await self._next_head()) != READING_MORE:
+            if not await self._serve_one(reading, self._wire.frame):
                 await self._linger()
                 return
 
@@ -114,31 +114,30 @@ class Connection:
         elif self._is_waiting and not self._stream.has_unread():
             self._deadline.expires = self._deadlines.now + self._limits.farewell
 
-    async def _next_head(self) -> Any:
-        """The next head's frame; None where the client is done."""
+    async def _next_head(self) -> int:
+        """Reads the next head into the wire's frame; READING_MORE if the client is done."""
         wire = self._wire
         self._is_waiting = False
         self._deadline.expires = self._deadlines.now + self._limits.idle
         if not wire and not await wire.more():
-            return None
+            return READING_MORE
         self._deadline.expires = NEVER
-        frame = wire.frame()
-        if frame.status != FRAME_MORE:
-            return frame
+        if (reading := wire.read_head()) != READING_MORE:
+            return reading
         with trio.move_on_after(self._limits.head):
-            while (frame := wire.frame()).status == FRAME_MORE:
+            while (reading := wire.read_head()) == READING_MORE:
                 if not await wire.more():
-                    return None
-            return frame
+                    return READING_MORE
+            return reading
         await self._refuse(408, "the head came too slowly")
-        return None
+        return READING_MORE
 
-    async def _serve_one(self, frame: Any) -> bool:
+    async def _serve_one(self, reading: int, frame: Any) -> bool:
         """One request; True if another may follow."""
-        if frame.status == FRAME_BAD:
+        if reading == READING_BAD:
             return await self._refuse(frame.answer, ffi.string(frame.reason).decode())
         method, target, version, lines = self._wire.take_head(frame.head_length)
-        if frame.status != FRAME_PLAIN and method.upper() in NOT_FOR_HANDLERS:
+        if not frame.is_plain and method.upper() in NOT_FOR_HANDLERS:
             return await self._refuse(405, f"{method} is not for handlers", ALLOW)
         try:
             place = self._place(ffi.string(frame.host).decode(), target)

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from pyinterceptor._relay import ffi, lib
 
+READING_MORE = int(lib.READING_MORE)
+
 
 class Receiver(Protocol):
     async def receive_some(self) -> bytes: ...
@@ -21,7 +23,8 @@ class Wire:
         self.stream = stream
         self._bytes = b""
         self._at = 0  # what stands before it is used: cutting it off at every step would be quadratic
-        self._frame = ffi.new("struct frame *")
+        self.frame: Any = ffi.new("struct frame *")
+        self._head = ffi.new("struct head *")  # how far the next head was looked at
 
     def __len__(self) -> int:
         return len(self._bytes) - self._at
@@ -35,11 +38,13 @@ class Wire:
             self._bytes = data
         return bool(data)
 
-    def frame(self) -> Any:
-        """The frame of the request head that comes next (status lib.FRAME_MORE: not complete)."""
+    def read_head(self) -> int:
+        """Looks at the request head that comes next: one of lib.READING_*. `frame` is what is known of it."""
         start = ffi.from_buffer(self._bytes) + self._at if self._at else self._bytes
-        lib.frame_request(start, len(self._bytes) - self._at, self._frame)
-        return self._frame
+        reading = int(lib.frame_request(self._head, start, len(self._bytes) - self._at, self.frame))
+        if reading != READING_MORE:
+            self._head = ffi.new("struct head *")
+        return reading
 
     def find_line(self) -> int:
         """How many bytes stand before the next CRLF, -1 where there is none yet."""

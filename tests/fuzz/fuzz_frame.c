@@ -4,16 +4,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "policy.h"
 #include "frame.h"
 
-static void check_head(const uint8_t *bytes, uint32_t length, const struct frame *frame)
+static void check_head(const uint8_t *bytes, uint32_t length, enum reading reading, const struct frame *frame)
 {
-	if (frame->status == FRAME_BAD && (!frame->reason || !frame->answer))
+	if (reading == READING_BAD && (!frame->reason || !frame->answer))
 		abort();
-	if (frame->status != FRAME_PLAIN && frame->status != FRAME_LEGAL)
+	if (reading != READING_WHOLE)
 		return;
 	if (frame->head_length < 4 || frame->head_length > length || memcmp(bytes + frame->head_length - 4, "\r\n\r\n", 4) != 0)
+		abort();
+	if (frame->target_at + frame->target_length > frame->head_length || frame->method_length > frame->head_length)
+		abort();
+}
+
+static enum reading frame_any(int is_response, struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out)
+{
+	return is_response ? frame_response(head, bytes, length, length & 1, out) : frame_request(head, bytes, length, out);
+}
+
+/* Byte by byte, the first certain answer comes at the same byte as by fresh looks, and is the same. */
+static void check_pieces(int is_response, const uint8_t *bytes, uint32_t length)
+{
+	struct head so_far = {0}, fresh = {0};
+	struct frame pieces, whole;
+	enum reading reading = READING_MORE;
+	uint32_t end = 0;
+	while (reading == READING_MORE && end <= length)
+		reading = frame_any(is_response, &so_far, bytes, end++, &pieces);
+	if (frame_any(is_response, &fresh, bytes, end - 1, &whole) != reading || memcmp(&whole, &pieces, sizeof whole) != 0)
+		abort();
+	if (frame_any(is_response, &so_far, bytes, end - 1, &pieces) != reading || memcmp(&whole, &pieces, sizeof whole) != 0)
+		abort();
+	check_head(bytes, end - 1, reading, &whole);
+	if (end > 1 && frame_any(is_response, &(struct head){0}, bytes, end - 2, &whole) != READING_MORE)
 		abort();
 }
 
@@ -21,7 +45,7 @@ static void check_head(const uint8_t *bytes, uint32_t length, const struct frame
 static uint32_t eat_as_followed(struct chunks *state, const uint8_t *bytes, uint32_t length)
 {
 	uint32_t eaten = 0;
-	while (eaten < length && !state->done && !state->bad) {
+	while (eaten < length && state->reading == READING_MORE) {
 		uint32_t there = length - eaten < 7 ? length - eaten : 7;
 		eaten += chunks_eat(state, bytes + eaten, there);
 		uint64_t ahead = chunks_ahead(state);
@@ -35,24 +59,16 @@ static uint32_t eat_as_followed(struct chunks *state, const uint8_t *bytes, uint
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-	struct frame frame, shorter;
 	struct chunks whole = {0}, single = {0}, followed = {0};
 	uint32_t length = (uint32_t)size, eaten = 0;
-	frame_request(bytes, length, &frame);
-	check_head(bytes, length, &frame);
-	if (frame.status == FRAME_PLAIN || frame.status == FRAME_LEGAL) {
-		frame_request(bytes, frame.head_length - 1, &shorter);
-		if (shorter.status != FRAME_MORE)
-			abort();
-	}
-	frame_response(bytes, length, size & 1, &frame);
-	check_head(bytes, length, &frame);
+	check_pieces(0, bytes, length);
+	check_pieces(1, bytes, length);
 	uint32_t together = chunks_eat(&whole, bytes, length);
 	while (eaten < length && chunks_eat(&single, bytes + eaten, 1) == 1)
 		eaten++;
-	if (eat_as_followed(&followed, bytes, length) != together || followed.done != whole.done || followed.bad != whole.bad)
+	if (eat_as_followed(&followed, bytes, length) != together || followed.reading != whole.reading)
 		abort();
-	if (together > length || together != eaten || whole.done != single.done || whole.bad != single.bad)
+	if (together > length || together != eaten || whole.reading != single.reading)
 		abort();
 	return 0;
 }

@@ -1,20 +1,40 @@
-/* Any bytes, whole and cut short: sniff() stays inside them, and with `final` it always answers. */
+/* Any bytes, whole, in pieces and looked at again: sniff() stays inside them and gives one answer. */
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "policy.h"
 #include "sniff.h"
+
+static void check(const struct opening *opening)
+{
+	if (opening->protocol == PROTOCOL_NONE || opening->host_length > HOST_MAX || opening->host[opening->host_length] != 0)
+		abort();
+}
+
+/* The pieces stand in memory of their own size, so that a byte too far is seen. */
+static enum reading sniff_piece(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out)
+{
+	uint8_t *piece = malloc(length ? length : 1);
+	memcpy(piece, bytes, length);
+	enum reading reading = sniff(so_far, piece, length, out);
+	free(piece);
+	check(out);
+	return reading;
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-	struct opening opening;
-	uint32_t length = size > OPENING_MAX ? OPENING_MAX : (uint32_t)size;
-	sniff(bytes, length, 0, &opening);
-	if (opening.host_length > HOST_MAX || opening.host[opening.host_length] != 0)
+	struct opening whole, pieces;
+	struct sniffing fresh = {0}, so_far = {0};
+	uint32_t length = size > 600 ? 600 : (uint32_t)size, end = 0;
+	enum reading reading = READING_MORE, at_once;
+	while (reading == READING_MORE && end <= length)
+		reading = sniff_piece(&so_far, bytes, end++, &pieces);
+	at_once = sniff_piece(&fresh, bytes, end - 1, &whole);
+	if (at_once != reading || memcmp(&whole, &pieces, sizeof whole) != 0)
 		abort();
-	uint32_t known = opening.protocol;
-	sniff(bytes, length, 1, &opening);
-	if (opening.protocol == PROTOCOL_NONE || (known && known != opening.protocol))
+	if (sniff_piece(&so_far, bytes, end - 1, &pieces) != reading || memcmp(&whole, &pieces, sizeof whole) != 0)
 		abort();
+	sniff_piece(&(struct sniffing){0}, bytes, size > OPENING_MAX ? OPENING_MAX : (uint32_t)size, &whole);
 	return 0;
 }

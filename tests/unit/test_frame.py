@@ -1,5 +1,7 @@
 """HTTP/1.1 heads and chunked bodies, as C frames them for both sides."""
 
+import time
+
 import pytest
 from pyinterceptor._relay import ffi, lib
 
@@ -50,16 +52,23 @@ AMBIGUOUS = [
 ]
 
 
-def request(head: bytes):
+def request(data: bytes):
     frame = ffi.new("struct frame *")
-    lib.frame_request(head, len(head), frame)
-    return frame
+    return lib.frame_request(ffi.new("struct head *"), data, len(data), frame), frame
 
 
-def response(head: bytes, to_head: bool = False):
+def response(data: bytes, to_head: bool = False):
     frame = ffi.new("struct frame *")
-    lib.frame_response(head, len(head), to_head, frame)
-    return frame
+    return lib.frame_response(ffi.new("struct head *"), data, len(data), to_head, frame), frame
+
+
+def request_in_pieces(data: bytes, size: int):
+    """Each look has `size` bytes more; returns the first answer that isn't READING_MORE, and where it came."""
+    head, frame = ffi.new("struct head *"), ffi.new("struct frame *")
+    for end in range(size, len(data) + size, size):
+        if reading := lib.frame_request(head, data[:end], min(end, len(data)), frame):
+            return reading, frame, min(end, len(data))
+    return lib.READING_MORE, frame, len(data)
 
 
 @pytest.mark.parametrize(
@@ -74,19 +83,89 @@ def response(head: bytes, to_head: bool = False):
 def test_a_plain_request_is_framed_whole_byte_by_byte_and_with_a_tail(fields, body, length):
     head = PLAIN + fields + b"\r\n"
     for end in range(len(head)):
-        assert request(head[:end]).status == lib.FRAME_MORE
+        assert request(head[:end])[0] == lib.READING_MORE
+    reading, frame, end = request_in_pieces(head + b"GET / HTTP/1.1\r\n", 1)
+    assert (reading, end, frame.is_plain, ffi.string(frame.host)) == (lib.READING_WHOLE, len(head), 1, b"my.kv")
     for tail in (b"", b"GET / HTTP/1.1\r\n", b"\x00\xff"):
-        frame = request(head + tail)
-        assert (frame.status, frame.head_length) == (lib.FRAME_PLAIN, len(head))
+        reading, frame = request(head + tail)
+        assert (reading, frame.is_plain, frame.head_length) == (lib.READING_WHOLE, 1, len(head))
         assert (frame.body, frame.body_length, frame.keep_alive) == (body, length, 1)
         assert ffi.string(frame.host) == b"my.kv"
 
 
 @pytest.mark.parametrize(("head", "answer"), AMBIGUOUS)
 def test_what_two_parsers_could_read_differently_is_bad(head, answer):
-    frame = request(head)
-    assert (frame.status, frame.answer) == (lib.FRAME_BAD, answer)
-    assert ffi.string(frame.reason)
+    for reading, frame in (request(head), request_in_pieces(head, 1)[:2]):
+        assert (reading, frame.answer) == (lib.READING_BAD, answer)
+        assert ffi.string(frame.reason)
+
+
+@pytest.mark.parametrize(
+    ("head", "sound"),
+    [
+        (b"GET / HTTP/1.1\nHost: my.kv\n\n", b"GET / HTTP/1.1"),
+        (b"GET / HTTP/1.1\r\nHost: my.kv\n\n", b"GET / HTTP/1.1\r\nHost: my.kv"),
+        (b"GET / HTTP/1.1\r\nX: a\rb", b"GET / HTTP/1.1\r\nX: a\r"),
+        (b"GET / HTTP/1.1\r\nno colon\r\nX: y\r\n", b"GET / HTTP/1.1\r\nno colon\r"),
+        (b"GET / HTTP/7.1\r\nX: y\r\n", b"GET / HTTP/7.1\r"),
+    ],
+)
+def test_a_fault_is_reported_at_its_byte_or_the_end_of_its_line(head, sound):
+    reading, _, end = request_in_pieces(head, 1)
+    assert (reading, head[: end - 1]) == (lib.READING_BAD, sound)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_a_further_look_at_a_whole_head_gives_the_same_answer(size):
+    data = PLAIN + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"
+    head, frame = ffi.new("struct head *"), ffi.new("struct frame *")
+    seen = []
+    for end in range(size, len(data) + size, size):
+        if lib.frame_request(head, data[:end], min(end, len(data)), frame):
+            seen.append((frame.head_length, frame.body_length, frame.is_plain, ffi.string(frame.host)))
+    assert set(seen) == {(len(data) - 5, 5, 1, b"my.kv")}
+
+
+def longest_head() -> bytes:
+    """As long a request head as is taken, of ordinary fields."""
+    head = PLAIN + b"".join(b"X-%d: " % number + b"y" * 150 + b"\r\n" for number in range(98))
+    return head + b"Z: " + b"z" * (16_000 - len(head) - 7) + b"\r\n\r\n"
+
+
+def test_a_head_that_comes_byte_by_byte_costs_its_bytes_once():
+    """The searched bytes of all looks together are those of one."""
+    data = longest_head()
+    head, frame = ffi.new("struct head *"), ffi.new("struct frame *")
+    for end in range(1, len(data)):
+        before = head.searched
+        assert lib.frame_request(head, data, end, frame) == lib.READING_MORE
+        assert 0 <= head.searched - before <= 2
+        assert end - head.searched <= 1  # a CR is looked at again
+    assert lib.frame_request(head, data, len(data), frame) == lib.READING_WHOLE
+
+
+def test_looking_16_000_times_takes_no_longer_than_a_few_hundred_whole_looks():
+    data = longest_head()
+    heads = ffi.new("struct head[]", 300)
+    frame, start = ffi.new("struct frame *"), ffi.from_buffer(data)
+
+    def whole() -> None:
+        for at in range(len(heads)):
+            heads[at] = ffi.new("struct head *")[0]
+            lib.frame_request(heads + at, start, len(data), frame)
+
+    def pieces() -> None:
+        head = ffi.new("struct head *")
+        for end in range(1, len(data) + 1):
+            lib.frame_request(head, start, end, frame)
+
+    assert seconds(pieces) < 3 * seconds(whole)  # by a fresh look each, it would be 8 000 whole ones
+
+
+def seconds(work) -> float:
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
 
 
 @pytest.mark.parametrize(
@@ -101,7 +180,8 @@ def test_what_two_parsers_could_read_differently_is_bad(head, answer):
     ],
 )
 def test_what_is_legal_but_not_plain_is_told_apart(head):
-    assert request(head).status == lib.FRAME_LEGAL
+    reading, frame = request(head)
+    assert (reading, frame.is_plain) == (lib.READING_WHOLE, 0)
 
 
 @pytest.mark.parametrize(
@@ -117,14 +197,14 @@ def test_what_is_legal_but_not_plain_is_told_apart(head):
     ],
 )
 def test_a_response_is_framed(head, to_head, body):
-    frame = response(head, to_head)
-    assert (frame.status, frame.body, frame.head_length) == (lib.FRAME_PLAIN, body, len(head))
+    reading, frame = response(head, to_head)
+    assert (reading, frame.is_plain, frame.body, frame.head_length) == (lib.READING_WHOLE, 1, body, len(head))
 
 
 @pytest.mark.parametrize("head", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 20 OK\r\n\r\n", b"HTTP/1.1 200 OK\nA: b\r\n\r\n"])
 def test_a_response_that_is_none_is_bad(head):
-    frame = response(head)
-    assert (frame.status, frame.answer) == (lib.FRAME_BAD, 502)
+    reading, frame = response(head)
+    assert (reading, frame.answer) == (lib.READING_BAD, 502)
 
 
 def eat(pieces):
@@ -134,14 +214,14 @@ def eat(pieces):
         total += eaten
         if eaten < len(piece):
             break
-    return total, state.done, state.bad
+    return total, state.reading
 
 
 def test_chunks_end_at_the_same_byte_whole_byte_by_byte_and_with_a_tail():
     body = b"3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: t\r\n\r\n"
-    assert eat([body]) == (len(body), 1, 0)
-    assert eat([body[i : i + 1] for i in range(len(body))]) == (len(body), 1, 0)
-    assert eat([body + b"GET / HTTP/1.1"]) == (len(body), 1, 0)
+    assert eat([body]) == (len(body), lib.READING_WHOLE)
+    assert eat([body[i : i + 1] for i in range(len(body))]) == (len(body), lib.READING_WHOLE)
+    assert eat([body + b"GET / HTTP/1.1"]) == (len(body), lib.READING_WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -159,4 +239,4 @@ def test_chunks_end_at_the_same_byte_whole_byte_by_byte_and_with_a_tail():
     + [b"0\r\n folded\r\n\r\n", b"1;" + b"x" * 2000 + b"\r\n"],
 )
 def test_malformed_chunks_are_bad(body):
-    assert eat([body])[1:] == (0, 1)
+    assert eat([body])[1] == lib.READING_BAD

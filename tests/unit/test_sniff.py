@@ -1,15 +1,33 @@
 """What a flow's first bytes are taken for."""
 
 import ssl
+import time
 
 import pytest
 from pyinterceptor._relay import ffi, lib
 
 
-def sniff(data: bytes, final: bool = False):
+def sniff(data: bytes):
+    """The opening, if that is certain; else None."""
     opening = ffi.new("struct opening *")
-    lib.sniff(data, len(data), final, opening)
+    reading = lib.sniff(ffi.new("struct sniffing *"), data, len(data), opening)
+    return opening if reading == lib.READING_WHOLE else None
+
+
+def sniff_final(data: bytes):
+    """The opening if nothing more comes."""
+    opening = ffi.new("struct opening *")
+    lib.sniff(ffi.new("struct sniffing *"), data, len(data), opening)
     return opening
+
+
+def sniff_in_pieces(data: bytes, size: int = 1):
+    """The opening, and how many bytes it took; each look has `size` more."""
+    so_far, opening = ffi.new("struct sniffing *"), ffi.new("struct opening *")
+    for end in range(size, len(data) + size, size):
+        if lib.sniff(so_far, data[:end], min(end, len(data)), opening) == lib.READING_WHOLE:
+            return opening, min(end, len(data))
+    raise AssertionError("it was never certain")
 
 
 def client_hello(host: str | None, alpn: list[str]) -> bytes:
@@ -33,7 +51,7 @@ def in_records(hello: bytes, size: int) -> bytes:
 def test_http_waits_for_the_blank_line():
     head = b"GET / HTTP/1.1\r\nHost: My.kv:80\r\n\r\n"
     for end in range(len(head)):
-        assert sniff(head[:end]).protocol == lib.PROTOCOL_NONE
+        assert sniff(head[:end]) is None
     for tail in (b"", b"more"):
         opening = sniff(head + tail)
         assert (opening.protocol, opening.head_length, opening.ambiguous) == (lib.PROTOCOL_HTTP, len(head), 0)
@@ -50,7 +68,7 @@ def test_an_ambiguous_head_is_http_and_said_to_be():
 def test_a_client_hello_gives_its_name_over_records_and_segments(size, alpn):
     hello = in_records(client_hello("my.kv", alpn), size)
     for end in range(0, len(hello), 7):
-        assert sniff(hello[:end]).protocol == lib.PROTOCOL_NONE
+        assert sniff(hello[:end]) is None
     opening = sniff(hello)
     assert (opening.protocol, opening.http2) == (lib.PROTOCOL_TLS, "h2" in alpn)
     assert ffi.string(opening.host) == b"my.kv"
@@ -59,7 +77,7 @@ def test_a_client_hello_gives_its_name_over_records_and_segments(size, alpn):
 def test_the_http2_preface_is_recognised_whole_only():
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     for end in range(len(preface)):
-        assert sniff(preface[:end]).protocol == lib.PROTOCOL_NONE
+        assert sniff(preface[:end]) is None
     assert sniff(preface + b"\x00\x00").protocol == lib.PROTOCOL_HTTP2
 
 
@@ -83,7 +101,7 @@ def test_what_a_lenient_server_takes_for_http_is_http(line):
     head = line + b"\r\nHost: my.kv\r\n\r\n"
     assert sniff(head).protocol == lib.PROTOCOL_HTTP
     for end in range(len(line) + 1):
-        assert sniff(head[:end]).protocol == lib.PROTOCOL_NONE
+        assert sniff(head[:end]) is None
 
 
 @pytest.mark.parametrize(
@@ -96,15 +114,96 @@ def test_tls_that_cannot_be_read_is_tls_of_no_known_host(damage):
 
 
 def test_what_is_final_is_always_judged():
-    assert sniff(b"", True).protocol == lib.PROTOCOL_OPAQUE
-    assert sniff(b"GE", True).protocol == lib.PROTOCOL_OPAQUE
-    assert sniff(b"GET / HTTP/1.1\r\nHost: a\r\n", True).protocol == lib.PROTOCOL_HTTP
+    assert sniff_final(b"").protocol == lib.PROTOCOL_OPAQUE
+    assert sniff_final(b"GE").protocol == lib.PROTOCOL_OPAQUE
+    assert sniff_final(b"GET / HTTP/1.1\r\nHost: a\r\n").protocol == lib.PROTOCOL_HTTP
     assert sniff(b"GET /" + b"a" * 20000).protocol == lib.PROTOCOL_HTTP
-    assert sniff(client_hello("my.kv", [])[:50], True).protocol == lib.PROTOCOL_TLS
-    assert sniff(client_hello("my.kv", [])[:2], True).protocol == lib.PROTOCOL_OPAQUE
+    assert sniff_final(client_hello("my.kv", [])[:50]).protocol == lib.PROTOCOL_TLS
+    assert sniff_final(client_hello("my.kv", [])[:2]).protocol == lib.PROTOCOL_OPAQUE
 
 
 def test_empty_records_before_a_client_hello_hide_nothing():
     for count in (1, 3):
         opening = sniff(b"\x16\x03\x01\x00\x00" * count + client_hello("my.kv", []))
         assert (opening.protocol, ffi.string(opening.host)) == (lib.PROTOCOL_TLS, b"my.kv")
+
+
+def described(opening):
+    return opening.protocol, opening.head_length, opening.ambiguous, opening.http2, ffi.string(opening.host)
+
+
+OPENINGS = [
+    b"GET / HTTP/1.1\r\nHost: My.kv:80\r\n\r\n",
+    b"\r\n \t GET   / x HTTP/1.1\r\nHost: My.kv:80\r\n\r\n",
+    b"get /\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"SSH-2.0-OpenSSH_9\r\n",
+    b"GET key without a version\r\n",
+    b"GET /a\x00b HTTP/1.1\r\n",
+    b"\x16\x03\x01\x00\x05\x02",
+    b"\x80\x2e\x01\x03\x01\x00",
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize("data", OPENINGS)
+def test_an_opening_is_the_same_however_it_arrives(data, size):
+    opening, end = sniff_in_pieces(data, size)
+    whole = sniff(data[:end])
+    assert described(opening) == described(whole)
+    assert sniff(data[: max(0, end - size)]) is None
+
+
+@pytest.mark.parametrize("records", [16384, 100, 3, 1])
+def test_a_client_hello_is_the_same_however_it_arrives(records):
+    hello = in_records(client_hello("my.kv", ["h2"]), records)
+    opening, end = sniff_in_pieces(hello + b"\x17\x03\x03")
+    assert (described(opening), end) == (described(sniff(hello)), len(hello))
+
+
+@pytest.mark.parametrize("data", OPENINGS)
+def test_a_further_look_gives_the_same_answer(data):
+    so_far, opening = ffi.new("struct sniffing *"), ffi.new("struct opening *")
+    answers = []
+    for end in range(1, len(data) + 20):
+        if lib.sniff(so_far, data + b"." * 20, end, opening):
+            answers.append(described(opening))
+    assert len(set(answers)) == 1
+
+
+def long_openings():
+    hello = client_hello("my.kv", [])
+    padded = (len(hello) - 9 + 12_000).to_bytes(3, "big")  # it never ends before 12 000 bytes more
+    return {
+        "a head": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: " + b"y" * 15_900,
+        "a request line": b"GET /" + b"a" * 15_900,
+        "blanks before a method": b"\r\n" * 7_950,
+        "blanks before a target": b"GET" + b" " * 15_900,
+        "a hello in one record": b"\x16\x03\x01\x3f\xff\x01" + padded + hello[9:] + b"\0" * 11_000,
+        "a hello in records of a byte": in_records(b"\x16\x03\x01\0\0\x01" + padded + b"\0" * 2_600, 1),
+    }
+
+
+@pytest.mark.parametrize("name", long_openings())
+def test_an_opening_that_comes_byte_by_byte_costs_its_bytes_once(name):
+    """15 000 looks cost about what 300 whole ones do; a fresh look each would cost as much as 7 500."""
+    data = long_openings()[name]
+    start, opening = ffi.from_buffer(data), ffi.new("struct opening *")
+
+    def whole() -> None:
+        for _ in range(300):
+            lib.sniff(ffi.new("struct sniffing *"), start, len(data), opening)
+
+    def pieces() -> None:
+        so_far = ffi.new("struct sniffing *")
+        for end in range(1, len(data) + 1):
+            assert lib.sniff(so_far, start, end, opening) == lib.READING_MORE
+
+    assert seconds(pieces) < 5 * seconds(whole) + 0.01
+
+
+def seconds(work) -> float:
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
