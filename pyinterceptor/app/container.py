@@ -7,22 +7,20 @@ body; subclasses inherit. Nothing here opens or starts anything: the rules are r
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from pyinterceptor.app.handler import check_handler
+from pyinterceptor.app.names import SETTINGS, check_body, check_name, check_value, names_of
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.web import Request, Response
 
-Handler = Callable[[Request, Any, "Context"], Awaitable[Response] | Response]
-H = TypeVar("H", bound=Callable[..., Any])
-
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`ctx` of a handler: whose request this is.
+    """`ctx` of a handler: the container whose request it answers.
 
     `container_id` is 64 hex digits made from class and name, the same at every start.
     """
@@ -30,6 +28,10 @@ class Context:
     container_id: str
     container_class: str
     container_name: str
+
+
+Handler = Callable[[Request, Any, Context], Awaitable[Response] | Response]
+H = TypeVar("H", bound=Handler)
 
 
 def container_id(class_name: str, name: str) -> str:
@@ -49,8 +51,7 @@ class HostHandlers(Mapping[str, Handler]):
             raise PolicyError('outbound_by_host takes host patterns: @Sandbox.outbound_by_host("my.kv")')
 
         def register(handler: H) -> H:
-            for pattern in patterns:
-                self._owner._own_hosts[pattern] = _callable(handler, f"outbound_by_host[{pattern!r}]")
+            self._owner._own_hosts.update(_by_host(dict.fromkeys(patterns, handler), self._owner.__name__))
             return handler
 
         return register
@@ -58,7 +59,7 @@ class HostHandlers(Mapping[str, Handler]):
     def _merged(self) -> dict[str, Handler]:
         merged: dict[str, Handler] = {}
         for cls in reversed(self._owner.__mro__):
-            merged.update(getattr(cls, "_own_hosts", {}) if isinstance(cls, ContainerType) else {})
+            merged.update(cls._own_hosts if isinstance(cls, ContainerType) else vars(cls).get("outbound_by_host", {}))
         return merged
 
     def __getitem__(self, pattern: str) -> Handler:
@@ -72,78 +73,121 @@ class HostHandlers(Mapping[str, Handler]):
 
 
 class CatchAll:
-    """The handler for every HTTP request that no host rule answers; called, it decorates it."""
+    """The handler of every HTTP request that no host rule answers; called, it decorates that handler."""
 
     def __init__(self, owner: ContainerType) -> None:
         self._owner = owner
 
     def __call__(self, handler: H) -> H:
-        self._owner._own_outbound = _callable(handler, "outbound")
+        """`@Sandbox.outbound`"""
+        self._owner._own_outbound = check_handler(handler, "outbound")
         return handler
 
     @property
     def handler(self) -> Handler | None:
-        """The nearest one in the class's bases, or None."""
+        """That of the nearest class in the method resolution order, or None."""
         for cls in self._owner.__mro__:
-            if isinstance(cls, ContainerType) and cls._own_outbound is not _INHERIT:
-                nearest: Handler | None = cls._own_outbound
+            own = cls._own_outbound if isinstance(cls, ContainerType) else vars(cls).get("outbound", _INHERIT)
+            if own is not _INHERIT:
+                nearest: Handler | None = own
                 return nearest
         return None
 
 
 class _Inherit:
-    """Stands for "not said here"."""
+    """Stands for a setting that a class leaves to its bases."""
 
 
 _INHERIT: Any = _Inherit()
 
 
+def _by_host(handlers: Mapping[str, Handler], owner: str) -> dict[str, Handler]:
+    if not isinstance(handlers, Mapping):
+        raise PolicyError(f"{owner}.outbound_by_host must map host patterns to handlers")
+    return {pattern: check_handler(handler, f"outbound_by_host[{pattern!r}]") for pattern, handler in handlers.items()}
+
+
+def _catch_all(handler: Handler | None) -> Any:
+    return handler if handler is None or handler is _INHERIT else check_handler(handler, "outbound")
+
+
+def _check_mixin(mixin: type, cls: type) -> None:
+    """Raises PolicyError if a plain base has a name that means nothing, or a setting that Container's hides."""
+    owner = f"{mixin.__name__}, a base of {cls.__name__}"
+    check_body(mixin, vars(mixin), owner)
+    _by_host(vars(mixin).get("outbound_by_host", {}), mixin.__name__)
+    _catch_all(vars(mixin).get("outbound"))
+    bases_after = cls.__mro__[cls.__mro__.index(mixin) :]
+    if not any(isinstance(base, ContainerType) for base in bases_after):
+        for name in sorted(SETTINGS & vars(mixin).keys()):
+            raise PolicyError(f"{name}: without effect in {owner}, after Container; list {mixin.__name__} before it")
+
+
 class ContainerType(type):
-    """What lets `Sandbox.outbound = handler` and `@Sandbox.outbound` both be said of a class."""
+    """The class of container classes: `Sandbox.outbound = handler` assigns, `@Sandbox.outbound` decorates.
+
+    Raises: PolicyError for a name that means nothing, in a class body, in that of a mixin, or when it is assigned.
+    """
 
     _own_hosts: dict[str, Handler]
     _own_outbound: Any
 
     def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> ContainerType:
-        hosts = body.pop("outbound_by_host", {})
-        outbound = body.pop("outbound", _INHERIT)
-        cls = super().__new__(mcs, name, bases, body)
-        cls._own_hosts = {}
-        cls._own_outbound = _INHERIT
-        cls.outbound_by_host = hosts
-        if outbound is not _INHERIT:
-            cls.outbound = outbound
+        # Kept before __init_subclass__ and __set_name__ run, which may assign or decorate.
+        rest = {key: value for key, value in body.items() if key not in ("outbound", "outbound_by_host")}
+        rest["_own_hosts"] = _by_host(body.get("outbound_by_host", {}), name)
+        rest["_own_outbound"] = _catch_all(body.get("outbound", _INHERIT))
+        try:
+            cls = super().__new__(mcs, name, bases, rest)
+        except RuntimeError as error:  # Python 3.11 wraps what a __set_name__ raises
+            if isinstance(error.__cause__, PolicyError):
+                raise error.__cause__ from None
+            raise
+        check_body(cls, body, name)
+        for mixin in cls.__mro__:
+            if not isinstance(mixin, ContainerType) and mixin is not object:
+                _check_mixin(mixin, cls)
         return cls
 
     @property
     def outbound_by_host(cls) -> HostHandlers:
+        """Handlers by host pattern. A mapping assigned to it replaces those of this class, not those of its bases."""
         return HostHandlers(cls)
 
     @outbound_by_host.setter
     def outbound_by_host(cls, handlers: Mapping[str, Handler]) -> None:
-        if not isinstance(handlers, Mapping):
-            raise PolicyError(f"{cls.__name__}.outbound_by_host must map host patterns to handlers")
-        cls._own_hosts = {
-            pattern: _callable(handler, f"outbound_by_host[{pattern!r}]") for pattern, handler in handlers.items()
-        }
+        cls._own_hosts = _by_host(handlers, cls.__name__)
 
     @property
     def outbound(cls) -> CatchAll:
+        """The handler of every HTTP request that no host rule answers; None, assigned to it, removes a base's."""
         return CatchAll(cls)
 
     @outbound.setter
     def outbound(cls, handler: Handler | None) -> None:
-        cls._own_outbound = None if handler is None else _callable(handler, "outbound")
+        cls._own_outbound = _catch_all(handler)
+
+    if not TYPE_CHECKING:  # mypy would take it as leave to assign any name
+
+        def __setattr__(cls, name: str, value: object) -> None:
+            check_name(name, cls.__name__)
+            check_value(name, value, cls.__name__, names_of(cls.__mro__))
+            super().__setattr__(name, value)
 
 
 class Container(metaclass=ContainerType):
     """Subclass it, one class for each kind of workload.
 
-    `enable_internet`: what no rule names is passed through (True) or refused (False).
+    `enable_internet`: traffic that matches no rule is passed through (True) or refused (False).
+    `outbound_by_host`: handlers by host: exact names, addresses, `*` globs.
+    `outbound`: the handler of every HTTP request that no host rule answers.
     `local_networks`: addresses that the dial guard lets this class reach although they are local, as networks
     ("10.1.0.0/16") or single services ("127.0.0.1:5432").
-    `budget`: how much of us one container may use at once; what is above is refused, and costs no other container.
+    `budget`: how much of the interceptor one container may use at once; more is refused, and costs no other container.
     `image`: a podman image to run in; None is the embedded runtime, which shows the host's files read-only.
+
+    Methods, classes, properties, private names and annotated attributes of your own may stand beside them. Any other
+    name is an error, so that a misspelt setting can't leave the internet open.
     """
 
     enable_internet: bool = True
@@ -151,14 +195,14 @@ class Container(metaclass=ContainerType):
     image: str | None = None
     budget: Budget = Budget()
 
+    if TYPE_CHECKING:  # for assignments in a body, where mypy takes the first parameter away, as from a method
+        outbound: Callable[[Any, Context], Awaitable[Response] | Response] | None
+        outbound_by_host: Mapping[str, Handler]
+    else:
 
-def _callable(handler: Any, where: str) -> Any:
-    if not callable(handler):
-        raise PolicyError(f"{where} must be a function (request, env, ctx), not {type(handler).__name__}")
-    try:
-        inspect.signature(handler).bind(None, None, None)
-    except TypeError as error:
-        raise PolicyError(f"{where} must take (request, env, ctx): {error}") from error
-    except ValueError:
-        return handler  # a builtin that doesn't say what it takes
-    return handler
+        def __setattr__(self, name: str, value: object) -> None:
+            owner = type(self).__name__
+            if name in SETTINGS:
+                raise PolicyError(f"{name}: a setting of the class, without effect on an instance; set {owner}.{name}")
+            check_name(name, owner)
+            super().__setattr__(name, value)

@@ -1,0 +1,101 @@
+"""Which names may stand in a container class?
+
+Pure. A misspelt setting would leave its default in force, and the default opens the internet. Every public name that
+means nothing is refused therefore, and the error names the setting that was probably meant.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pyinterceptor.errors import PolicyError
+
+SETTINGS = frozenset({"budget", "enable_internet", "image", "local_networks", "outbound", "outbound_by_host"})
+NOT_BUILT = frozenset(
+    {"allowed_hosts", "denied_hosts", "intercept_https", "outbound_handlers", "passthrough_hosts", "refused"}
+)
+SHORT = 6  # letters; a setting of at most that many is recognised within one edit, a longer one within two
+
+
+def check_name(name: str, owner: str) -> None:
+    """Raises PolicyError if the name is nearly that of a setting, or that of a setting which isn't built yet."""
+    if name.startswith("_") or name in SETTINGS:
+        return
+    meant = nearest(name)
+    if meant in NOT_BUILT:
+        unknown = "" if meant == name else f"unknown attribute of {owner}; did you mean {meant}? It is "
+        raise PolicyError(f"{name}: {unknown}not built yet: this version doesn't have {meant}; remove it from {owner}")
+    if meant is not None:
+        raise PolicyError(f"{name}: unknown attribute of {owner}; did you mean {meant}?")
+
+
+def check_value(name: str, value: object, owner: str, declared: Iterable[str]) -> None:
+    """Raises PolicyError if a public value is neither a setting, a method, a class, a property nor in `declared`."""
+    if name.startswith("_") or name in SETTINGS or name in declared or _is_member(value):
+        return
+    settings = {_letters(setting): setting for setting in SETTINGS}
+    close = get_close_matches(_letters(name), settings, 1)
+    hint = f"did you mean {settings[close[0]]}?" if close else f"its settings are {', '.join(sorted(SETTINGS))}."
+    own = f"An attribute of your own needs an annotation: {name}: {type(value).__name__} = …"
+    raise PolicyError(f"{name}: unknown attribute of {owner}; {hint} {own}")
+
+
+def check_body(cls: type, body: Mapping[str, object], owner: str) -> None:
+    """Checks every name that a class has got from its body, annotated or not. Raises PolicyError."""
+    annotated = annotations_of(cls)
+    for name in annotated:
+        check_name(name, owner)
+        if name in SETTINGS and name not in body:
+            raise PolicyError(f"{name}: annotated in {owner} but not set; write {name} = …")
+    declared = names_of(cls.__mro__[1:]) | annotated
+    for name, value in body.items():
+        check_name(name, owner)
+        check_value(name, value, owner, declared)
+
+
+def names_of(classes: Iterable[type]) -> set[str]:
+    """Every name that these classes set or annotate."""
+    return {name for cls in classes for name in (*vars(cls), *annotations_of(cls))}
+
+
+def annotations_of(cls: type) -> set[str]:
+    """The names that are annotated in the class's own body."""
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format, get_annotations
+
+        return set(get_annotations(cls, format=Format.FORWARDREF))  # an annotation may name what isn't defined yet
+    return set(vars(cls).get("__annotations__", ()))
+
+
+def nearest(name: str) -> str | None:
+    """The known name within one or two edits of this one, None if there is none."""
+    edits, known = min((distance(_letters(name), _letters(known)), known) for known in (*SETTINGS, *NOT_BUILT))
+    return known if edits <= (1 if len(_letters(known)) <= SHORT else 2) else None
+
+
+def distance(one: str, other: str) -> int:
+    """Edits from one text to the other: a character inserted, deleted or replaced, or two neighbours exchanged.
+
+    It is the Damerau-Levenshtein distance in its restricted form: no part is edited twice.
+    """
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        before, last, row = row, before, [i]
+        for j, b in enumerate(other, 1):
+            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b)))
+            if i > 1 and j > 1 and (a, one[i - 2]) == (other[j - 2], b):
+                row[j] = min(row[j], last[j - 2] + 1)
+    return row[-1]
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").casefold()
+
+
+def _is_member(value: Any) -> bool:
+    """Methods, properties and other descriptors have `__get__`; a class of one's own is a member, too."""
+    return isinstance(value, type) or hasattr(type(value), "__get__")
