@@ -22,7 +22,7 @@ import trio
 from benchmarks.bench import Client, end, forwarded_client, on_one_core, rate, stay_on_one_core, wrk
 from benchmarks.results import debian, publish, table
 from pyinterceptor import KV, App, Container, R2Bucket, Response, open_interceptor
-from pyinterceptor.bindings.state import STATE
+from pyinterceptor.paths import STATE
 from tests.world import World
 from tests.world.network import wait_for_port
 from tests.world.world import run

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from pyinterceptor.paths import RUN
 from tests.bindings.redis_servers import VALKEY, RedisServer, three_nodes
 from tests.bindings.s3_server import ACCESS, SECRET, S3Server
 from tests.e2e.sanitized import SanitizedRun
 from tests.world import World
 
 HERE = Path(__file__).parent
-STATE = Path("/run/pyinterceptor")
 IN_A_WORLD = "PYINTERCEPTOR_WORLD" in os.environ
 COUNTER = itertools.count(1)
 
@@ -53,11 +53,11 @@ def nothing_is_left_behind() -> Iterator[None]:
 
 
 def leftovers() -> set[str]:
-    """What is there of ours: mounts and files below /run/pyinterceptor, processes begun since."""
-    found = {f"file {path}" for path in STATE.glob("*")} if IN_A_WORLD else set()
+    """What is there of ours: mounts and files below RUN, processes begun since."""
+    found = {f"file {path}" for path in RUN.glob("*")} if IN_A_WORLD else set()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         place = line.split()[4]
-        if place.startswith(f"{STATE}/") and IN_A_WORLD:
+        if place.startswith(f"{RUN}/") and IN_A_WORLD:
             found.add(f"mount {place}")
     return found | {f"process {pid} {name}" for pid, name in descendants()}
 

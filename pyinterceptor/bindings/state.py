@@ -8,15 +8,13 @@ import re
 from pathlib import Path
 
 from pyinterceptor.errors import PolicyError
-
-STATE = Path("/var/lib/pyinterceptor")  # hidden from containers
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+from pyinterceptor.paths import NAME_RULE, STATE, is_name
 
 
 def state_directory(name: str) -> Path:
     """Where an app's resources are. Raises: PolicyError for a name that can't be a directory's."""
-    if not NAME.fullmatch(name):
-        raise PolicyError(f"state {name!r}: a name is 1 to 64 letters, digits, dots, dashes, underscores")
+    if not is_name(name):
+        raise PolicyError(f"state {name!r}: {NAME_RULE}")
     return STATE / name
 
 

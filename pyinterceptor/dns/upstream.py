@@ -8,7 +8,6 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from pathlib import Path
 
 import dns.asyncquery
 import dns.exception
@@ -21,10 +20,10 @@ from dns.rdatatype import AAAA, A, RdataType
 
 from pyinterceptor.dns.answers import addresses
 from pyinterceptor.errors import PolicyError
+from pyinterceptor.paths import RESOLV_CONF
 from pyinterceptor.policy.addresses import split_port
 
 PORT = 53
-RESOLV_CONF = Path("/etc/resolv.conf")
 TRY = 2.0  # seconds, one server once
 ROUNDS = 2  # over all servers
 SECOND_FAMILY = 1.0  # seconds that one family's addresses wait for the other's

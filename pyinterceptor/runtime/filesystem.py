@@ -13,12 +13,11 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from pyinterceptor.bindings.state import STATE
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.paths import RESOLV_CONF, RUN, STATE
 
-RESOLV_CONF = "/etc/resolv.conf"
 FRESH = ("dev", "proc", "run", "sys", "tmp")  # top-level places that are ours inside
-UNUSABLE = ("/dev", "/proc", "/sys", "/run/pyinterceptor", str(STATE))  # never a working directory, nor all of /run
+UNUSABLE = ("/dev", "/proc", "/sys", RUN, STATE)  # never a working directory, nor all of /run
 # File systems that show or steer the kernel, which may be mounted anywhere, as below a chroot: hidden.
 KERNELS = {
     *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs"),
@@ -45,7 +44,7 @@ def mount_arguments(workdir: Path, resolv_conf_fd: int) -> list[str]:
     closing = ["--remount-ro", "/run", "--remount-ro", "/", "--chdir", str(workdir)]
     place = resolv_conf_place()
     if place is None:
-        place, etc = RESOLV_CONF, os.path.dirname(RESOLV_CONF)
+        place, etc = str(RESOLV_CONF), str(RESOLV_CONF.parent)
         mounts += [(etc, ["--perms", "0755", "--tmpfs", etc]), *_read_only(etc, [os.path.basename(place)])]
         closing = ["--remount-ro", etc, *closing]
     mounts.append((place, ["--perms", "0644", "--ro-bind-data", str(resolv_conf_fd), place]))
@@ -61,7 +60,7 @@ def resolv_conf_place() -> str | None:
 
     None where there is no such place: it is missing, or leads to nothing in what is read-only.
     """
-    path = RESOLV_CONF
+    path = str(RESOLV_CONF)
     for _ in range(40):  # as many links as the kernel follows
         path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
         if path.split("/")[1] in FRESH:

@@ -23,8 +23,8 @@ from typing import Any
 
 import trio
 
-from pyinterceptor.bindings.state import STATE
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.paths import STATE
 from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SETGID, SETUID, SYS_ADMIN, hand_down
 from pyinterceptor.runtime.filesystem import mount_arguments
 from pyinterceptor.runtime.process import (

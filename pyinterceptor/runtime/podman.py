@@ -21,6 +21,7 @@ from pathlib import Path
 import trio
 
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.paths import RESOLV_CONF
 from pyinterceptor.runtime.netns import hostname
 from pyinterceptor.runtime.process import Finished, Running, Started, Stream, split, start_process
 from pyinterceptor.runtime.seccomp import narrow
@@ -186,7 +187,7 @@ def _network(directory: Path, nameserver: str) -> Iterator[str]:
     resolv_conf = directory / "resolv.conf"
     resolv_conf.write_text(f"nameserver {nameserver}\n")
     resolv_conf.chmod(0o644)
-    yield from ("--network=none", "--volume", f"{resolv_conf}:/etc/resolv.conf:ro")
+    yield from ("--network=none", "--volume", f"{resolv_conf}:{RESOLV_CONF}:ro")
 
 
 @contextmanager

@@ -17,7 +17,8 @@ import trio
 
 from pyinterceptor import App, open_interceptor
 from pyinterceptor.app.load import load_app
-from pyinterceptor.bindings.state import STATE, state_of_file
+from pyinterceptor.bindings.state import state_of_file
+from pyinterceptor.paths import STATE
 from tests.bindings.redis_servers import RedisServer
 from tests.bindings.s3_server import S3Server
 from tests.e2e.clients import TIME

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trio
 
-from pyinterceptor.capture.gateway.state import RUN
+from pyinterceptor.paths import RUN
 from tests.world import ORIGIN_V4, World
 from tests.world.image import busybox_image, remove_image
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from pyinterceptor.capture import gateway, program
+from pyinterceptor.capture.gateway import gateway, program
 
 
 async def main(instance: str, netns: int, then: Any) -> None:

@@ -21,7 +21,7 @@ import pytest
 import trio
 
 from pyinterceptor.capture.gateway.gateway import open_gateway
-from pyinterceptor.capture.gateway.state import RUN
+from pyinterceptor.paths import RUN
 from pyinterceptor.runtime import open_netns_container
 
 PYTHON = "/usr/bin/python3"

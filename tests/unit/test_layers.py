@@ -8,10 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "pyinterceptor"
 # From left to right; what isn't named here (the package itself, its command line) stands to the right of all.
 LAYERS = [
-    *("errors", "threads", "_relay", "web", "bindings", "policy", "app", "capture", "relay", "dns", "http", "runtime"),
-    "serving",
+    *("paths", "errors", "threads", "_relay", "web", "bindings", "policy", "app", "capture", "relay", "dns", "http"),
+    *("runtime", "serving"),
 ]
-PURE = ["web", "policy/hosts.py", "policy/rules.py", "policy/addresses.py", "policy/budget.py"] + [
+PURE = ["paths.py", "web", "policy/hosts.py", "policy/rules.py", "policy/addresses.py", "policy/budget.py"] + [
     f"dns/{name}.py" for name in ("query", "names", "answers")
 ]
 IMPURE_MODULES = {"trio", "socket", "os", "time", "logging"}

@@ -28,8 +28,9 @@ from pyinterceptor.capture.gateway.namespace import inside, make_namespace, moun
 from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
 from pyinterceptor.capture.gateway.pins import Map, links_of, possible_cpus
 from pyinterceptor.capture.gateway.sockets import open_dns, open_listener
-from pyinterceptor.capture.gateway.state import State, clear, free_instance, hold, release, remove_leftovers, state_of
+from pyinterceptor.capture.gateway.state import clear, free_instance, hold, release, remove_leftovers, state_of
 from pyinterceptor.errors import CaptureError
+from pyinterceptor.paths import InstancePaths
 
 __all__ = ["Gateway", "free_instance", "open_gateway", "remove_leftovers"]
 
@@ -212,7 +213,9 @@ async def open_gateway(
                 await trio.to_thread.run_sync(stack.close)
 
 
-def _open(stack: ExitStack, state: State, v6: bool, container_v4: IPv4Network, container_v6: IPv6Network) -> Gateway:
+def _open(
+    stack: ExitStack, state: InstancePaths, v6: bool, container_v4: IPv4Network, container_v6: IPv6Network
+) -> Gateway:
     try:
         stack.callback(release, state, hold(state))
         clear(state)

@@ -1,4 +1,4 @@
-"""What an instance keeps below /run/pyinterceptor/NAME: a lock, the gateway's namespace and the pins.
+"""The files of a running instance: a lock, the gateway's namespace and the pins.
 
 The lock is held as long as the instance lives; what lies beside a lock that nobody holds is a dead one's.
 """
@@ -7,48 +7,25 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from pyinterceptor.capture.gateway import veth
 from pyinterceptor.capture.gateway.namespace import inside, unmount_all
 from pyinterceptor.capture.gateway.netlink import open_netlink
 from pyinterceptor.errors import CaptureError
-
-RUN = Path("/run/pyinterceptor")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+from pyinterceptor.paths import NAME_RULE, RUN, InstancePaths, is_name
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """The paths of one instance."""
-
-    directory: Path
-
-    @property
-    def lock(self) -> Path:
-        return self.directory / "lock"
-
-    @property
-    def namespace(self) -> Path:
-        return self.directory / "gateway"
-
-    @property
-    def pins(self) -> Path:
-        return self.directory / "bpf"
-
-
-def state_of(instance: str) -> State:
+def state_of(instance: str) -> InstancePaths:
     """Raises: CaptureError for a name that can't be a directory's."""
-    if not NAME.fullmatch(instance):
-        raise CaptureError(f"instance {instance!r}: a name is 1 to 64 letters, digits, dots, dashes, underscores")
-    return State(RUN / instance)
+    if not is_name(instance):
+        raise CaptureError(f"instance {instance!r}: {NAME_RULE}")
+    return InstancePaths(RUN / instance)
 
 
-def hold(state: State) -> int:
+def hold(state: InstancePaths) -> int:
     """Takes the instance's lock; returns the descriptor that holds it. Raises: CaptureError if another does."""
     while True:
         try:
@@ -71,7 +48,7 @@ def hold(state: State) -> int:
         os.close(fd)
 
 
-def release(state: State, lock: int) -> None:
+def release(state: InstancePaths, lock: int) -> None:
     """Removes the directory and lets the lock go."""
     with suppress(FileNotFoundError):
         os.unlink(state.lock)
@@ -80,7 +57,7 @@ def release(state: State, lock: int) -> None:
     os.close(lock)
 
 
-def clear(state: State) -> None:
+def clear(state: InstancePaths) -> None:
     """Removes the interfaces, the namespace and the pins that are there; the caller holds the lock."""
     _delete_interfaces(state.namespace)
     for path in (state.pins, state.namespace):
