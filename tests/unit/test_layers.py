@@ -14,6 +14,7 @@ LAYERS = [
 PURE = ["paths.py", "web", "policy/hosts.py", "policy/rules.py", "policy/addresses.py", "policy/budget.py"] + [
     f"dns/{name}.py" for name in ("query", "names", "answers")
 ]
+PURE += ["serving/records.py", "serving/lines.py", "cli/refusals.py"]
 IMPURE_MODULES = {"trio", "socket", "os", "time", "logging"}
 
 

@@ -1,0 +1,161 @@
+"""The log: each container within its rate, what was left out counted, nothing of a container's reaching a terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from pyinterceptor.serving.channel import Channel
+from pyinterceptor.serving.log import (
+    BURST,
+    RATE,
+    RATES_KEPT,
+    SUMMARY,
+    TRACEBACK,
+    URGENT_BURST,
+    Rates,
+    SafeFormatter,
+    log_records,
+    open_log,
+)
+from pyinterceptor.serving.records import Owner, RefusalRecord
+from tests.unit.recorded import ONE, TWO, flow, name, refusal, request
+
+
+def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    @wraps(test)
+    def run(**fixtures: Any) -> None:
+        async def main() -> None:
+            await test(**fixtures)
+
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    return run
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "pyinterceptor"]
+
+
+@in_trio
+async def test_every_record_is_a_line_that_begins_with_its_container(caplog):
+    channel = Channel()
+    async with open_log() as log, log_records(channel, log):
+        for record in (flow(), request(TWO), refusal()):
+            channel.publish(record)
+    assert [line.split()[:2] for line in lines(caplog)] == [
+        ["Sandbox/one", "flow"],
+        ["Sandbox/two", "request"],
+        ["Sandbox/one", "refused"],
+    ]
+
+
+@in_trio
+async def test_names_are_not_wanted_for_the_log():
+    channel = Channel()
+    async with open_log() as log, log_records(channel, log):
+        assert channel.is_wanted(RefusalRecord)
+        assert not channel.is_wanted(type(name()))
+
+
+@in_trio
+async def test_a_container_that_floods_has_its_burst_and_a_line_says_how_many_were_left_out(caplog):
+    async with open_log() as log:
+        for _ in range(5000):
+            log.record(flow())
+        log.record(flow(TWO))
+        await trio.sleep(SUMMARY)
+        await trio.testing.wait_all_tasks_blocked()
+        told = lines(caplog)
+    assert sum(line.startswith("Sandbox/one flow") for line in told) == BURST
+    assert sum(line.startswith("Sandbox/two flow") for line in told) == 1
+    assert told[-1] == f"Sandbox/one {5000 - BURST} lines left out: it causes too many"
+
+
+@in_trio
+async def test_what_is_left_out_at_the_end_is_told(caplog):
+    async with open_log() as log:
+        for _ in range(BURST + 7):
+            log.record(flow())
+    assert lines(caplog)[-1] == "Sandbox/one 7 lines left out: it causes too many"
+
+
+@in_trio
+async def test_the_rate_holds_for_as_long_as_the_flood_lasts(caplog):
+    async with open_log() as log:
+        for _ in range(10 * 100):
+            for _ in range(10):
+                log.record(flow())
+            await trio.sleep(0.01)
+    written = sum("flow" in line for line in lines(caplog))
+    assert BURST + 9 * RATE <= written <= BURST + 10 * RATE + 1
+
+
+@in_trio
+async def test_a_flood_of_flows_leaves_the_lines_of_refusals_and_warnings(caplog):
+    async with open_log() as log:
+        for _ in range(5000):
+            log.record(flow())
+        log.record(refusal())
+        log.warning(ONE, "the handler's fetch failed")
+    told = lines(caplog)
+    assert "Sandbox/one the handler's fetch failed" in told
+    assert sum("refused" in line for line in told) == 1
+
+
+@in_trio
+async def test_warnings_and_tracebacks_have_a_rate(caplog, expected_errors):
+    async with open_log() as log:
+        for _ in range(1000):
+            log.warning(ONE, "failed")
+        for _ in range(1000):
+            try:
+                raise ValueError("of the test")
+            except ValueError:
+                log.exception(TWO, "the handler failed")
+    told = [record for record in caplog.records if "failed" in record.getMessage()]
+    assert sum(record.levelno == logging.WARNING for record in told) == URGENT_BURST
+    assert sum(record.exc_info is not None for record in told) == URGENT_BURST // TRACEBACK
+    assert lines(caplog)[-1] == f"Sandbox/two {1000 - URGENT_BURST // TRACEBACK} lines left out: it causes too many"
+
+
+@in_trio
+async def test_records_that_wait_are_written_when_the_log_is_cancelled(caplog):
+    channel = Channel()
+    with trio.CancelScope() as scope:
+        async with open_log() as log, log_records(channel, log):
+            channel.publish(flow())
+            scope.cancel()
+            await trio.sleep_forever()
+    assert len(lines(caplog)) == 1
+
+
+@in_trio
+async def test_records_that_were_dropped_are_told(caplog):
+    channel = Channel()
+    async with open_log() as log, log_records(channel, log):
+        channel.lose(RefusalRecord, 3)
+    assert lines(caplog) == ["3 records dropped: they came faster than they were written"]
+
+
+def test_rates_of_containers_that_are_gone_are_forgotten():
+    rates = Rates(RATE, BURST)
+    for number in range(3 * RATES_KEPT):
+        assert rates.take(Owner("Sandbox", "", str(number)), 1, now=float(number))
+    assert len(rates._rates) <= RATES_KEPT
+
+
+def test_nothing_that_is_logged_controls_the_terminal():
+    try:
+        raise ValueError("forged\nSandbox/two flow \x1b[2J\x9b")
+    except ValueError as error:
+        record = logging.LogRecord("pyinterceptor", logging.ERROR, "", 0, "%s", ("a\nb\x07",), (None, error, None))
+    first, *others = SafeFormatter("%(message)s").format(record).split("\n")
+    assert first == "a"
+    assert all(line.startswith("  ") and line.isprintable() for line in others)
