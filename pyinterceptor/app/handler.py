@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
 from pyinterceptor.errors import PolicyError
 
-# How asyncio's functions fail under Trio, and Trio's own under asyncio.run().
-ASYNCIO_FAULTS = ("no running event loop", "no current event loop", "unrecognized yield message", "Task got bad yield")
+ASYNCIO = str(Path(asyncio.__file__).parent)
+# How asyncio's functions fail under Trio where they are written in C, and leave no frame of their own in a traceback.
+WITHOUT_LOOP = ("no running event loop", "no current event loop")
 
 
 def check_handler(handler: Any, setting: str) -> Any:
@@ -31,8 +34,9 @@ def check_handler(handler: Any, setting: str) -> Any:
 def place_of(handler: Callable[..., Any]) -> str:
     """`greetings (/srv/app.py:12)`; its name alone if it has no Python code."""
     code = _code_of(handler)
-    name = getattr(handler, "__qualname__", None) or (type(handler).__name__ if code is None else code.co_name)
-    return name if code is None else f"{name} ({code.co_filename}:{code.co_firstlineno})"
+    if code is None:
+        return str(getattr(handler, "__qualname__", type(handler).__name__))
+    return f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
 
 
 def wrong_answer(handler: Callable[..., Any], answer: object) -> TypeError:
@@ -43,23 +47,23 @@ def wrong_answer(handler: Callable[..., Any], answer: object) -> TypeError:
     elif answer is None:
         returned, missing = "None", "is a `return` or an `await` missing?"
     else:
-        returned = f"{type(answer).__name__}"
-        missing = "wrap it in Response(…), or is an `await` missing?"
+        returned, missing = f"a {type(answer).__name__}", "wrap it in Response(…), or is an `await` missing?"
     return TypeError(f"{place_of(handler)} returned {returned}, not a Response; {missing}")
 
 
-def explain_asyncio(error: BaseException, handler: Callable[..., Any]) -> None:
-    """Adds a note with the handler's line to an error that comes from using asyncio under Trio."""
-    if any(fault in str(error) for fault in ASYNCIO_FAULTS):
-        remedy = "use trio.sleep() for asyncio.sleep(), a nursery for tasks"
-        error.add_note(f"{_line_in(error, handler)}: handlers run under Trio, not asyncio; {remedy}")
-
-
-def _line_in(error: BaseException, handler: Callable[..., Any]) -> str:
-    """`greetings (/srv/app.py:14)`, the deepest line of the handler's file that the error came through."""
-    code = _code_of(handler)
+def explain_asyncio(error: Exception, handler: Callable[..., Any]) -> None:
+    """Adds a note with the handler's line to an error that comes from a call of asyncio's, since Trio runs handlers."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [] if code is None else [frame for frame in frames if frame.filename == code.co_filename]
+    if str(error) in WITHOUT_LOOP or any(frame.filename.startswith(ASYNCIO) for frame in frames):
+        place = _line_in(frames, handler)
+        remedy = "use trio.sleep() for asyncio.sleep(), a nursery for tasks"
+        error.add_note(f"{place}: handlers run under Trio, not asyncio; {remedy}")
+
+
+def _line_in(frames: traceback.StackSummary, handler: Callable[..., Any]) -> str:
+    """`greetings (/srv/app.py:14)`: the deepest of these lines that stands in the handler's file."""
+    code = _code_of(handler)
+    lines = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
     return f"{lines[-1].name} ({lines[-1].filename}:{lines[-1].lineno})" if lines else place_of(handler)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyinterceptor._relay import lib
 from pyinterceptor.app.container import Context, Handler
+from pyinterceptor.app.handler import explain_asyncio, wrong_answer
 from pyinterceptor.app.policy import Policy
 from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.errors import BindingError, DialRefused, FetchError
@@ -90,7 +91,7 @@ class Outbound:
                 answer = handler(request, self._env, attached.context)
                 answer = await answer if hasattr(answer, "__await__") else answer
             if not isinstance(answer, Response):
-                raise TypeError(f"the handler returned {type(answer).__name__}, not a Response")
+                raise wrong_answer(handler, answer)
             response = answer
             return response
         except (DialRefused, FetchError) as error:
@@ -101,6 +102,9 @@ class Outbound:
         except BindingError as error:
             log.warning("%s %s: the handler's resource failed: %s", request.method, request.url, error)
             return refusal(error.status, request.host, "its handler could not get or keep what was asked")
+        except (AttributeError, RuntimeError, TypeError) as error:
+            explain_asyncio(error, handler)
+            raise
         finally:
             attached.running -= 1
             if scope.has_fetched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
@@ -85,16 +86,52 @@ async def test_a_handler_may_be_a_plain_function() -> None:
         await client.gets(ok())
 
 
-@pytest.mark.parametrize("answer", ["ok", None, 5])
+async def without_return(request: Any, env: Any, ctx: Any) -> Any:
+    pass
+
+
+async def without_response(request: Any, env: Any, ctx: Any) -> Any:
+    return "ok"
+
+
+async def without_await(request: Any, env: Any, ctx: Any) -> Any:
+    return fetch(request)
+
+
+@pytest.mark.parametrize(
+    ("handler", "why"),
+    [
+        (without_return, "returned None, not a Response; is a `return` or an `await` missing?"),
+        (without_response, "returned a str, not a Response; wrap it in Response(…), or is an `await` missing?"),
+        (without_await, "returned a coroutine, not a Response; is an `await` missing?"),
+    ],
+)
 @pytest.mark.usefixtures("expected_errors")
 @in_trio
-async def test_a_handler_that_returns_no_response_is_a_logged_500(
-    answer: object, caplog: pytest.LogCaptureFixture
+async def test_a_handler_that_returns_no_response_is_a_500_and_the_log_names_its_line(
+    handler: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with internet() as net, container(handled_by(lambda request, env, ctx: answer), net) as client:
+    async with internet() as net, container(handled_by(handler), net) as client:
         await client.sends(GET)
         await client.gets(refusal("500 Internal Server Error", "the handler failed"))
-        assert "not a Response" in str(caplog.records[-1].exc_info)
+        assert f"{handler.__name__} ({__file__}:{handler.__code__.co_firstlineno}) {why}" in caplog.text
+
+
+async def with_asyncio(request: Any, env: Any, ctx: Any) -> Response:
+    await asyncio.sleep(1)
+    return Response("ok")
+
+
+@pytest.mark.usefixtures("expected_errors")
+@in_trio
+async def test_a_handler_that_calls_asyncio_is_a_500_and_the_log_names_the_line_and_trio(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with internet() as net, container(handled_by(with_asyncio), net) as client:
+        await client.sends(GET)
+        await client.gets(refusal("500 Internal Server Error", "the handler failed"))
+        place = f"with_asyncio ({__file__}:{with_asyncio.__code__.co_firstlineno + 1})"
+        assert f"{place}: handlers run under Trio, not asyncio; use trio.sleep() for asyncio.sleep()" in caplog.text
 
 
 @in_trio
