@@ -1,0 +1,113 @@
+"""`pyinterceptor run APP -- COMMAND…`: a command in a fresh container under an app's rules."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from functools import partial
+
+import trio
+
+from pyinterceptor.app.app import App
+from pyinterceptor.app.container import Container
+from pyinterceptor.app.load import load_app
+from pyinterceptor.bindings.state import state_of_file
+from pyinterceptor.capture.gateway.state import free_instance
+from pyinterceptor.errors import InterceptorError, PolicyError
+from pyinterceptor.relay.relay import Options
+from pyinterceptor.runtime.terminal import until_signalled
+from pyinterceptor.serving.interceptor import open_interceptor
+
+USAGE = (
+    "%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--binding NAME=VALUE]"
+    " [--state NAME] [--nameserver ADDRESS] APP -- COMMAND…"
+)
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `run`."""
+    verb.add_argument("app", metavar="APP", help="a Python file that defines `app`")
+    verb.add_argument("--container", metavar="CLASS", help="the app's class to run it in (default: its first)")
+    verb.add_argument("--user", help="the user to run it as (default: the one who invoked pyinterceptor)")
+    verb.add_argument(
+        "--env",
+        metavar="NAME[=VALUE]",
+        action="append",
+        default=[],
+        help="a variable for the command; without a value, the one that it has here (few variables pass unasked)",
+    )
+    verb.add_argument(
+        "--binding",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="another engine for a binding of the app, as KV=redis://127.0.0.1:6379, or another value for a text;"
+        " PYINTERCEPTOR_BINDING_NAME in the environment does the same",
+    )
+    verb.add_argument("--state", metavar="NAME", help="the embedded KV and R2 to use (default: those of this file)")
+    verb.add_argument(
+        "--nameserver", metavar="ADDRESS", action="append", help="ask this one instead of /etc/resolv.conf's"
+    )
+    verb.add_argument("-v", "--verbose", action="store_true", help="a line on standard error for each flow")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    if not options.command:
+        print("pyinterceptor: run: give the command after --, as in: run app.py -- curl http://my.kv/", file=sys.stderr)
+        return 2
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet: Ctrl-C ends us without a traceback
+    app = load_app(options.app)
+    cls = chosen(app, options.container)
+    options.env = dict(map(variable, options.env))
+    options.settings = dict(map(setting, options.binding))
+    if os.geteuid() != 0:
+        raise InterceptorError("attach a container: needs root; run it with sudo")
+    return trio.run(until_signalled, partial(run_in_container, app, cls, options))
+
+
+def chosen(app: App, name: str | None) -> type[Container]:
+    """The class called `name`, or the app's first. Raises: PolicyError if the app has no such class."""
+    known = {cls.__name__: cls for cls in app.containers}
+    if name is None:
+        return app.containers[0]
+    if name not in known:
+        raise PolicyError(f"the app has no container class {name!r}; it has: {', '.join(known)}")
+    return known[name]
+
+
+async def run_in_container(app: App, cls: type[Container], options: argparse.Namespace) -> int:
+    """Starts a container of the class, runs the command in it, stops it; returns the command's exit code."""
+    async with open_interceptor(
+        app,
+        instance=free_instance("run"),
+        nameservers=options.nameserver,
+        settings=options.settings,
+        state=options.state or state_of_file(options.app),
+        options=Options(reports=options.verbose),
+    ) as interceptor:
+        container = await interceptor.get_container(cls, "run", user=options.user)
+        code = await container.run_inherited(options.command, env=options.env)
+        await container.stop()
+        return code
+
+
+def variable(text: str) -> tuple[str, str]:
+    """Name and value of an `--env`. Raises: PolicyError for a name without a value here."""
+    name, given, value = text.partition("=")
+    if not name:
+        raise PolicyError(f"--env {text}: give it a name")
+    if not given and name not in os.environ:
+        raise PolicyError(f"--env {text}: {name} is not set here; give it a value")
+    return name, value if given else os.environ[name]
+
+
+def setting(text: str) -> tuple[str, str]:
+    """Name and value of a `--binding`. Raises: PolicyError if one of them is missing."""
+    name, given, value = text.partition("=")
+    if not (name and given):
+        raise PolicyError(f"--binding {text}: write NAME=VALUE")
+    return name, value
