@@ -109,7 +109,7 @@ static void set_name(struct flow *flow)
 static int is_dialled_at_once(const struct flow *flow, const struct table *table)
 {
 	uint32_t length = flow->name ? (uint32_t)strlen(flow->name) : 0;
-	return flow->decision.verdict == VERDICT_SPLICE && !policy_client_speaks_first(flow->to.port) &&
+	return flow->decision.verdict == VERDICT_SPLICE && !policy_waits(table->blob, flow->to.port) &&
 	       !policy_names_host(table->blob, flow->name, length, &flow->to);
 }
 
@@ -129,7 +129,8 @@ static void begin(struct thread *thread, struct flow *flow)
 		flow_end(thread, flow, END_NO_RESOURCES);
 	} else if (flow->to.port == DNS_PORT) {
 		flow->protocol = PROTOCOL_NONE;
-		flow->decision = (struct decision){VERDICT_HANDLE, NO_RULE, flow->decision.generation};
+		flow->decision.verdict = VERDICT_HANDLE;
+		flow->decision.rule = NO_RULE;
 		hand_off(thread, flow);
 	} else if (at_once) {
 		begin_dial(thread, flow);

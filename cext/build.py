@@ -9,7 +9,13 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-HEADERS = [HERE / f"{name}.h" for name in ("policy", "reading", "frame", "sniff", "relay", "names")]
+HEADERS = [
+    HERE / f"{name}.h"
+    for name in (
+        *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
+        *("reading", "frame", "sniff", "relay", "names"),
+    )
+]
 SOURCES = sorted(HERE.glob("*.c"))
 INTEGER = re.compile(r"#define\s+\w+\s+(0[xX][0-9a-fA-F]+|\d+)\b")
 

@@ -70,7 +70,7 @@ static int candidates(struct thread *thread, struct flow *flow, struct endpoint 
 {
 	struct container *container = flow->container;
 	char host[HOST_MAX + 1];
-	int has_host = flow->host && policy_canonical_host(flow->host, (uint32_t)strlen(flow->host), host);
+	int has_host = flow->host && host_canonical(flow->host, (uint32_t)strlen(flow->host), host);
 	uint32_t count = 0;
 	int result = 0;
 	pthread_mutex_lock(&container->lock);

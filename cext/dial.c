@@ -15,21 +15,16 @@
 #include <unistd.h>
 
 #include "dial.h"
+#include "guard.h"
 
 #define ATTEMPT_DELAY 0.25 /* seconds, RFC 8305 section 5 */
-
-static int is_v4(const uint8_t address[16])
-{
-	static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-	return memcmp(address, mapped, sizeof mapped) == 0;
-}
 
 void dial_order(struct endpoint *to, uint32_t count)
 {
 	for (uint32_t at = 1; at < count; at++) {
-		int wanted = !is_v4(to[at - 1].address);
+		int wanted = !address_is_v4(to[at - 1].address);
 		uint32_t found = at;
-		while (found < count && is_v4(to[found].address) != wanted)
+		while (found < count && address_is_v4(to[found].address) != wanted)
 			found++;
 		if (found == count)
 			return;
@@ -56,7 +51,7 @@ struct dial *dial_new(int epoll, uint64_t cookie, const struct endpoint *to, uin
 static socklen_t socket_address(const struct endpoint *to, struct sockaddr_storage *out)
 {
 	memset(out, 0, sizeof *out);
-	if (is_v4(to->address)) {
+	if (address_is_v4(to->address)) {
 		struct sockaddr_in *v4 = (struct sockaddr_in *)out;
 		v4->sin_family = AF_INET;
 		v4->sin_port = htons(to->port);
@@ -210,11 +205,11 @@ static int route_type(int netlink, int family, const void *address, uint32_t len
 
 int dial_permitted(int netlink, const void *table, const struct endpoint *to)
 {
-	if (table && policy_names_address(table, to))
+	if (table && guard_names(table, to))
 		return 1;
-	if (!policy_may_dial(NULL, to))
+	if (guard_is_local(to->address))
 		return 0;
-	int type = is_v4(to->address) ? route_type(netlink, AF_INET, to->address + 12, 4)
+	int type = address_is_v4(to->address) ? route_type(netlink, AF_INET, to->address + 12, 4)
 	                              : route_type(netlink, AF_INET6, to->address, 16);
 	return type < 0 ? type : type == RTN_UNICAST;
 }

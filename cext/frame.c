@@ -268,7 +268,7 @@ static int is_port(struct slice text)
 	return text.length <= 5;
 }
 
-/* The host is one that policy_canonical_host() reads, with nothing but digits for a port. */
+/* The host is one that host_canonical() reads, with nothing but digits for a port. */
 static int is_host(struct slice host)
 {
 	char canonical[HOST_MAX + 1];
@@ -281,7 +281,7 @@ static int is_host(struct slice host)
 		return 0;
 	if (*host.at != '[' && colon > host.at && memchr(host.at, ':', (size_t)(colon - host.at - 1)))
 		return 0;
-	return policy_canonical_host((const char *)host.at, host.length, canonical) > 0;
+	return host_canonical((const char *)host.at, host.length, canonical) > 0;
 }
 
 static enum reading read_host(const struct head *head, const uint8_t *bytes, struct slice target, struct frame *out)

@@ -6,7 +6,7 @@
 #ifndef PYINTERCEPTOR_FRAME_H
 #define PYINTERCEPTOR_FRAME_H
 
-#include "policy.h"
+#include "hosts.h"
 #include "reading.h"
 
 #define HEAD_MAX 16384        /* bytes of one head */

@@ -46,7 +46,7 @@ int name_owns(const struct name *name, const uint8_t address[16]);
 struct name *names_by_address(struct names *names, const uint8_t address[16]);
 
 /* The name whose other addresses may be dialled in this one's stead: the synthetic name of it; else the host that the flow asks
- * for (as policy_canonical_host gives it), if it has or had the address; where the flow asks for none (NULL), the only name that has
+ * for (as host_canonical gives it), if it has or had the address; where the flow asks for none (NULL), the only name that has
  * it. Else NULL: whoever publishes somebody's address as his own does not get his connections. */
 struct name *names_dialled(struct names *names, const uint8_t address[16], const char *host);
 

@@ -112,7 +112,7 @@ int relay_publish_name(struct relay *relay, uint32_t container, const char *name
 /* Resolving failed: flows waiting for it are reset. */
 void relay_name_failed(struct relay *relay, uint32_t container, const char *name);
 
-/* The dial guard, both halves: policy_may_dial() with the container's table (container 0: none; `local` 1: local addresses
+/* The dial guard, both halves: guard_permits() with the container's table (container 0: none; `local` 1: local addresses
  * are allowed) and the host's own route: only unicast routes, so none of the host's own addresses. 1 or 0. Call it in the namespace
  * that dials. */
 int relay_may_dial(struct relay *relay, uint32_t container, const struct endpoint *to, int local);

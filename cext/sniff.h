@@ -6,6 +6,7 @@
 #define PYINTERCEPTOR_SNIFF_H
 
 #include "frame.h"
+#include "protocol.h"
 
 #define OPENING_MAX 16384     /* bytes; a post-quantum ClientHello is under 2 KiB, 8 KiB of headers is common */
 

@@ -1,4 +1,4 @@
-"""A container class's rules as one immutable policy: the table C reads and the handlers its rule ids stand for."""
+"""A container class's rules as one immutable policy: the table C reads and the handlers that its targets stand for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from pyinterceptor.app.container import Container, Handler
 from pyinterceptor.errors import PolicyError
-from pyinterceptor.policy import table
+from pyinterceptor.policy import rules, table
 from pyinterceptor.policy.budget import Budget
-from pyinterceptor.policy.rules import Rules
+from pyinterceptor.policy.pieces import Pieces, at_once
 
-CATCH_ALL = "*"  # how the catch-all is called in logs
+CATCH_ALL = "*"  # the name of the catch-all in logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,41 +20,53 @@ class Policy:
 
     generation: int
     blob: bytes
-    handlers: tuple[Handler, ...]
-    names: tuple[str, ...]
+    handlers: tuple[Handler, ...]  # by target
+    names: tuple[str, ...]  # by rule
+    stages: tuple[str, ...] = rules.STAGES
 
-    def decide(self, protocol: int, host: str, destination: tuple[Any, int]) -> table.Decision:
+    def decide(self, protocol: int, host: str, destination: tuple[Any, int] | None) -> table.Decision:
         """The one matcher's answer, the same that C gets."""
         return table.decide(self.blob, protocol, host, destination)
 
+    def decide_name(self, host: str) -> int:
+        """The best verdict that anything sent to this name could get, whatever its address, port and protocol."""
+        return table.decide_name(self.blob, host)
+
     def rule_name(self, rule: int) -> str:
-        """What decided, for a log line."""
+        """The rule's pattern, "-" for none."""
         return self.names[rule] if rule < len(self.names) else "-"
 
 
 def policy_of(cls: type[Container], generation: int) -> Policy:
-    """Reads the class as it stands now.
+    """The class's rules as they stand now.
 
-    Raises: PolicyError for a pattern, network or handler that can't be.
+    Raises: PolicyError for a bad pattern, network, handler or setting.
     """
+    return at_once(reading(cls, generation))
+
+
+def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
+    """The same, in pieces: the rules are those at the first one."""
     _check_settings(cls)
-    hosts = dict(cls.outbound_by_host)
+    hosts, catch_all = dict(cls.outbound_by_host), cls.outbound.handler
+    internet, local_networks = cls.enable_internet, tuple(cls.local_networks)
     handlers, names = list(hosts.values()), list(hosts)
-    catch_all = cls.outbound.handler
     if catch_all is not None:
         handlers.append(catch_all)
         names.append(CATCH_ALL)
-    rules = Rules(
+    yield
+    read = rules.Rules(
         hosts={pattern: rule for rule, pattern in enumerate(hosts)},
         catch_all=None if catch_all is None else len(hosts),
-        internet=cls.enable_internet,
-        local_networks=tuple(cls.local_networks),
+        internet=internet,
+        local_networks=local_networks,
     )
-    return Policy(generation, table.compile(rules, generation), tuple(handlers), tuple(names))
+    blob = yield from table.compiling(read, generation)
+    return Policy(generation, blob, tuple(handlers), tuple(names))
 
 
 def _check_settings(cls: type[Container]) -> None:
-    """Raises: PolicyError for a setting of another type: misread, it could open what was meant to be closed."""
+    """Raises: PolicyError for a setting of a wrong type: treating it as true could allow traffic."""
     internet, networks, image = cls.enable_internet, cls.local_networks, cls.image
     if not isinstance(internet, bool):
         raise PolicyError(f"enable_internet must be True or False, not {internet!r}")

@@ -6,7 +6,7 @@ Pure.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyinterceptor.errors import PolicyError
 
@@ -14,13 +14,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 V4_PREFIX = 96  # bits before a v4-mapped address
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
-    """`prefix` in bits of the 16 bytes; `port` 0 is any."""
+class Network(NamedTuple):
+    """The first `prefix` bits of 16 bytes, zero behind them."""
 
     address: bytes
     prefix: int
-    port: int
 
 
 def packed(address: Address) -> bytes:
@@ -34,10 +32,15 @@ def unpacked(address: bytes) -> Address:
     return wide.ipv4_mapped or wide
 
 
-def network(text: str) -> Network:
-    """Reads "10.1.0.0/16", "127.0.0.1", "127.0.0.1:5432", "fd00::/8" or "[::1]:80".
+def single(address: Address) -> Network:
+    """The network of one address."""
+    return Network(packed(address), 128)
 
-    Raises: PolicyError with the text and what is wrong with it.
+
+def network(text: str) -> tuple[Network, int]:
+    """The network and port of "10.1.0.0/16", "127.0.0.1", "127.0.0.1:5432", "fd00::/8" or "[::1]:80"; port 0 is any.
+
+    Raises: PolicyError with the text and its fault.
     """
     try:
         host, port = split_port(text)
@@ -45,7 +48,7 @@ def network(text: str) -> Network:
     except (ValueError, AttributeError) as error:
         raise PolicyError(f"local_networks: {text!r} is not a network or address with a port: {error}") from error
     bits = parsed.prefixlen + (V4_PREFIX if parsed.version == 4 else 0)
-    return Network(packed(parsed.network_address), bits, port)
+    return Network(packed(parsed.network_address), bits), port
 
 
 def split_port(text: str) -> tuple[str, int]:

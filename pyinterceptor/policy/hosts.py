@@ -12,16 +12,25 @@ import idna
 
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.errors import PolicyError
+from pyinterceptor.policy.addresses import Address, single
+from pyinterceptor.policy.addresses import Network as Network
 
-LABEL = re.compile(r"[a-z0-9_*]([a-z0-9_*-]*[a-z0-9_*])?")
+NAME = re.compile(r"[a-z0-9_*]([a-z0-9_*-]*[a-z0-9_*])?(\.[a-z0-9_*]([a-z0-9_*-]*[a-z0-9_*])?)*")
 
 
 def canonical(host: str) -> str:
     """The host as rules compare it.
 
-    Raises: PolicyError for what is neither a host name nor an address.
+    Raises: PolicyError if it is neither a host name nor an address.
     """
-    return _address(host) or _name(host, host)
+    found = _address(host)
+    return _name(host, host) if found is None else _written(found)
+
+
+def key(host: str) -> str | Network:
+    """What a row for this canonical host or glob is found by: an address is a network of one."""
+    found = _address(host)
+    return host if found is None else single(found)
 
 
 def pattern(text: str) -> str:
@@ -40,16 +49,23 @@ def is_glob(text: str) -> bool:
     return "*" in text
 
 
-def _address(text: str) -> str | None:
+def _address(text: str) -> Address | None:
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if ":" not in bare and not bare[-1:].isdecimal():
+        return None  # quickly: most hosts are names
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:
         return None
     if address.version == 6 and address.scope_id is not None:
         return None
-    made = ffi.new("char[]", lib.HOST_MAX + 1)  # C's spelling: there are addresses that ipaddress writes otherwise
-    written = lib.policy_canonical_host(bare.encode("ascii"), len(bare), made)
+    return address
+
+
+def _written(address: Address) -> str:
+    """C's spelling: ipaddress writes some addresses otherwise."""
+    made, text = ffi.new("char[]", lib.HOST_MAX + 1), str(address).encode("ascii")
+    written = lib.host_canonical(text, len(text), made)
     return str(ffi.string(made, written).decode("ascii"))
 
 
@@ -62,7 +78,7 @@ def _name(text: str, shown: str) -> str:
             name = ".".join(_label(label) for label in name.split("."))
         except idna.IDNAError as error:
             raise PolicyError(f"host {shown!r}: {error}") from error
-    if not name or len(name) > lib.HOST_MAX or not all(LABEL.fullmatch(label) for label in name.split(".")):
+    if len(name) > lib.HOST_MAX or not NAME.fullmatch(name):
         raise PolicyError(f"host {shown!r} is not a host name or address")
     return name
 

@@ -1,47 +1,77 @@
-"""All rules of one container, read and checked.
+"""All rules of one container, read, checked and put in order.
 
-Pure. The order in which they decide stands in cext/policy.h.
+Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pyinterceptor._relay import lib
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import Network, network
-from pyinterceptor.policy.hosts import is_glob, pattern
+from pyinterceptor.policy.hosts import is_glob, key, pattern
+from pyinterceptor.policy.layout import Layout, Outcome, Stage, Takes
+from pyinterceptor.policy.pieces import STEP, Pieces
+from pyinterceptor.policy.rows import SPOKEN, Row, compiled
+
+STAGES = ("outbound_by_host", "outbound", "enable_internet")  # by index
+WAITS = (80, 443)  # ports whose clients speak first
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`hosts` maps patterns to rule ids; `catch_all` is a rule id or None."""
+    """`hosts` maps patterns to rule ids; `catch_all` is a rule id or None. A rule's id is its target's index, too."""
 
     hosts: Mapping[str, int]
     catch_all: int | None
     internet: bool
     local_networks: tuple[str, ...] = ()
 
-    def exact(self) -> list[tuple[bytes, int]]:
-        """Names and addresses, sorted as the table wants them.
 
-        Raises: PolicyError for a bad pattern, or two that are the same host.
-        """
-        return sorted((host.encode(), rule) for host, rule in self._patterns().items() if not is_glob(host))
+def laid_out(rules: Rules) -> Pieces[Layout]:
+    """The rules as stages, targets and ports.
 
-    def globs(self) -> list[tuple[bytes, int]]:
-        """Globs in the order they are tried: most literal characters first, then as declared."""
-        globs = [(host.encode(), rule) for host, rule in self._patterns().items() if is_glob(host)]
-        return sorted(globs, key=lambda glob: glob[0].count(b"*") - len(glob[0]))
+    Raises: PolicyError for a bad pattern or network, or two patterns that are the same host.
+    """
+    hosts = yield from _host_rows(rules.hosts)
+    outbound = [] if rules.catch_all is None else [Row(None, rules.catch_all, 0, rules.catch_all, protocols=SPOKEN)]
+    stages = (
+        Stage((yield from compiled(hosts)), Outcome.TARGET, Outcome.NEXT),
+        Stage((yield from compiled(outbound)), Outcome.TARGET, Outcome.NEXT),
+        Stage((yield from compiled([])), Outcome.REFUSE, Outcome.SPLICE if rules.internet else Outcome.REFUSE),
+    )
+    highest = max([*rules.hosts.values(), -1 if rules.catch_all is None else rules.catch_all])
+    locals_ = yield from compiled((yield from _local_rows(rules.local_networks)))
+    return Layout(stages, (Takes.HTTP,) * (highest + 1), WAITS, locals_)
 
-    def networks(self) -> list[Network]:
-        return [network(text) for text in self.local_networks]
 
-    def _patterns(self) -> dict[str, int]:
-        seen: dict[str, int] = {}
-        for text, rule in self.hosts.items():
-            host = pattern(text)
-            if host in seen:
-                raise PolicyError(f"two rules are for the host {host!r}")
-            seen[host] = rule
-        return seen
+def _host_rows(hosts: Mapping[str, int]) -> Pieces[list[Row]]:
+    """Names before addresses before globs, each in the order they are declared."""
+    seen: dict[str, int] = {}
+    for number, (text, rule) in enumerate(hosts.items()):
+        if number % STEP == STEP - 1:
+            yield
+        host = pattern(text)
+        if host in seen:
+            raise PolicyError(f"two rules are for the host {host!r}")
+        seen[host] = rule
+    rows = []
+    for number, (host, rule) in enumerate(seen.items()):
+        if number % STEP == STEP - 1:
+            yield
+        found = key(host)
+        kind = 2 if is_glob(host) else 1 if isinstance(found, Network) else 0
+        rows.append(Row(found, rule, kind * len(seen) + number, rule, protocols=SPOKEN))
+    return rows
+
+
+def _local_rows(texts: Iterable[str]) -> Pieces[list[Row]]:
+    rows = []
+    for number, text in enumerate(texts):
+        if number % STEP == STEP - 1:
+            yield
+        named, port = network(text)
+        rows.append(Row(named, lib.NO_RULE, number, port=port))
+    return rows

@@ -14,7 +14,6 @@ from functools import partial
 
 import trio
 
-from pyinterceptor._relay import lib
 from pyinterceptor.app.app import App
 from pyinterceptor.app.container import Container, Context, container_id
 from pyinterceptor.bindings.env import Env, configured, open_env, settings_of
@@ -40,7 +39,6 @@ from pyinterceptor.serving.requests import Attached
 
 SETTLE_TIMEOUT = 0.5  # seconds
 SETTLE_PAUSE = 0.005  # seconds
-UNSPECIFIED = (ipaddress.IPv4Address(0), 0)  # the destination of a name that nobody has dialled yet
 
 
 class Interceptor:
@@ -194,11 +192,11 @@ class Interceptor:
         return self.attached[container].budget
 
     def _decide_name(self, container: int, host: str) -> int | None:
-        """What an HTTP request for this name would get; None for a container that isn't there."""
+        """The best verdict for this name, whatever its address; None for a container that isn't there."""
         attached = self.attached.get(container)
         if attached is None:
             return None
-        return attached.policy.decide(lib.PROTOCOL_HTTP, host, UNSPECIFIED).verdict
+        return attached.policy.decide_name(host)
 
     def set_ipv6(self, v6: bool) -> None:
         """The host has gained or lost its way to IPv6 addresses."""

@@ -72,7 +72,7 @@ class Outbound:
         verdict = self._decision.verdict
         cause, self._cause = self._cause, Cause.DONE
         if verdict == HANDLE:
-            return await self._handle(request, policy.handlers[self._decision.rule])
+            return await self._handle(request, policy.handlers[self._decision.target])
         if verdict == lib.VERDICT_REFUSE:
             return refusal(REFUSED, host, "no rule allows it")
         if cause in CAUSES:

@@ -1,36 +1,59 @@
-/* Any bytes as a table: policy_check() lets none through that would make decide() read outside it. Any bytes as a host: its
+/* Any bytes as a table: policy_check() lets none through that would make a decision read outside it. Any bytes as a host: its
  * canonical form is stable. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "guard.h"
 #include "policy.h"
 
 static void check_host(const uint8_t *bytes, uint32_t length)
 {
 	char once[HOST_MAX + 1], twice[HOST_MAX + 1];
-	uint32_t first = policy_canonical_host((const char *)bytes, length, once);
+	uint32_t first = host_canonical((const char *)bytes, length, once);
 	if (first == 0 || memchr(once, ':', first))
 		return;
-	if (policy_canonical_host(once, first, twice) != first || memcmp(once, twice, first) != 0)
+	if (host_canonical(once, first, twice) != first || memcmp(once, twice, first) != 0)
 		abort();
+}
+
+/* Every question to a table that was found well-formed. The input ends in a host, too, so that it can be one of the
+ * table's. */
+static void ask(const void *table, const char *host, uint32_t host_length)
+{
+	static const struct endpoint destinations[] = {
+		{.address = {[10] = 0xff, 0xff, 203, 0, 113, 7}, .port = 80},
+		{.address = {0, 0x64, 0xff, 0x9b, [12] = 203, 0, 113, 7}, .port = 22},
+	};
+	for (uint32_t protocol = 0; protocol <= PROTOCOL_OPAQUE + 1; protocol++)
+		for (uint32_t i = 0; i < 3; i++) {
+			struct decision one = policy_decide(table, protocol, host, host_length, i < 2 ? &destinations[i] : NULL);
+			struct decision other = policy_decide(table, protocol, host, host_length, i < 2 ? &destinations[i] : NULL);
+			if (!policy_same(&one, &other) || one.verdict > VERDICT_HANDLE)
+				abort();
+		}
+	policy_decide_name(table, host, host_length);
+	policy_names_host(table, host, host_length, &destinations[0]);
+	policy_differs(table);
+	policy_waits(table, 443);
+	guard_permits(table, &destinations[0]);
+	guard_names(table, &destinations[1]);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-	static const struct endpoint destination = {.address = {[10] = 0xff, 0xff, 203, 0, 113, 7}, .port = 80};
 	uint32_t length = (uint32_t)size;
 	check_host(bytes, length);
 	if (size < sizeof(struct policy_header))
 		return 0;
-	uint32_t *table = malloc((size + 3) & ~(size_t)3);
+	uint32_t *table = malloc(size);
 	memcpy(table, bytes, size);
 	((struct policy_header *)table)->magic = POLICY_MAGIC;
 	((struct policy_header *)table)->size = length;
 	if (policy_check(table, length)) {
-		for (uint32_t protocol = 0; protocol <= PROTOCOL_OPAQUE; protocol++)
-			policy_decide(table, protocol, "my.kv:80", 8, &destination);
-		policy_may_dial(table, &destination);
+		ask(table, "my.kv:80", 8);
+		ask(table, "[64:ff9b::cb00:7107]", 20);
+		ask(table, (const char *)bytes + size - (size < 8 ? size : 8), size < 8 ? length : 8);
 	}
 	free(table);
 	return 0;

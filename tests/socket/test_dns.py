@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ import pytest
 import trio
 import trio.testing
 from dns.rdatatype import AAAA, A
-from pyinterceptor._relay import lib
 
 from pyinterceptor.dns.answers import addresses
 from pyinterceptor.dns.query import QUERY_MAX
@@ -23,7 +21,7 @@ from pyinterceptor.dns.server import serve_udp
 from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, Upstream
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
-from pyinterceptor.policy.table import compile, decide
+from pyinterceptor.policy.table import compile, decide_name
 from tests.socket.clock import with_jumping_clock
 from tests.socket.nameserver import Answer, Nameserver, open_nameserver, response, silent, zone
 
@@ -31,7 +29,6 @@ LO = 41  # the number of the container that these tests' datagrams come from
 LOOPBACK = socket.if_nametoindex("lo")
 OTHER = LO + 1000
 BUDGET = Budget(queries=20)
-NOWHERE = (ipaddress.IPv4Address(0), 0)
 IP_PKTINFO, IPV6_RECVPKTINFO = 8, 49  # linux/in.h, linux/in6.h
 WWW = (("www.test", "A", "203.0.113.7"), ("www.test", "AAAA", "2001:db8::7"))
 
@@ -91,7 +88,7 @@ async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
         async with open_nameserver(answer) as nameserver, trio.open_nursery() as nursery:
             relay = Published()
             resolver = Resolver(
-                decide=lambda container, host: decide(table, lib.PROTOCOL_HTTP, host, NOWHERE).verdict,
+                decide=lambda container, host: decide_name(table, host),
                 budget_of=lambda container: BUDGET,
                 upstream=Upstream([nameserver.server]),
                 relay=relay,

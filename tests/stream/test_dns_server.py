@@ -14,7 +14,6 @@ import dns.rcode
 import pytest
 import trio
 import trio.testing
-from pyinterceptor._relay import lib
 
 from pyinterceptor.dns.names import NAMES_MAX, REUSE_AFTER, SYNTHETIC
 from pyinterceptor.dns.query import QUERY_MAX
@@ -23,11 +22,10 @@ from pyinterceptor.dns.server import IDLE, serve_tcp
 from pyinterceptor.dns.upstream import Upstream
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
-from pyinterceptor.policy.table import compile, decide
+from pyinterceptor.policy.table import compile, decide_name
 
 BOX, OTHER, GONE = 7, 8, 9  # interfaces
 BUDGET = Budget()
-NOWHERE = (ipaddress.IPv4Address(0), 0)
 
 
 class Published:
@@ -53,7 +51,7 @@ def resolver_of(hosts=("my.kv",), *, catch_all=False, internet=False, v6=True, u
     table = compile(rules, 1)
 
     def verdict(container: int, host: str) -> int | None:
-        return None if container == GONE else decide(table, lib.PROTOCOL_HTTP, host, NOWHERE).verdict
+        return None if container == GONE else decide_name(table, host)
 
     return Resolver(
         decide=verdict, budget_of=lambda _: BUDGET, upstream=Upstream(upstream), relay=relay or Published(), v6=v6

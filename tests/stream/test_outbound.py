@@ -453,7 +453,7 @@ async def test_a_host_that_is_local_is_refused_where_a_request_goes_by_its_name(
 
     def may_dial(ip: str, port: int, local: bool) -> bool:
         to = ffi.new("struct endpoint *", {"address": packed(ipaddress.ip_address(ip)), "port": port})
-        return bool(lib.policy_may_dial(ffi.NULL, to))
+        return bool(lib.guard_permits(ffi.NULL, to))
 
     dial = Dialer(resolve=resolve, may_dial=may_dial, make_stream=trio.SocketStream, connect=connect)
     async with internet() as net, open_client(dial) as net.client, container(passing(), net, SYNTHETIC) as client:

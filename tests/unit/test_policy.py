@@ -8,7 +8,7 @@ from pyinterceptor._relay import ffi, lib
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.rules import Rules
-from pyinterceptor.policy.table import compile, decide
+from pyinterceptor.policy.table import compile, decide, decide_name
 
 ELSEWHERE = (ipaddress.ip_address("203.0.113.9"), 80)
 
@@ -24,9 +24,9 @@ def table(hosts=(), catch_all=None, internet=True, local=()):
         ("MY.KV", 0),
         ("my.kv.", 0),
         ("my.kv:8080", 0),
-        ("a.my.kv", 2),
-        ("a.b.my.kv", 2),
-        ("x.kv", 1),
+        ("a.my.kv", 1),
+        ("a.b.my.kv", 1),
+        ("x.kv", 2),
         ("203.0.113.7", 3),
         ("203.0.113.7:80", 3),
         ("[2001:db8:0::1]", 4),
@@ -39,7 +39,7 @@ def table(hosts=(), catch_all=None, internet=True, local=()):
     ],
 )
 def test_exact_before_glob_before_catch_all(host, rule):
-    hosts = ["my.kv", "*.kv", "*.my.kv", "203.0.113.7", "2001:db8::1", "Bücher.example."]
+    hosts = ["my.kv", "*.my.kv", "*.kv", "203.0.113.7", "2001:db8::1", "Bücher.example."]
     decision = decide(table(hosts, catch_all=9), lib.PROTOCOL_HTTP, host, ELSEWHERE)
     assert (decision.verdict, decision.rule, decision.generation) == (lib.VERDICT_HANDLE, rule, 7)
 
@@ -106,7 +106,7 @@ def may_dial(address, port=80, local=None):
     endpoint = ffi.new("struct endpoint *")
     endpoint.address, endpoint.port = packed(ipaddress.ip_address(address)), port
     blob = table(local=local) if local is not None else None
-    return bool(lib.policy_may_dial(ffi.NULL if blob is None else ffi.from_buffer(blob), endpoint))
+    return bool(lib.guard_permits(ffi.NULL if blob is None else ffi.from_buffer(blob), endpoint))
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,46 @@ def test_a_table_that_lies_about_its_size_is_refused():
     blob = bytearray(table(["my.kv", "*.x"], local=["10.0.0.0/8"]))
     assert lib.policy_check(ffi.from_buffer(blob), len(blob))
     assert not lib.policy_check(ffi.from_buffer(blob), len(blob) - 1)
-    for field in ("exact_count", "exact_offset", "glob_count", "glob_offset", "local_count", "local_offset"):
-        header = ffi.new("struct policy_header *")
-        ffi.memmove(header, blob, ffi.sizeof("struct policy_header"))
-        setattr(header, field, 0xFFFFFFF0)
-        broken = bytes(ffi.buffer(header)) + bytes(blob[ffi.sizeof("struct policy_header") :])
-        assert not lib.policy_check(ffi.from_buffer(broken), len(broken)), field
+    for field in ("stages", "targets", "waits"):
+        assert is_refused(blob, 0, "struct policy_header", field)
+    header = ffi.from_buffer("struct policy_header *", blob)
+    for rows in (header.locals, ffi.from_buffer("struct policy_stage *", blob[header.stages.offset :]).rows):
+        for field in ("names", "suffixes", "prefixes", "globs", "networks", "all"):
+            assert is_refused(blob, rows, "struct policy_rows", field)
+
+
+def is_refused(blob, at, struct, field):
+    """The table, if the count or the offset of one of its arrays were another."""
+    for lie in ("count", "offset"):
+        broken = bytearray(blob)
+        array = getattr(ffi.from_buffer(f"{struct} *", memoryview(broken)[at:]), field)
+        setattr(array, lie, 0xFFFFFFF0)
+        if lib.policy_check(ffi.from_buffer(broken), len(broken)):
+            return False
+    return True
+
+
+def test_globs_are_tried_in_the_order_they_are_declared():
+    for first, second in (("*.kv", "*.my.kv"), ("*.my.kv", "*.kv"), ("a*", "*.kv"), ("*y.*", "a.my.*")):
+        rules = table([first, second])
+        assert decide(rules, lib.PROTOCOL_HTTP, "a.my.kv", ELSEWHERE).rule == 0
+
+
+@pytest.mark.parametrize(
+    "form", ["203.0.113.5", "::ffff:203.0.113.5", "64:ff9b::cb00:7105", "2002:cb00:7105::1", "::203.0.113.5"]
+    + ["::ffff:0:203.0.113.5"]
+)
+def test_a_rule_for_an_address_holds_in_every_form_that_hides_it(form):
+    rules = table(["203.0.113.5"])
+    destination = (ipaddress.ip_address(form), 80)
+    for host in ("", "other.example", f"[{form}]" if ":" in form else form):
+        assert decide(rules, lib.PROTOCOL_HTTP, host, destination).rule == 0
+    assert decide(rules, lib.PROTOCOL_HTTP, f"[{form}]" if ":" in form else form, ELSEWHERE).rule == 0
+    assert decide(rules, lib.PROTOCOL_HTTP, "other.example", ELSEWHERE).rule == lib.NO_RULE
+
+
+def test_a_rule_for_the_unspecified_address_catches_no_name():
+    rules = table(["0.0.0.0"], internet=True)
+    assert decide_name(rules, "www.example.test") == lib.VERDICT_SPLICE
+    assert decide_name(table(["www.example.test"]), "www.example.test") == lib.VERDICT_HANDLE
+    assert decide_name(table(internet=False), "www.example.test") == lib.VERDICT_REFUSE

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which addresses are local, and which of them a policy opens. Owns nothing.
+ */
+#include "guard.h"
+#include "rows.h"
+
+struct range {
+	uint8_t address[16];
+	uint8_t prefix;
+};
+
+#define V4(a, b, c, d, bits) {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d}, 96 + bits}
+
+/* IANA's special-purpose registries, less the documentation ranges. */
+static const struct range local_ranges[] = {
+	V4(0, 0, 0, 0, 8),        V4(10, 0, 0, 0, 8),     V4(100, 64, 0, 0, 10), V4(127, 0, 0, 0, 8),
+	V4(169, 254, 0, 0, 16),   V4(172, 16, 0, 0, 12),  V4(192, 0, 0, 0, 24),  V4(192, 168, 0, 0, 16),
+	V4(192, 88, 99, 0, 24),   V4(198, 18, 0, 0, 15),  V4(224, 0, 0, 0, 4),   V4(240, 0, 0, 0, 4),
+	{{0xfc}, 7},              {{0xfe, 0x80}, 10},     {{0xfe, 0xc0}, 10},    {{0xff}, 8},
+	{{0x01}, 64},             /* discard-only 100::/64 */
+	{{0x20, 0x01}, 32},       /* Teredo 2001::/32, whose addresses hide v4 ones */
+	{{0x20, 0x01, 0, 2}, 48}, /* benchmarking 2001:2::/48 */
+	{{0, 0x64, 0xff, 0x9b, 0, 1}, 48}, /* local NAT64 64:ff9b:1::/48 (RFC 8215): each site hides the v4 address elsewhere in it */
+	{{0x5f}, 16},             /* segment routing 5f00::/16 */
+	{{0}, 128},               {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 128},
+};
+
+static int is_in_local_range(const uint8_t *address)
+{
+	for (uint32_t i = 0; i < sizeof local_ranges / sizeof *local_ranges; i++)
+		if (address_in_network(address, local_ranges[i].address, local_ranges[i].prefix))
+			return 1;
+	return 0;
+}
+
+int guard_is_local(const uint8_t *address)
+{
+	uint8_t hidden[16];
+	return is_in_local_range(address) || (address_hidden(address, hidden) && is_in_local_range(hidden));
+}
+
+int guard_names(const void *table, const struct endpoint *to)
+{
+	const struct policy_header *header = table;
+	return rows_hold((const void *)((const uint8_t *)table + header->locals), to);
+}
+
+int guard_permits(const void *table, const struct endpoint *to)
+{
+	return !guard_is_local(to->address) || (table && guard_names(table, to));
+}

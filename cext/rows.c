@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Searches the rows of a stage. Owns nothing; see layout.h for how an index is built.
+ */
+#include <string.h>
+
+#include "rows.h"
+
+#define ALL_PROTOCOLS ((1 << (PROTOCOL_OPAQUE + 1)) - 1)
+
+static void add_address(struct question *question, const uint8_t *address, enum matched matched)
+{
+	uint8_t hidden[16];
+	memcpy(question->addresses[question->address_count].bytes, address, 16);
+	question->addresses[question->address_count++].matched = matched;
+	if (address_hidden(address, hidden)) {
+		memcpy(question->addresses[question->address_count].bytes, hidden, 16);
+		question->addresses[question->address_count++].matched = matched;
+	}
+}
+
+void question_ask(struct question *question, const char *host, uint32_t host_length, const struct endpoint *destination)
+{
+	uint8_t literal[16];
+	uint32_t length = host_length ? host_canonical(host, host_length, question->host) : 0;
+	question->port = destination ? destination->port : 0;
+	question->protocols = 0;
+	question->host_length = length;
+	question->address_count = 0;
+	for (uint32_t i = 0; i < length; i++)
+		question->reversed[i] = question->host[length - 1 - i];
+	if (length && host_address(question->host, length, literal))
+		add_address(question, literal, MATCHED_LITERAL);
+	if (destination)
+		add_address(question, destination->address, MATCHED_DESTINATION);
+}
+
+static void consider(struct found *found, const struct question *question, const struct policy_row *row, enum matched matched)
+{
+	found->is_possible = 1;
+	found->is_certain |= row->port == 0 && (row->protocols & ALL_PROTOCOLS) == ALL_PROTOCOLS;
+	if ((row->port && row->port != question->port) || !(row->protocols & question->protocols) ||
+	    (found->row && found->row->rank <= row->rank))
+		return;
+	found->row = row;
+	found->matched = matched;
+}
+
+/* ---- names ---- */
+
+static int compare(const char *one, uint32_t one_length, const char *other, uint32_t other_length)
+{
+	int order = memcmp(one, other, one_length < other_length ? one_length : other_length);
+	return order ? order : one_length < other_length ? -1 : one_length > other_length;
+}
+
+static const char *text_of(const struct policy_rows *rows, const struct policy_name *name)
+{
+	return (const char *)rows + name->text;
+}
+
+static const struct policy_name *names_of(const struct policy_rows *rows, struct policy_array array)
+{
+	return (const void *)((const uint8_t *)rows + array.offset);
+}
+
+/* The last entry that isn't after the key, or NO_PARENT where all are. */
+static uint32_t last_name(const struct policy_rows *rows, struct policy_array array, const char *key, uint32_t length)
+{
+	const struct policy_name *names = names_of(rows, array);
+	uint32_t low = 0, high = array.count;
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		if (compare(text_of(rows, &names[middle]), names[middle].length, key, length) <= 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low ? low - 1 : NO_PARENT;
+}
+
+static void find_name(struct found *found, const struct policy_rows *rows, const struct question *question)
+{
+	const struct policy_name *names = names_of(rows, rows->names);
+	uint32_t at = last_name(rows, rows->names, question->host, question->host_length);
+	if (at == NO_PARENT || names[at].length != question->host_length ||
+	    memcmp(text_of(rows, &names[at]), question->host, question->host_length) != 0)
+		return;
+	for (; at != NO_PARENT; at = names[at].parent)
+		consider(found, question, &names[at].row, MATCHED_NAME);
+}
+
+/* Globs with one star at one end: what they hold begins with their text. */
+static void find_beginning(struct found *found, const struct policy_rows *rows, struct policy_array array, const char *key,
+                           const struct question *question)
+{
+	const struct policy_name *names = names_of(rows, array);
+	uint32_t length = question->host_length, at = last_name(rows, array, key, length);
+	while (at != NO_PARENT && (names[at].length > length || memcmp(text_of(rows, &names[at]), key, names[at].length) != 0))
+		at = names[at].parent;
+	for (; at != NO_PARENT; at = names[at].parent)
+		consider(found, question, &names[at].row, MATCHED_GLOB);
+}
+
+/* `*` stands for any run of bytes. Only the last star is ever tried again, so time is at most length * pattern. */
+static int glob_matches(const char *pattern, uint32_t pattern_length, const char *host, uint32_t length)
+{
+	uint32_t p = 0, h = 0, star = UINT32_MAX, resume = 0;
+	while (h < length) {
+		if (p < pattern_length && pattern[p] == '*') {
+			star = p++;
+			resume = h;
+		} else if (p < pattern_length && pattern[p] == host[h]) {
+			p++;
+			h++;
+		} else if (star != UINT32_MAX) {
+			p = star + 1;
+			h = ++resume;
+		} else {
+			return 0;
+		}
+	}
+	while (p < pattern_length && pattern[p] == '*')
+		p++;
+	return p == pattern_length;
+}
+
+static void find_glob(struct found *found, const struct policy_rows *rows, const struct question *question)
+{
+	const struct policy_name *globs = names_of(rows, rows->globs);
+	for (uint32_t i = 0; i < rows->globs.count && !(found->row && found->row->rank < globs[i].row.rank); i++)
+		if (glob_matches(text_of(rows, &globs[i]), globs[i].length, question->host, question->host_length))
+			consider(found, question, &globs[i].row, MATCHED_GLOB);
+}
+
+/* ---- addresses ---- */
+
+/* A network of v6 holds no v4 address, though these are written as v4-mapped. */
+static int holds(const struct policy_network *network, const uint8_t *address)
+{
+	return network->prefix >= 96 || !address_is_v4(address);
+}
+
+static void find_address(struct found *found, const struct policy_rows *rows, const struct question *question,
+                         const uint8_t *address, enum matched matched)
+{
+	const struct policy_network *networks = (const void *)((const uint8_t *)rows + rows->networks.offset);
+	uint32_t low = 0, high = rows->networks.count;
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		if (memcmp(networks[middle].address, address, 16) <= 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	uint32_t at = low ? low - 1 : NO_PARENT;
+	while (at != NO_PARENT && !address_in_network(address, networks[at].address, networks[at].prefix))
+		at = networks[at].parent;
+	for (; at != NO_PARENT; at = networks[at].parent)
+		if (holds(&networks[at], address))
+			consider(found, question, &networks[at].row, matched);
+}
+
+int rows_hold(const struct policy_rows *rows, const struct endpoint *to)
+{
+	struct found found = {NULL, MATCHED_NOTHING, 0, 0};
+	struct question question;
+	question.port = to->port;
+	question.protocols = ALL_PROTOCOLS;
+	find_address(&found, rows, &question, to->address, MATCHED_DESTINATION);
+	return found.row != NULL;
+}
+
+struct found rows_find(const struct policy_rows *rows, const struct question *question)
+{
+	struct found found = {NULL, MATCHED_NOTHING, 0, 0};
+	if (question->host_length) {
+		find_name(&found, rows, question);
+		find_beginning(&found, rows, rows->suffixes, question->reversed, question);
+		find_beginning(&found, rows, rows->prefixes, question->host, question);
+	}
+	for (uint32_t i = 0; i < question->address_count && rows->networks.count; i++)
+		find_address(&found, rows, question, question->addresses[i].bytes, question->addresses[i].matched);
+	if (question->host_length)
+		find_glob(&found, rows, question);
+	const struct policy_row *all = (const void *)((const uint8_t *)rows + rows->all.offset);
+	for (uint32_t i = 0; i < rows->all.count; i++)
+		consider(&found, question, &all[i], MATCHED_ALL);
+	return found;
+}
