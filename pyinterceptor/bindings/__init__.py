@@ -1,4 +1,4 @@
-"""The resources that handlers find in `env` and containers never see."""
+"""Bindings: resources that handlers use through `env` and that containers can't reach."""
 
 from pyinterceptor.bindings.kv import KV
 from pyinterceptor.bindings.r2 import R2Bucket

@@ -1,6 +1,7 @@
-"""What a resource promises to the app that names it: a declaration that is opened with the interceptor.
+"""The interface of a binding: a declaration in the app, opened when the interceptor starts.
 
-A declaration owns nothing, so that an app can be imported, and opened several times. What opening gives is in `env`.
+A declaration owns no resources, so importing an app opens nothing, and one app can be opened several times. `open`
+returns the object that handlers see in `env`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
-EMBEDDED = "embedded:"  # the configuration that means the engine of our own, in `state`
+EMBEDDED = "embedded:"  # the configuration that selects our own engine, which keeps its files below `state`
 
 
 @runtime_checkable
 class Binding(Protocol):
-    """A value of `App(bindings=…)` that is more than a plain value."""
+    """A value of `App(bindings=…)` that has to be opened. Any other value reaches `env` unchanged."""
 
     def configured(self, text: str) -> Self:
-        """The same on the engine that `text` names, mostly a URL. Raises: PolicyError for one it can't be on."""
+        """Returns this declaration on the engine that `text` names, usually by URL.
+
+        Raises PolicyError if the binding has no such engine.
+        """
 
     def open(self, name: str, state: Path) -> AbstractAsyncContextManager[Any]:
-        """What handlers find as `env.<name>`, while the block lasts; what it keeps on disk is below `state`.
+        """Yields the object that handlers find as `env.<name>`, and closes it when the block ends.
 
-        Raises: PolicyError for what is wrong with the declaration, BindingError where the engine can't be reached.
+        Its files are below the directory `state`. Raises PolicyError if the declaration is wrong, and BindingError if
+        the engine can't be reached.
         """

@@ -1,7 +1,7 @@
-"""An SQLite database that never blocks Trio: one thread writes, one reads.
+"""An SQLite database that never blocks Trio's loop: one thread writes, another reads.
 
-What is written is on the disk when the call returns (synchronous=FULL); writers that come together share a transaction
-and its fsync. Other processes may have the same file open. https://www.sqlite.org/wal.html
+A write is on the disk when the call returns (synchronous=FULL). Concurrent writes share one transaction and its fsync.
+Other processes may have the same file open. https://www.sqlite.org/wal.html
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from pyinterceptor.errors import BindingError
 
 T = TypeVar("T")
 
-PATIENCE = 5.0  # seconds for another process to end its transaction
-PAUSE = 0.01  # seconds between attempts where SQLite doesn't wait
-CACHE = 16 * 1024  # KiB of pages, for each of the two
-WAL_KEPT = 64 * 1024 * 1024  # bytes: what a burst of large values has made of it is given back
-MARGIN = 8 * 1024 * 1024  # bytes of the disk that what is added leaves: else nothing could be deleted any more
+PATIENCE = 5.0  # seconds to wait until another process ends its transaction
+PAUSE = 0.01  # seconds between attempts, where SQLite itself doesn't wait
+CACHE = 16 * 1024  # KiB of page cache, for each of the two connections
+WAL_KEPT = 64 * 1024 * 1024  # bytes; a log that a burst of large values made longer is truncated to this
+MARGIN = 8 * 1024 * 1024  # bytes that stay free on the disk: on a full disk, not even a deletion would succeed
 NO_SPACE = {sqlite3.SQLITE_FULL}
 NO_TIME = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class Database:
-    """Made by `open_database`. `do` gets the connection; it runs on another thread.
+    """Made by `open_database`. `do` is called with the connection, on another thread.
 
-    Raises: BindingError with status 507 where the disk is full, 504 where another process keeps the database locked,
-    503 for the rest. Nothing of what failed is kept.
+    Raises BindingError with status 507 if the disk is full, 504 if another process keeps the database locked, and 503
+    for any other error. A failed call leaves no changes behind.
     """
 
     def __init__(self, name: str, reader: sqlite3.Connection, reads: Jobs, writer: sqlite3.Connection, writes: Jobs):
@@ -49,13 +49,16 @@ class Database:
         self._writes = writes
 
     async def read(self, do: Callable[[sqlite3.Connection], T]) -> T:
-        """One query is one moment of the database."""
+        """Returns the result of `do`. Each query sees the database as of one moment; two queries may see two."""
         with translated(self._name):
             result: T = await self._reads.run(partial(do, self._reader))
         return result
 
     async def write(self, do: Callable[[sqlite3.Connection], T]) -> T:
-        """A transaction, which may be shared. `do` is called again where another's fault undid it."""
+        """Runs `do` in a transaction, which other writes may share.
+
+        If another write makes the shared transaction fail, it is rolled back and `do` is called again.
+        """
         with translated(self._name):
             result: T = await self._writes.run(partial(do, self._writer))
         return result
@@ -63,9 +66,9 @@ class Database:
 
 @asynccontextmanager
 async def open_database(name: str, path: Path, schema: str, version: int) -> AsyncIterator[Database]:
-    """`schema` makes its tables where the file is new; `name` is what messages call it.
+    """Opens the database at `path`; if the file is new, the statements of `schema` create its tables.
 
-    Raises: BindingError.
+    Messages call the database `name`. Raises BindingError.
     """
     with translated(name):
         reader, writer = await trio.to_thread.run_sync(_connect, name, path, schema, version)
@@ -75,7 +78,10 @@ async def open_database(name: str, path: Path, schema: str, version: int) -> Asy
 
 
 def check_room(directory: Path, size: int) -> None:
-    """For so many bytes more. Raises: OSError (ENOSPC) also where the disk is almost full. Blocking."""
+    """Checks that the disk has room for `size` more bytes.
+
+    Blocking. Raises OSError (ENOSPC) if less than MARGIN would stay free.
+    """
     disk = os.statvfs(directory)
     if disk.f_bavail * disk.f_frsize < size + MARGIN:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
@@ -83,7 +89,7 @@ def check_room(directory: Path, size: int) -> None:
 
 @contextmanager
 def translated(name: str) -> Iterator[None]:
-    """Errors of SQLite and of the disk as ours."""
+    """Raises BindingError in place of an error of SQLite or of the disk."""
     try:
         yield
     except sqlite3.Error as error:
@@ -101,7 +107,7 @@ def translated(name: str) -> Iterator[None]:
 
 
 def _connect(name: str, path: Path, schema: str, version: int) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """The reader's and the writer's."""
+    """Returns the reader's connection and the writer's."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     writer = _connection(path)
     try:
@@ -118,7 +124,8 @@ def _connect(name: str, path: Path, schema: str, version: int) -> tuple[sqlite3.
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """SQLite itself doesn't wait here for another that does the same, or is just closing the file."""
+    """Switches the file to WAL mode. For this pragma SQLite ignores its timeout: if another process switches or
+    closes the file at the same time, the pragma fails at once, so it is repeated here."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -137,7 +144,7 @@ def _connection(path: Path) -> sqlite3.Connection:
 
 
 def _make(name: str, writer: sqlite3.Connection, schema: str, version: int) -> None:
-    """Makes the tables, once, whoever else opens the file at the same time."""
+    """Creates the tables, once, even if several processes open the file at the same time."""
     with transaction(writer):
         found = writer.execute("PRAGMA user_version").fetchone()[0]
         if found == 0:
@@ -145,24 +152,24 @@ def _make(name: str, writer: sqlite3.Connection, schema: str, version: int) -> N
                 writer.execute(statement)
             writer.execute(f"PRAGMA user_version = {version}")
         elif found != version:
-            raise BindingError(f"{name}: its file is of version {found}, and we know version {version}")
+            raise BindingError(f"{name}: its file has version {found}; this release reads version {version} only")
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of the block, or nothing of it."""
+    """Commits all changes of the block, or none if it raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # some errors have ended it
+        if connection.in_transaction:  # SQLite itself rolls back on some errors
             connection.execute("ROLLBACK")
         raise
 
 
 def _in_transaction(writer: sqlite3.Connection, jobs: Sequence[Job]) -> None:
-    """All jobs in one transaction; where that fails, each in its own: one's fault is no other's."""
+    """Runs all jobs in one transaction. If it fails, each runs in its own, so that only the job at fault fails."""
     try:
         with transaction(writer):
             results = [job.do() for job in jobs]
@@ -179,5 +186,5 @@ def _in_transaction(writer: sqlite3.Connection, jobs: Sequence[Job]) -> None:
 
 
 def _is_locked(error: Exception) -> bool:
-    """Everyone would wait as long again."""
+    """Whether another process holds the lock. A second attempt is pointless: each job would wait just as long."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in NO_TIME

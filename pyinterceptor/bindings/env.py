@@ -1,4 +1,4 @@
-"""`env`: what an app's handlers have at hand, opened with the interceptor and closed with it."""
+"""`env`: the app's bindings as handlers see them, opened and closed with the interceptor."""
 
 from __future__ import annotations
 
@@ -17,38 +17,39 @@ VARIABLE = "PYINTERCEPTOR_BINDING_"  # + a binding's name: the environment varia
 
 
 class Env:
-    """The app's bindings as attributes."""
+    """Holds the app's opened bindings as attributes."""
 
     def __init__(self, bindings: Mapping[str, Any]) -> None:
         self.__dict__.update(bindings)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"no binding is called {name!r}; {known(self.__dict__)}")
+        raise AttributeError(f"unknown binding {name!r}; {known(self.__dict__)}")
 
     def __repr__(self) -> str:
         return f"<Env {' '.join(sorted(self.__dict__))}>"
 
 
 def known(bindings: Collection[str]) -> str:
-    """For a message that says what there is."""
+    """Returns the list of binding names that error messages end with."""
     return f"the app's bindings: {', '.join(sorted(bindings)) or 'none'}"
 
 
 def configured(bindings: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
-    """The bindings as `settings` (name → text) has them: a resource on another engine, a plain text replaced.
+    """Returns the bindings with `settings` (name → text) applied: a resource moves to the engine that the text names,
+    a plain string is replaced by the text.
 
-    Raises: PolicyError for a name that the app doesn't have, a text that its binding can't be, a resource's class where
-    one of it is meant, or a resource where it wouldn't be opened.
+    Raises PolicyError if a setting's name is not a binding of the app, if its binding refuses the text, or if a binding
+    is a class instead of an instance, or is nested inside another value, where it would not be opened.
     """
     result = dict(bindings)
     for name, binding in bindings.items():
         if isinstance(binding, type) and isinstance(binding, Binding):
-            raise PolicyError(f"binding {name}: it is the class {binding.__name__}; write {binding.__name__}(…)")
+            raise PolicyError(f"binding {name}: {binding.__name__} is a class; write {binding.__name__}(…)")
         if _has_inside(binding):
-            raise PolicyError(f"binding {name}: a resource or Secret inside another value; give it a name of its own")
+            raise PolicyError(f"binding {name}: it contains a resource or Secret; make that a binding")
     for name, text in settings.items():
         if name not in bindings:
-            raise PolicyError(f"configure binding {name}: no binding is called so; {known(bindings)}")
+            raise PolicyError(f"configure binding {name}: unknown binding; {known(bindings)}")
         binding = bindings[name]
         if isinstance(binding, Binding):
             try:
@@ -58,7 +59,8 @@ def configured(bindings: Mapping[str, Any], settings: Mapping[str, str]) -> dict
         elif isinstance(binding, str):
             result[name] = text
         else:
-            raise PolicyError(f"configure binding {name}: it is a {type(binding).__name__} of the app's own")
+            kind = type(binding).__name__
+            raise PolicyError(f"configure binding {name}: a {kind} can't be configured, only a resource or a str")
     return result
 
 
@@ -71,13 +73,13 @@ def _has_inside(value: Any) -> bool:
 
 
 def settings_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """What environment variables say of bindings."""
+    """Returns the settings of bindings (name → text) that the environment variables contain."""
     return {name.removeprefix(VARIABLE): text for name, text in environ.items() if name.startswith(VARIABLE)}
 
 
 @asynccontextmanager
 async def open_env(bindings: Mapping[str, Any], state: Path) -> AsyncIterator[Env]:
-    """Opens each; while the block lasts, our log strikes out what is secret."""
+    """Opens each binding, closes it when the block ends, and redacts secrets in our log until then."""
     async with AsyncExitStack() as stack:
         opened = dict(bindings)
         for name, binding in bindings.items():

@@ -1,7 +1,7 @@
-"""Blocking jobs on a thread of their own, in order; those that pile up meanwhile are done in one turn.
+"""Blocking jobs on a dedicated thread, in order. Jobs that queue up during a turn are run together in the next one.
 
-A turn costs one wake-up of the thread and one of Trio, however many jobs it has: that, and that a turn can be one
-transaction, is what a thread pool doesn't give.
+A turn costs one wake-up of the thread and one of Trio, however many jobs it has, and it can be one transaction. A
+thread pool offers neither.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ MOST = 256  # jobs in a turn
 
 
 class Job:
-    """Something to do, as its turn understands it, and who waits for it; nobody does any more where `task` is None."""
+    """A job and the task that waits for it. `task` is None once the caller was cancelled.
+
+    The turn defines the type of `do`: a function, or data.
+    """
 
     __slots__ = ("do", "outcome", "task")
 
@@ -42,9 +45,10 @@ class Jobs:
         self._token = trio.lowlevel.current_trio_token()
 
     async def run(self, do: Any) -> Any:
-        """The outcome of `do`, once its turn has come.
+        """Waits for the turn of `do`, and returns or raises its outcome.
 
-        Cancelled, it is not waited for: it isn't begun if it wasn't, else it is done and its result dropped.
+        A cancelled call returns at once. Its job is skipped if it hasn't begun; otherwise it completes and its result
+        is dropped.
         """
         job = Job(do, trio.lowlevel.current_task())
 
@@ -56,12 +60,12 @@ class Jobs:
         return await trio.lowlevel.wait_task_rescheduled(abandon)
 
     def work(self) -> None:
-        """The thread's: turn after turn, until told to stop."""
+        """Runs on the thread: takes turns until `stop` is called."""
         while self._work():
-            pass  # with nothing of the last turn in hand: its outcomes may be large, or hold files open
+            pass  # no local variable keeps the last turn's jobs: their outcomes may be large, or hold files open
 
     def _work(self) -> bool:
-        """One turn, once there is something to do; False at the end."""
+        """Waits for a job and takes one turn. Returns False if the thread is to end."""
         first = self._waiting.get()
         if first is None:
             return False
@@ -72,11 +76,11 @@ class Jobs:
         return goes_on
 
     def stop(self) -> None:
-        """What came before is done yet."""
+        """Ends the thread after all jobs that were queued before."""
         self._waiting.put(None)
 
     def _take_turn(self, jobs: Sequence[Job]) -> None:
-        """What a turn didn't foresee is told to all who wait for it: the thread goes on."""
+        """Takes the turn. If it raises, every job of the turn fails with that error, and the thread goes on."""
         try:
             self._turn(jobs)
         except Exception as error:
@@ -84,7 +88,7 @@ class Jobs:
                 job.outcome = outcome.Error(error)
 
     def _taken(self, first: Job) -> tuple[list[Job], bool]:
-        """The jobs that are there; False where stopping was asked for behind them."""
+        """Returns `first` and the jobs queued behind it; False if `stop` was called after them."""
         jobs = [first]
         with contextlib.suppress(queue.Empty):
             while len(jobs) < MOST:
@@ -97,9 +101,9 @@ class Jobs:
 
 @asynccontextmanager
 async def open_jobs(turn: Turn) -> AsyncIterator[Jobs]:
-    """`turn` gives every job of a turn its outcome; it runs on the thread, which ends with the block."""
+    """Starts a thread, which ends with the block. It calls `turn`, which sets the outcome of every job in the turn."""
     jobs = Jobs(turn)
-    # A daemon: should Trio itself crash, nobody is left to stop it.
+    # A daemon thread: if Trio itself crashes, `stop` is never called, and the process must still exit.
     thread = threading.Thread(target=jobs.work, name="pyinterceptor-jobs", daemon=True)
     thread.start()
     try:
@@ -111,7 +115,7 @@ async def open_jobs(turn: Turn) -> AsyncIterator[Jobs]:
 
 
 def each(jobs: Sequence[Job]) -> None:
-    """A turn of functions that have nothing to do with one another."""
+    """A turn of independent functions: the outcome of one doesn't depend on another."""
     for job in jobs:
         job.outcome = outcome.capture(job.do)
 

@@ -1,4 +1,4 @@
-"""Strikes secrets out of what is logged, tracebacks included."""
+"""Replaces secrets in log records, tracebacks included."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from urllib.parse import quote, quote_plus
 
 STRUCK_OUT = "[secret]"
 TRACEBACKS = logging.Formatter()
-QUOTES = "'\""  # what repr then writes as three characters
-LINE = 6  # characters of a line that is worth striking out by itself
+QUOTES = "'\""  # a text with both quotes makes repr escape the single one: it writes these two as three characters
+LINE = 6  # characters; a shorter line of a secret is too common to be replaced by itself
 
 
 class Redaction(logging.Filter):
-    """A filter that lets every record pass, without the secrets in it.
+    """A filter that drops no record, but replaces the secrets in its message and traceback.
 
-    A record whose traceback holds one keeps only the traceback's text: the exception itself would say it again.
+    If the traceback contains a secret, the record keeps the traceback as text only, because a formatter would print the
+    secret again from the exception itself.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__()
-        # The longest first, as one may be part of another.
+        # The longest first, because one secret may be a part of another.
         self._secrets = sorted({form for text in secrets for form in _forms(text)}, key=len, reverse=True)
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -45,8 +46,9 @@ class Redaction(logging.Filter):
 
 
 def _forms(text: str) -> Iterator[str]:
-    """How it may stand in a text: as it is; its lines, which a traceback of a group indents one by one; and as repr,
-    JSON and URLs write it, by itself or beside both quotes."""
+    """Yields the forms in which a log may contain the secret `text`: as it is; line by line, because the traceback of
+    an exception group indents each line; and as repr, JSON and URLs encode it. repr encodes it differently where both
+    kinds of quotes stand beside it."""
     yield text
     yield from (line for line in text.splitlines() if len(line) >= LINE)
     yield from (show(text)[1:-1] for show in (repr, ascii, json.dumps, partial(json.dumps, ensure_ascii=False)))

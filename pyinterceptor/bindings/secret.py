@@ -1,4 +1,4 @@
-"""A value that handlers may use and nothing shows: not repr, not a log line, not a traceback."""
+"""Secret: a value that handlers can read, but that appears in no repr, log line or traceback."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pyinterceptor.errors import PolicyError
 
 
 class Secret:
-    """`env.TOKEN.reveal()` is the text; `str`, `repr` and formatting show only where it came from.
+    """A secret text. `env.TOKEN.reveal()` returns it; `str`, `repr` and formatting show only its origin.
 
-    Log lines and tracebacks of the interceptor have it struck out wherever it stands, as in a header that a handler
-    made of it. What a handler writes elsewhere is its own.
+    In the interceptor's log lines and tracebacks the text is replaced wherever it appears, such as in a header that a
+    handler built from it. Output that a handler writes elsewhere is not filtered.
     """
 
     __slots__ = ("_origin", "_read")
@@ -25,17 +25,18 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         if not isinstance(value, str) or not value:
-            raise PolicyError("a Secret is a text that isn't empty")
+            raise PolicyError("a Secret must be a non-empty str")
         self._read, self._origin = lambda: value, "given"
 
     @classmethod
     def from_env(cls, variable: str) -> Secret:
-        """The value of an environment variable, read when the interceptor opens: an app is imported without."""
+        """The value of an environment variable. It is read when the interceptor opens, so importing the app doesn't
+        need it."""
         return cls._later(lambda: os.environ.get(variable, ""), f"environment variable {variable}")
 
     @classmethod
     def from_file(cls, path: str | Path) -> Secret:
-        """What a file holds when the interceptor opens, without the line feed at its end."""
+        """The content of a file, without a line feed at its end. It is read when the interceptor opens."""
         return cls._later(lambda: Path(path).read_text().removesuffix("\n"), f"file {path}")
 
     @classmethod
@@ -45,21 +46,21 @@ class Secret:
         return secret
 
     def reveal(self) -> str:
-        """The text."""
+        """Returns the text."""
         return self._read()
 
     def configured(self, text: str) -> NoReturn:
-        raise PolicyError("a secret isn't given by configuration, which others can read: set what its origin names")
+        raise PolicyError("a Secret can't be configured: configuration is not secret; set its variable or file")
 
     @asynccontextmanager
     async def open(self, name: str, state: Path) -> AsyncIterator[Secret]:
-        """Reads it, once."""
+        """Reads the text, once."""
         try:
             value = self._read()
         except (OSError, ValueError) as error:
-            raise PolicyError(f"binding {name}: read the {self._origin}: {_said(error)}") from None
+            raise PolicyError(f"binding {name}: can't read the {self._origin}: {_said(error)}") from None
         if not value:
-            raise PolicyError(f"binding {name}: the {self._origin} is not set or empty")
+            raise PolicyError(f"binding {name}: the {self._origin} is unset or empty")
         yield self._later(lambda: value, self._origin)
 
     def __repr__(self) -> str:
@@ -70,5 +71,5 @@ class Secret:
 
 
 def _said(error: Exception) -> str:
-    """Without what was read."""
+    """Returns the error's reason without the content that was read: a UnicodeDecodeError would show it."""
     return (error.strerror or "failed") if isinstance(error, OSError) else "not UTF-8"

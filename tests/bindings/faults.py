@@ -1,4 +1,4 @@
-"""What a resource must do where its engine fails."""
+"""An assertion on the error of a resource whose engine fails."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import trio
 
 from pyinterceptor import BadArgument, BindingError
 
-DEADLINE = 8.0  # seconds in which every call must have answered, whatever its engine does
+DEADLINE = 8.0  # seconds within which every call must return or raise, even if its engine hangs
 
 
 async def fails(call: Callable[[], Awaitable[Any]], *statuses: int) -> BindingError:
-    """With one of these, in time, and not for what was asked."""
+    """Asserts that the call raises BindingError within DEADLINE, with one of these statuses, and no BadArgument."""
     with trio.fail_after(DEADLINE), pytest.raises(BindingError) as caught:
         await call()
     assert not isinstance(caught.value, BadArgument)

@@ -1,6 +1,6 @@
-"""A process beside the test's, to be killed: it has everything loaded and forks a child for each job.
+"""A second process, whose children a test can kill: it has all modules loaded and forks a child for each job.
 
-A job is a line on its stdin, "NAME PLACE ARGUMENT"; on stdout are "child PID", "open", what the job says,
+A job is a line on its stdin, "NAME PLACE ARGUMENT". On stdout it writes "child PID", "open", the job's own lines, and
 "ended STATUS".
 """
 
@@ -20,18 +20,18 @@ from typing import Any, Protocol
 import trio
 
 Say = Callable[..., None]
-Job = Callable[[Any, str, Say], Awaitable[None]]  # what was opened at its place, its argument
+Job = Callable[[Any, str, Say], Awaitable[None]]  # (the resource opened at PLACE, ARGUMENT, Say)
 Open = Callable[[str], AbstractAsyncContextManager[Any]]
 
 
 class Worker:
-    """The test's side of it."""
+    """The test's side of the process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def begin(self, job: str, place: object, argument: str = "-") -> int:
-        """Returns the child's process id, once it has opened what is at `place`."""
+        """Begins a job. Returns the child's process id once the child has opened the resource at `place`."""
         assert self._process.stdin is not None
         print(job, place, argument, file=self._process.stdin, flush=True)
         child, pid = self.said()
@@ -46,19 +46,19 @@ class Worker:
         return line.split("\t")[:-1]
 
     def rest(self) -> list[list[str]]:
-        """What is said until the child has ended, with how it did."""
+        """Returns the lines written until the child has ended, including "ended STATUS"."""
         lines = [self.said()]
         while lines[-1][0] != "ended":
             lines.append(self.said())
         return lines
 
     def kill(self, job: str, place: object, argument: str, history: History, enough: int) -> None:
-        """Begins a job, and kills it at any moment after so much more is done. `history` is told all that it says."""
+        """Begins a job, and kills it at a random moment after `enough` more steps. `history` gets all of its lines."""
         child = self.begin(job, place, argument)
         enough += history.done
         while history.done < enough:
             history.hear(self.said())
-        time.sleep(random.random() / 200)  # any moment of what follows
+        time.sleep(random.random() / 200)  # a random moment of the next step
         os.kill(child, signal.SIGKILL)
         *lines, ended = self.rest()
         for line in lines:
@@ -67,7 +67,7 @@ class Worker:
 
 
 class History(Protocol):
-    """What a killed process was told, and had begun."""
+    """The steps that a killed process has completed, and those it had begun."""
 
     done: int
 
@@ -76,18 +76,18 @@ class History(Protocol):
 
 @contextmanager
 def worker(module: str) -> Iterator[Worker]:
-    """Runs `module`, which calls `serve`."""
+    """Runs `module`, which must call `serve`, until the block ends."""
     argv = [sys.executable, "-m", module]
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as process:
         try:
             yield Worker(process)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # and a child that has not ended
+            os.killpg(process.pid, signal.SIGKILL)  # the group: also a child that still runs
 
 
 def serve(opened: Open, jobs: Mapping[str, Job]) -> None:
-    """The worker's side: until its stdin ends."""
+    """The process's side: runs jobs until stdin ends."""
     for line in sys.stdin:
         if pid := os.fork():
             say("child", pid)

@@ -1,4 +1,4 @@
-"""The engines that a KV can be on; each test of the conformance suite runs on all of them."""
+"""The engines of a KV. Each test of the conformance suite runs on all of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COUNTER = itertools.count(1)
 
 
 def on_redis(url: str) -> Open:
-    """The URL of a server that others use, too: what it holds under this prefix is ours alone."""
+    """Opens a KV on a server that other tests use as well, under a prefix of its own."""
     declared = KV(f"{url}?prefix=t{next(COUNTER)}")
 
     @asynccontextmanager
@@ -41,7 +41,7 @@ def on_redis(url: str) -> Open:
 
 
 def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
-    """Opens an empty KV on this engine, the same one every time."""
+    """Returns a function that opens a KV on this engine. The KV is empty at first, and the same one at each call."""
     match engine:
         case "embedded":
             return embedded(place)

@@ -1,4 +1,4 @@
-"""What a process that is to be killed does with a KV."""
+"""The jobs on a KV of a process that a test kills."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SIZES = [10, 3_000, 200_000, 2_000_000]  # bytes
 
 
 def value_of(tag: str, size: int) -> bytes:
-    """No part of another value is this one."""
+    """Returns a value that is not part of any other value."""
     return (f"{tag} {size} ".encode() + hashlib.sha256(tag.encode()).digest() * (size // 32 + 1))[: size + 40]
 
 
 def tag_in(value: bytes) -> str:
-    """Raises: AssertionError where it isn't the whole value of any tag."""
+    """Returns the tag of a value. Raises AssertionError if it isn't the whole value of a tag."""
     tag, size, _ = value.split(b" ", 2)
     assert value == value_of(tag.decode(), int(size))
     return tag.decode()
 
 
 async def write_on(kv: Namespace, turn: str, say: Say) -> None:
-    """Puts and deletes, each key by one task, until it is killed."""
+    """Puts and deletes, with one task for each key, until the process is killed."""
 
     async def work(key: str) -> None:
         for number in range(10**6):
@@ -47,7 +47,7 @@ async def write_on(kv: Namespace, turn: str, say: Say) -> None:
 
 
 def opened(place: str) -> AbstractAsyncContextManager[Namespace]:
-    """A directory, or a URL."""
+    """Opens the KV at `place`, a directory or a URL."""
     return (KV(place) if "://" in place else KV()).open("KV", Path(place))
 
 

@@ -1,4 +1,4 @@
-"""What servers of a test need: ports that are free, and to be waited for."""
+"""Free ports for a test's servers, and a wait until a server is ready."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 PATIENCE = 60.0  # seconds for a server to be ready
-PAUSE = 0.02  # seconds between two looks
+PAUSE = 0.02  # seconds between two checks
 
 
 def until(is_so: Callable[[], bool]) -> None:
-    """Waits for another process, which tells nobody."""
+    """Polls until `is_so` returns True: the other process sends no event to wait for."""
     end = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < end, "the server did not come up"
@@ -19,7 +19,7 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 def free_port() -> int:
-    """One that is 10 000 less than another: a Redis cluster's bus needs that one, too."""
+    """Returns a free port. The port 10 000 above is free as well, because the bus of a Redis cluster uses it."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = int(taken.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The engines that a bucket can be on; each test of the conformance suite runs on all of them."""
+"""The engines of a bucket. Each test of the conformance suite runs on all of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def on_s3(url: str) -> Open:
 
 
 def opened_on(engine: str, place: Path, request: pytest.FixtureRequest) -> Open:
-    """Opens an empty bucket on this engine, the same one every time."""
+    """Returns a function that opens a bucket on this engine. It is empty at first, and the same one at each call."""
     match engine:
         case "embedded":
             return embedded(place)

@@ -1,4 +1,4 @@
-"""What a process beside the test's does with a bucket, until it has ended or is killed."""
+"""The jobs on a bucket of a second process, which ends by itself or is killed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import trio
 
-import pyinterceptor.bindings.r2.s3  # noqa: F401  # children find it loaded
+import pyinterceptor.bindings.r2.s3  # noqa: F401  # loaded once, before the forks
 from pyinterceptor import R2Bucket
 from pyinterceptor.bindings.r2 import Bucket, ObjectBody
 from tests.bindings.forked import Say, serve
 
-PART = 5 * 1024 * 1024  # bytes of a part but the last
+PART = 5 * 1024 * 1024  # bytes of each part but the last
 SIZES = [100, 70_000, 1_200_000, 3_000_000]  # bytes
 CHUNK = 256 * 1024  # bytes
 GONE = "-"
@@ -27,20 +27,20 @@ LARGE = 2 * 1024**3  # bytes
 
 
 def tag_of(key: str, turn: str, number: int, size: int | None = None) -> str:
-    """What a value says of itself."""
+    """Returns the text that a value begins with, from which the whole value follows."""
     name = f"{key}.{turn}.{number}"
     return f"{name}.{random.Random(name).choice(SIZES) if size is None else size}"
 
 
 def value_of(tag: str) -> bytes:
-    """No part of another value is this one."""
+    """Returns a value that is not part of any other value."""
     size = int(tag.rpartition(".")[2])
     seed = hashlib.sha256(tag.encode()).digest() * 2048
     return (f"{tag} ".encode() + seed * (size // len(seed) + 1))[:size]
 
 
 def tag_in(value: bytes) -> str:
-    """Raises: AssertionError where it isn't the whole value of any tag."""
+    """Returns the tag of a value. Raises AssertionError if it isn't the whole value of a tag."""
     tag = value.split(b" ", 1)[0].decode()
     assert value == value_of(tag), f"not a whole value, of {len(value)} bytes, that begins with {value[:80]!r}"
     return tag
@@ -67,7 +67,7 @@ async def chunks(value: bytes) -> AsyncIterator[bytes]:
 
 
 async def write_on(bucket: Bucket, turn: str, say: Say) -> None:
-    """Puts, deletes and uploads in parts, each key by one task, until it is killed."""
+    """Puts, deletes and uploads in parts, with one task for each key, until the process is killed."""
 
     async def put(key: str) -> None:
         for number in range(10**6):
@@ -108,16 +108,16 @@ async def write_on(bucket: Bucket, turn: str, say: Say) -> None:
 
 
 async def compete(bucket: Bucket, who: str, say: Say) -> None:
-    """Does with another process what each of them might do wrong."""
+    """Competes with another process that runs this job for creations, conditional overwrites and deleted files."""
 
     async def create() -> None:
-        """What nobody has created."""
+        """Creates objects only if they are missing."""
         for number in random.Random(who).sample(range(ONCE), ONCE):
             if await bucket.put(f"once{number}", who, only_if={"etag_does_not_match": "*"}) is not None:
                 say("created", number)
 
     async def play() -> None:
-        """Overwrites what the other has written last."""
+        """Overwrites an object only if the other process wrote it last."""
         turns = 0
         while turns < TURNS:
             if who not in await tag_under(bucket, "ball"):
@@ -128,7 +128,8 @@ async def compete(bucket: Bucket, who: str, say: Say) -> None:
     has_written = trio.Event()
 
     async def overwrite() -> None:
-        """What both read and overwrite, so often that a file is gone between its look-up and its opening."""
+        """Overwrites an object that both processes read, so often that a file disappears between its lookup and its
+        opening."""
         for number in range(2 * TURNS):
             await bucket.put("wild", value_of(tag_of("wild", who, number, 100)))
         has_written.set()
@@ -148,7 +149,7 @@ async def look(bucket: Bucket, _: str, say: Say) -> None:
 
 
 async def keep_large(bucket: Bucket, _: str, say: Say) -> None:
-    """Puts and gets a body that is larger than memory should be."""
+    """Puts and gets a body that is larger than the memory the process may use."""
     block = os.urandom(CHUNK)
 
     async def stream() -> AsyncIterator[bytes]:
@@ -170,12 +171,12 @@ async def keep_large(bucket: Bucket, _: str, say: Say) -> None:
 
 
 def _peak() -> int:
-    """Bytes of memory that this process has had at most."""
+    """Returns the peak of this process's resident memory, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 async def write_in_parts_on(bucket: Bucket, turn: str, say: Say) -> None:
-    """With what a remote engine itself puts in parts."""
+    """Puts values that a remote engine uploads in parts, until the process is killed."""
 
     async def put(key: str) -> None:
         for number in range(10**6):
@@ -190,7 +191,7 @@ async def write_in_parts_on(bucket: Bucket, turn: str, say: Say) -> None:
 
 
 def opened(place: str) -> AbstractAsyncContextManager[Bucket]:
-    """A directory's, or a URL's."""
+    """Opens the bucket at `place`, a directory or a URL."""
     return (R2Bucket(place) if "://" in place else R2Bucket()).open("BUCKET", Path(place))
 
 

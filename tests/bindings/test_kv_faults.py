@@ -1,4 +1,4 @@
-"""A KV where things go wrong: killed, locked, damaged."""
+"""Faults of a KV: a killed process, a locked database, a damaged file."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ async def on(url: str) -> AsyncIterator[Namespace]:
 
 
 class History:
-    """What a killed process was told that it has done, and what it had begun."""
+    """The writes that were acknowledged to a killed process, and those it had begun."""
 
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
         self.begun: dict[str, str] = {}
         self.done = 0
-        self.taken = 0  # calls that were begun, not answered, and done all the same
+        self.taken = 0  # calls that were carried out, though the process was killed before the acknowledgement
 
     def hear(self, line: list[str]) -> None:
         what, key, tag = line
@@ -72,7 +72,7 @@ class History:
 
 
 @pytest.mark.parametrize("engine", ["embedded", "redis"])
-def test_of_what_a_killed_process_put_all_it_was_told_is_there_and_nothing_by_half(
+def test_a_killed_process_loses_no_acknowledged_put_and_leaves_none_half_done(
     engine: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     place = str(tmp_path)
@@ -89,14 +89,14 @@ def test_of_what_a_killed_process_put_all_it_was_told_is_there_and_nothing_by_ha
             other.kill("write_on", place, str(turn), history, random.randrange(1, 15))
             trio.run(open_and_compare)
     assert history.done > KILLS
-    assert history.taken  # some were hit between being done and being told so
+    assert history.taken  # some kills came between a write and its acknowledgement
 
 
 # --- the embedded engine --------------------------------------------------------------------------------------------
 
 
 @in_trio
-async def test_a_database_that_another_process_keeps_locked_is_504_and_goes_on_after(
+async def test_a_database_locked_by_another_process_is_504_until_it_is_unlocked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "PATIENCE", 0.3)
@@ -116,9 +116,9 @@ async def test_a_database_that_another_process_keeps_locked_is_504_and_goes_on_a
                 nursery.start_soon(beat)
                 error = await fails(lambda: kv.put("key", "new"), 504)
                 nursery.cancel_scope.cancel()
-            assert beats > 5  # of 30: everybody else goes on meanwhile
+            assert beats > 5  # of 30: other tasks run in the meantime
             assert "another process keeps the database locked" in str(error)
-            assert await kv.get("key") == "old"  # readers aren't held up
+            assert await kv.get("key") == "old"  # readers don't wait for the lock
             other.execute("ROLLBACK")
         assert await kv.get("key") == "old"
         await kv.put("key", "new")
@@ -126,7 +126,7 @@ async def test_a_database_that_another_process_keeps_locked_is_504_and_goes_on_a
 
 
 @in_trio
-async def test_a_new_file_that_another_process_is_just_making_is_waited_for(
+async def test_opening_waits_for_another_process_that_creates_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "kv").mkdir()
@@ -140,7 +140,7 @@ async def test_a_new_file_that_another_process_is_just_making_is_waited_for(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(put)
-            await trio.sleep(0.3)  # how long the other takes
+            await trio.sleep(0.3)  # the duration of the other's transaction
             other.execute("ROLLBACK")
         other.execute("PRAGMA journal_mode = DELETE")
         other.execute("BEGIN IMMEDIATE")
@@ -149,7 +149,7 @@ async def test_a_new_file_that_another_process_is_just_making_is_waited_for(
 
 
 @in_trio
-async def test_a_file_that_is_no_database_of_ours_is_said_when_it_is_opened(tmp_path: Path) -> None:
+async def test_a_damaged_or_newer_database_file_is_refused_when_it_is_opened(tmp_path: Path) -> None:
     place = tmp_path / "kv"
     place.mkdir()
     (place / "KV.sqlite").write_bytes(b"no database at all" * 1000)
@@ -159,20 +159,20 @@ async def test_a_file_that_is_no_database_of_ours_is_said_when_it_is_opened(tmp_
     (place / "KV.sqlite").unlink()
     with closing(sqlite3.connect(place / "KV.sqlite")) as newer:
         newer.execute("PRAGMA user_version = 99")
-    with pytest.raises(BindingError, match="its file is of version 99, and we know version 1"):
+    with pytest.raises(BindingError, match="its file has version 99; this release reads version 1 only"):
         async with embedded(tmp_path):
             pass
 
 
 @in_trio
-async def test_only_its_owner_may_read_what_is_kept(tmp_path: Path) -> None:
+async def test_only_the_owner_can_read_the_directory(tmp_path: Path) -> None:
     async with embedded(tmp_path) as kv:
         await kv.put("key", "value")
         assert (tmp_path / "kv").stat().st_mode & 0o777 == 0o700
 
 
 @in_trio
-async def test_dead_entries_are_removed_by_later_puts(tmp_path: Path) -> None:
+async def test_later_puts_remove_expired_entries(tmp_path: Path) -> None:
     async with embedded(tmp_path) as kv:
         for number in range(20):
             await kv._engine.put(b"dead%d" % number, b"x", None, 1)
@@ -196,7 +196,7 @@ STEPS = st.lists(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_it_is_a_dict_whose_keys_are_in_order(steps: Sequence[Step], tmp_path: Path) -> None:
+def test_a_namespace_behaves_as_a_dict_with_sorted_keys(steps: Sequence[Step], tmp_path: Path) -> None:
     async def main() -> None:
         model: dict[str, str] = {}
         async with embedded(tmp_path) as kv:

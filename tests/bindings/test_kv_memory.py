@@ -1,4 +1,4 @@
-"""What a get may cost before it is refused."""
+"""The memory that a get may use before it is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def declared(request: pytest.FixtureRequest) -> KV:
 
 
 @in_trio
-async def test_of_values_that_are_too_large_together_few_are_read(declared: KV, tmp_path: Path) -> None:
+async def test_values_that_are_too_large_together_are_not_all_read(declared: KV, tmp_path: Path) -> None:
     async with declared.open("KV", tmp_path) as kv:
         await kv.put("key", b"x" * SIZE)
         assert len((await kv.get(["key", "key"], "bytes"))["key"]) == SIZE

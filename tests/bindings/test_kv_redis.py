@@ -1,4 +1,4 @@
-"""A KV on Redis where things go wrong: down, hanging, slow, full, moved; and who may use it."""
+"""Faults of a KV on Redis: a server that is down, hangs, is slow, is full or has moved; passwords and TLS."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ async def on(url: str) -> AsyncIterator[Namespace]:
 
 
 @in_trio
-async def test_a_server_that_goes_down_is_503_at_once_and_is_found_again(tmp_path: Path) -> None:
+async def test_a_server_that_is_down_is_503_at_once_and_is_used_again_once_it_is_up(tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         async with on(server.url) as kv:
             await kv.put("key", "old", metadata=1)
             server.kill()
             for call in (lambda: kv.put("key", "new"), lambda: kv.get("key"), lambda: kv.list()):
-                assert "can't be reached" in str(await fails(call, 503))
+                assert "can't connect" in str(await fails(call, 503))
             await trio.to_thread.run_sync(server.start)
             assert (await kv.get_with_metadata("key")).value == "old"
             await kv.put("key", "new")
             assert await kv.get("key") == "new"
-    with pytest.raises(BindingError, match=f"KV KV: redis at 127.0.0.1:{server.port}: can't be reached"):
+    with pytest.raises(BindingError, match=f"KV KV: redis at 127.0.0.1:{server.port}: can't connect"):
         async with on(server.url):
             pass
 
 
 @in_trio
-async def test_a_server_that_hangs_is_504_in_time_and_does_nothing_late(tmp_path: Path) -> None:
+async def test_a_server_that_hangs_is_504_in_time_and_carries_out_nothing_late(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with on(server.url) as kv:
             await kv.put("key", "old", metadata="old")
@@ -74,14 +74,14 @@ async def test_a_server_that_hangs_is_504_in_time_and_does_nothing_late(tmp_path
 
 
 @in_trio
-async def test_a_server_that_was_slow_once_does_nothing_late_the_next_time(tmp_path: Path) -> None:
+async def test_a_server_that_was_slow_once_carries_out_nothing_late_the_next_time(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with on(server.url) as kv:
             async with trio.open_nursery() as nursery:
                 await kv.put("key", "old")
                 with server.stopped():
                     nursery.start_soon(kv.put, "key", "slow")
-                    await trio.sleep(2.5)  # how long it is: less than it may
+                    await trio.sleep(2.5)  # slow, but within the deadline
             assert await kv.get("key") == "slow"
             with server.stopped():
                 await fails(lambda: kv.put("key", "late"), 504)
@@ -90,11 +90,11 @@ async def test_a_server_that_was_slow_once_does_nothing_late_the_next_time(tmp_p
 
 
 @in_trio
-async def test_a_server_without_room_is_507_and_keeps_what_it_has(tmp_path: Path) -> None:
+async def test_a_full_server_is_507_and_keeps_its_entries(tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--maxmemory-policy", "noeviction") as server:
         async with on(server.url) as kv:
             await kv.put("key", "old", metadata="old")
-            for number in range(100):  # dead, their names are there until the next write
+            for number in range(100):  # they expire, but their names stay until the next write
                 await kv._engine.put(b"dying%d" % number, b"x", None, int(time.time()) + 1)
             while await kv.get("dying99") is not None:
                 await trio.lowlevel.checkpoint()
@@ -134,19 +134,19 @@ async def test_a_password_is_used_and_never_shown(tmp_path: Path) -> None:
         "redis://host?size=1",
         "redis://host?prefix={a}",
         "redis://host?prefix=",
-        "redis://host?prefix=\udcff",  # as a byte of the command line that is no UTF-8
+        "redis://host?prefix=\udcff",  # how Python decodes a byte of the command line that isn't UTF-8
     ],
 )
 @in_trio
-async def test_a_url_that_can_not_be_is_said_without_its_password(url: str) -> None:
-    with pytest.raises(PolicyError, match="its URL is not like redis://user:password@host:6379") as caught:
+async def test_an_invalid_url_is_refused_without_showing_its_password(url: str) -> None:
+    with pytest.raises(PolicyError, match="the URL must have the form redis://user:password@host:6379") as caught:
         async with on(url):
             pass
     assert "p4ss" not in str(caught.value)
 
 
 @in_trio
-async def test_a_cluster_goes_on_when_slots_move_and_says_what_a_dead_node_had(tmp_path: Path) -> None:
+async def test_a_cluster_survives_moved_slots_and_a_dead_node_is_reported(tmp_path: Path) -> None:
     names = [f"key{number}" for number in range(60)]
     with three_nodes(tmp_path) as nodes:
         async with on(nodes[1].url) as kv:
@@ -164,7 +164,7 @@ async def test_a_cluster_goes_on_when_slots_move_and_says_what_a_dead_node_had(t
 
 
 @in_trio
-async def test_a_cluster_that_is_down_is_503_or_504_and_is_found_again(tmp_path: Path) -> None:
+async def test_a_cluster_that_is_down_is_503_or_504_and_is_used_again_once_it_is_up(tmp_path: Path) -> None:
     names = [f"key{number}" for number in range(40)]  # in every bucket
     with three_nodes(tmp_path) as nodes:
         async with on(nodes[0].url) as kv:
@@ -183,8 +183,8 @@ async def test_a_cluster_that_is_down_is_503_or_504_and_is_found_again(tmp_path:
 
 
 @in_trio
-async def test_a_cluster_that_is_none_yet_is_503(tmp_path: Path) -> None:
-    with RedisServer(tmp_path, *OF_A_CLUSTER) as node, pytest.raises(BindingError, match="can't be reached"):
+async def test_a_cluster_that_is_not_formed_yet_is_503(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, *OF_A_CLUSTER) as node, pytest.raises(BindingError, match="can't connect"):
         async with on(node.url):
             pass
 
@@ -194,7 +194,7 @@ def is_failing(node: RedisServer) -> bool:
 
 
 def move_some_slots(nodes: Sequence[RedisServer]) -> None:
-    """From the first node to the second, while clients know nothing of it."""
+    """Moves slots from the first node to the second without informing the clients."""
     first, second = (identity(node) for node in nodes[:2])
     manage("reshard", nodes[0].address, "--cluster-from", first, "--cluster-to", second, "--cluster-slots", "3000")
 
@@ -254,14 +254,14 @@ async def test_a_cluster_whose_node_hangs_answers_in_time_and_does_nothing_late(
 
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
 @in_trio
-async def test_over_tls_only_a_server_that_is_trusted_is_used(
+async def test_tls_accepts_only_a_server_with_a_trusted_certificate(
     scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate, key, port = str(tmp_path / "tls.crt"), str(tmp_path / "tls.key"), free_port()
     make_certificate(certificate, key)
     options = ["--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key]
     with RedisServer(tmp_path, *options, "--tls-auth-clients", "no", "--tls-ca-cert-file", certificate):
-        with pytest.raises(BindingError, match="can't be reached"):
+        with pytest.raises(BindingError, match="can't connect"):
             async with on(f"{scheme}://127.0.0.1:{port}"):
                 pass
         monkeypatch.setenv("SSL_CERT_FILE", certificate)

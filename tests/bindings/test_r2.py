@@ -1,4 +1,4 @@
-"""What a bucket promises, on every engine."""
+"""The conformance suite of a bucket, on every engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.socket.loopback import in_trio
 TEXT = "0123456789"
 ETAG = hashlib.md5(TEXT.encode()).hexdigest()
 PART = 5 * 1024 * 1024
-# Legal keys, all of them: none may touch another object, or a file of the host.
+# All of these are legal keys. None may reach another object, or a file of the host.
 KEYS = ["a", "a/b", "a/../b", "../a", "..", ".", "/a", "//a", "a\n", " ", "%2e%2e", "a?b#c", "a+b"]
 KEYS += ["é", "日本", "é" * 256]
 NUL = "a\0b"
@@ -59,7 +59,7 @@ async def everything(bucket: Bucket) -> dict[str, str | None]:
 
 
 @in_trio
-async def test_an_object_is_found_as_it_was_put(opened: Open) -> None:
+async def test_get_returns_the_object_that_was_put(opened: Open) -> None:
     before = datetime.now(UTC) - timedelta(seconds=2)
     async with opened() as bucket:
         http = {"content_type": "text/plain", "cache_control": "max-age=5", "content_language": "de"}
@@ -88,7 +88,7 @@ async def test_an_object_is_found_as_it_was_put(opened: Open) -> None:
 
 
 @in_trio
-async def test_another_put_takes_the_place_of_all_that_was_there(opened: Open) -> None:
+async def test_a_second_put_replaces_bytes_and_metadata(opened: Open) -> None:
     async with opened() as bucket:
         old = await bucket.put("key", TEXT, custom_metadata={"a": "b"}, http_metadata={"content_language": "de"})
         new = await bucket.put("key", "new")
@@ -102,7 +102,7 @@ async def test_another_put_takes_the_place_of_all_that_was_there(opened: Open) -
 
 
 @in_trio
-async def test_whatever_can_be_a_body_can_be_an_object(opened: Open) -> None:
+async def test_any_kind_of_body_can_be_put(opened: Open) -> None:
     async with opened() as bucket:
         given = [(None, b""), ("ü", b"\xc3\xbc"), (memoryview(b"ab"), b"ab"), (pieces(3, 2), b"\0\0\0\1\1\1")]
         for value, kept in given:
@@ -116,7 +116,7 @@ async def test_whatever_can_be_a_body_can_be_an_object(opened: Open) -> None:
 
 @pytest.mark.parametrize("size", [1024 * 1024 + 1, 20 * 1024 * 1024 + 7])
 @in_trio
-async def test_a_stream_of_unknown_length_is_kept_whole(opened: Open, size: int) -> None:
+async def test_a_stream_of_unknown_length_is_stored_whole(opened: Open, size: int) -> None:
     data = hashlib.shake_128(b"seed").digest(size)
 
     async def stream() -> AsyncIterator[bytes]:
@@ -152,7 +152,7 @@ async def test_a_stream_that_fails_leaves_the_old_object(opened: Open) -> None:
 
 
 @in_trio
-async def test_a_reader_gets_the_old_object_to_its_end_while_another_takes_its_place(opened: Open) -> None:
+async def test_a_body_that_is_being_read_survives_the_replacement_of_its_object(opened: Open) -> None:
     async with opened() as bucket:
         await bucket.put("key", pieces(1024 * 1024, 3))
         found = await bucket.get("key")
@@ -166,7 +166,7 @@ async def test_a_reader_gets_the_old_object_to_its_end_while_another_takes_its_p
 
 
 @in_trio
-async def test_deleting_removes_one_or_many_and_nothing_is_no_error(opened: Open) -> None:
+async def test_delete_removes_one_or_many_and_ignores_missing_keys(opened: Open) -> None:
     async with opened() as bucket:
         for key in ("one", "two", "three"):
             await bucket.put(key, key)
@@ -178,7 +178,7 @@ async def test_deleting_removes_one_or_many_and_nothing_is_no_error(opened: Open
 
 
 @in_trio
-async def test_no_key_touches_another_object(opened: Open) -> None:
+async def test_no_key_reaches_another_object(opened: Open) -> None:
     async with opened() as bucket:
         for key in KEYS:
             await bucket.put(key, f"that of {key}")
@@ -194,7 +194,7 @@ async def test_no_key_touches_another_object(opened: Open) -> None:
 
 
 @in_trio
-async def test_a_key_with_a_nul_is_an_object_of_its_own_or_refused(opened: Open, engine: str) -> None:
+async def test_a_key_with_a_nul_is_a_separate_object_or_refused(opened: Open, engine: str) -> None:
     async with opened() as bucket:
         await bucket.put("a", "plain")
         kept = {"a": "plain"}
@@ -212,7 +212,7 @@ async def test_a_key_with_a_nul_is_an_object_of_its_own_or_refused(opened: Open,
 
 @pytest.mark.parametrize("name", ["md5", "sha1", "sha256", "sha384", "sha512"])
 @in_trio
-async def test_a_checksum_is_verified_and_told(opened: Open, name: str) -> None:
+async def test_a_checksum_is_verified_and_returned(opened: Open, name: str) -> None:
     right = hashlib.new(name, TEXT.encode()).digest()
     wrong = hashlib.new(name, b"other").hexdigest()
     async with opened() as bucket:
@@ -251,7 +251,7 @@ RANGES: list[tuple[Any, str, Range]] = [
 
 
 @in_trio
-async def test_a_range_is_the_part_that_was_asked_for(opened: Open) -> None:
+async def test_get_returns_the_requested_range(opened: Open) -> None:
     async with opened() as bucket:
         await bucket.put("key", TEXT)
         for asked, text, told in RANGES:
@@ -277,12 +277,12 @@ async def test_a_range_past_the_end_is_416(opened: Open, past: Any) -> None:
 
 
 NO_DATES = ["", "no date", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "1 Jan 2020 00:00:00 +99999999999999999999"]
-NO_DATES.append("Fri, 31 Dec 9999 23:59:59 -0100")  # it is one, but not of a year that a datetime has in UTC
+NO_DATES.append("Fri, 31 Dec 9999 23:59:59 -0100")  # valid, but in UTC its year is beyond a datetime's range
 
 
 @pytest.mark.parametrize("text", NO_DATES)
 @in_trio
-async def test_a_date_that_is_none_is_as_if_it_were_not_there(opened: Open, text: str) -> None:
+async def test_an_invalid_date_is_ignored(opened: Open, text: str) -> None:
     async with opened() as bucket:
         fields = {"expires": text, "if-modified-since": text, "if-unmodified-since": text, "content-type": "text/x"}
         put = await bucket.put("key", TEXT, http_metadata=Headers(fields), only_if=Headers(fields))
@@ -294,7 +294,7 @@ async def test_a_date_that_is_none_is_as_if_it_were_not_there(opened: Open, text
 
 
 @in_trio
-async def test_a_date_of_no_known_place_is_in_utc(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_date_without_a_timezone_is_in_utc(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
@@ -366,7 +366,7 @@ async def test_a_put_whose_condition_is_not_met_changes_nothing(opened: Open) ->
 
 
 @in_trio
-async def test_of_many_who_create_at_once_one_does(opened: Open) -> None:
+async def test_of_many_concurrent_creations_one_succeeds(opened: Open) -> None:
     async with opened() as bucket:
         done: list[str] = []
 
@@ -388,7 +388,7 @@ TREE = ["a", "a-", "a/1", "a/2", "a/b/1", "a/b/2", "b", "b/1", "c/", "c/d", "é/
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 1000])
 @in_trio
-async def test_a_listing_goes_on_where_the_last_page_ended(opened: Open, limit: int) -> None:
+async def test_a_page_begins_where_the_last_one_ended(opened: Open, limit: int) -> None:
     queries: list[tuple[dict[str, str], list[str], list[str]]] = [
         ({}, TREE, []),
         ({"prefix": "a/"}, ["a/1", "a/2", "a/b/1", "a/b/2"], []),
@@ -418,7 +418,7 @@ async def test_a_listing_goes_on_where_the_last_page_ended(opened: Open, limit: 
 
 
 @in_trio
-async def test_a_listing_has_the_metadata_that_it_is_asked_for(opened: Open) -> None:
+async def test_a_listing_has_only_the_included_metadata(opened: Open) -> None:
     async with opened() as bucket:
         await bucket.put("key", TEXT, http_metadata={"content_language": "de"}, custom_metadata={"a": "b"})
         for include, language, custom in (
@@ -436,7 +436,7 @@ async def test_a_listing_has_the_metadata_that_it_is_asked_for(opened: Open) -> 
 
 
 @in_trio
-async def test_an_upload_in_parts_becomes_one_object_also_after_a_restart(opened: Open) -> None:
+async def test_an_upload_in_parts_becomes_one_object_even_after_a_restart(opened: Open) -> None:
     first, second, last = b"1" * PART, b"2" * PART, b"3"
     async with opened() as bucket:
         await bucket.put("key", "old")
@@ -448,7 +448,7 @@ async def test_an_upload_in_parts_becomes_one_object_also_after_a_restart(opened
     async with opened() as bucket:
         resumed = bucket.resume_multipart_upload("key", upload.upload_id)
         parts[2] = await resumed.upload_part(2, second)
-        parts[1] = await resumed.upload_part(1, first)  # again: the last one counts
+        parts[1] = await resumed.upload_part(1, first)  # a second time: the last one counts
         put = await resumed.complete([parts[3], parts[1], parts[2]])
         assert put.size == 2 * PART + 1
         assert put.etag.endswith("-3")
@@ -466,7 +466,7 @@ async def test_an_upload_in_parts_becomes_one_object_also_after_a_restart(opened
 
 
 @in_trio
-async def test_an_upload_that_is_aborted_leaves_what_was_there(opened: Open) -> None:
+async def test_an_aborted_upload_leaves_the_old_object(opened: Open) -> None:
     async with opened() as bucket:
         await bucket.put("key", "old")
         upload = await bucket.create_multipart_upload("key")
@@ -479,7 +479,7 @@ async def test_an_upload_that_is_aborted_leaves_what_was_there(opened: Open) -> 
 
 
 @in_trio
-async def test_parts_that_make_no_object_are_refused_and_the_upload_goes_on(opened: Open) -> None:
+async def test_invalid_parts_are_refused_and_the_upload_goes_on(opened: Open) -> None:
     async with opened() as bucket:
         upload = await bucket.create_multipart_upload("key")
         small = await upload.upload_part(1, b"small")
@@ -504,8 +504,8 @@ async def test_parts_that_make_no_object_are_refused_and_the_upload_goes_on(open
 
 
 @in_trio
-async def test_a_part_that_is_not_named_is_left_out_or_refused(opened: Open) -> None:
-    """Refused by Ceph, while R2 and AWS leave it out."""
+async def test_an_unnamed_part_is_omitted_or_refused(opened: Open) -> None:
+    """Ceph refuses the completion; R2 and AWS omit the part."""
     async with opened() as bucket:
         upload = await bucket.create_multipart_upload("key")
         await upload.upload_part(1, b"1")
@@ -519,10 +519,10 @@ async def test_a_part_that_is_not_named_is_left_out_or_refused(opened: Open) -> 
         assert await everything(bucket) == kept
 
 
-# --- what is not allowed --------------------------------------------------------------------------------------------
+# --- invalid arguments ----------------------------------------------------------------------------------------------
 
 LONG = "x" * 1025
-BEYOND = datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))  # of the year 10 000, in UTC
+BEYOND = datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))  # in UTC, its year is 10 000
 WRONG: list[tuple[str, dict[str, Any], int, int]] = [
     ("get", {"key": ""}, 10020, 400),
     ("head", {"key": LONG}, 10020, 400),
@@ -545,7 +545,7 @@ WRONG: list[tuple[str, dict[str, Any], int, int]] = [
     ("list", {"limit": 1001}, 10022, 400),
     ("list", {"cursor": "not one"}, 10029, 400),
     ("list", {"cursor": ""}, 10029, 400),
-    ("list", {"cursor": cursor_of(Position("key", "a"), ""), "prefix": "b"}, 10029, 400),  # that of "a"
+    ("list", {"cursor": cursor_of(Position("key", "a"), ""), "prefix": "b"}, 10029, 400),  # the cursor of "a"
     ("list", {"include": ["everything"]}, 10029, 400),
     ("create_multipart_upload", {"key": LONG}, 10020, 400),
 ]
@@ -553,7 +553,7 @@ WRONG: list[tuple[str, dict[str, Any], int, int]] = [
 
 @pytest.mark.parametrize(("method", "arguments", "code", "status"), WRONG)
 @in_trio
-async def test_what_is_not_allowed_is_said_with_its_code_and_changes_nothing(
+async def test_an_invalid_argument_is_refused_with_its_code_and_changes_nothing(
     opened: Open, method: str, arguments: dict[str, Any], code: int, status: int
 ) -> None:
     async with opened() as bucket:
@@ -599,7 +599,9 @@ async def test_an_upload_that_is_too_large_is_413(opened: Open, monkeypatch: pyt
     ],
 )
 @in_trio
-async def test_what_is_of_the_wrong_type_is_a_type_error(opened: Open, method: str, arguments: dict[str, Any]) -> None:
+async def test_an_argument_of_the_wrong_type_raises_type_error(
+    opened: Open, method: str, arguments: dict[str, Any]
+) -> None:
     async with opened() as bucket:
         await bucket.put("key", TEXT)
         with pytest.raises(TypeError):

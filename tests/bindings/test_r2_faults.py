@@ -1,4 +1,4 @@
-"""The embedded bucket where things go wrong: killed, shared with another process, given more than memory holds."""
+"""Faults of the embedded bucket: a killed process, a second process, a body larger than memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.socket.loopback import in_trio
 WORKER = "tests.bindings.r2_worker"
 KILLS = 100
 CANCELLED = 100  # times
-STEP = 0.0003  # seconds more each time: some come too early, some too late
+STEP = 0.0003  # seconds by which each cancellation is later, so that some come too early and some too late
 FLAT = 48 * 1024 * 1024  # bytes of memory that a body of any size may take
 
 
@@ -45,7 +45,7 @@ def files_in(place: Path) -> set[str]:
 
 
 def files_of_index(place: Path) -> tuple[set[str], set[str]]:
-    """Those of objects and parts, and those that are nobody's."""
+    """Returns the files of objects and parts, and the unowned ones."""
     with closing(sqlite3.connect(place / "r2/BUCKET/index.sqlite")) as index:
         owned = index.execute("SELECT file FROM objects UNION ALL SELECT file FROM parts").fetchall()
         unowned = index.execute("SELECT file FROM unowned").fetchall()
@@ -53,12 +53,12 @@ def files_of_index(place: Path) -> tuple[set[str], set[str]]:
 
 
 class History:
-    """What a killed process was told that it has done, and what it had begun."""
+    """The writes that were acknowledged to a killed process, and those it had begun."""
 
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
         self.begun: dict[str, str] = {}
-        self.upload: tuple[str, str] | None = None  # its id, and the tag of what it becomes
+        self.upload: tuple[str, str] | None = None  # its id, and the tag of its object
         self.parts: list[UploadedPart] = []
         self.done = 0
 
@@ -78,7 +78,7 @@ class History:
                 self.parts.append(UploadedPart(int(number), etag))
 
     async def compare(self, bucket: Bucket) -> None:
-        """What is there is what was kept, or what was begun; an upload goes on with all the parts that it had."""
+        """Asserts that each object is the acknowledged or the begun one, and that an upload still has all its parts."""
         for key in self.kept.keys() | self.begun.keys():
             tag = await tag_under(bucket, key)
             kept = self.kept.get(key, GONE)
@@ -98,7 +98,7 @@ class History:
         self.begun, self.upload, self.parts = {}, None, []
 
 
-def test_of_what_a_killed_process_wrote_all_it_was_told_is_there_and_nothing_by_half(tmp_path: Path) -> None:
+def test_a_killed_process_loses_no_acknowledged_write_and_leaves_none_half_done(tmp_path: Path) -> None:
     history, left_behind, resumed = History(), 0, 0
 
     async def open_and_compare() -> None:
@@ -115,7 +115,7 @@ def test_of_what_a_killed_process_wrote_all_it_was_told_is_there_and_nothing_by_
             assert files_in(tmp_path) == owned
             assert not unowned
             left_behind += bool(before - owned)
-    # The kills did hit what they were meant for.
+    # The kills hit unfinished files, and uploads with two parts.
     assert left_behind > KILLS / 2
     assert resumed
 
@@ -157,7 +157,7 @@ async def test_two_processes_share_a_bucket(tmp_path: Path) -> None:
 
 
 @in_trio
-async def test_a_process_that_comes_later_leaves_alone_what_another_is_writing(tmp_path: Path) -> None:
+async def test_a_second_process_leaves_unfinished_files_of_the_first_alone(tmp_path: Path) -> None:
     written, go_on = trio.Event(), trio.Event()
     value = value_of("slow.first.0.3000000")
 
@@ -187,7 +187,7 @@ async def test_a_process_that_comes_later_leaves_alone_what_another_is_writing(t
 
 
 @in_trio
-async def test_an_index_that_another_process_keeps_locked_is_504_and_nothing_is_left(
+async def test_an_index_locked_by_another_process_is_504_and_no_file_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "PATIENCE", 0.3)
@@ -198,7 +198,7 @@ async def test_an_index_that_another_process_keeps_locked_is_504_and_nothing_is_
 
             async def locking() -> AsyncIterator[bytes]:
                 yield bytes(8 * CHUNK)
-                assert len(files_in(tmp_path)) == len(there) + 1  # it is being written
+                assert len(files_in(tmp_path)) == len(there) + 1  # the new one is being written
                 other.execute("BEGIN IMMEDIATE")
 
             for value in (locking(), "as it is locked already"):
@@ -224,7 +224,7 @@ def test_a_body_of_two_gigabytes_takes_no_more_memory_than_a_small_one(tmp_path:
 
 
 @in_trio
-async def test_a_put_that_is_cancelled_leaves_the_old_object_or_the_new_and_no_other_file(tmp_path: Path) -> None:
+async def test_a_cancelled_put_leaves_the_old_object_or_the_new_and_no_other_file(tmp_path: Path) -> None:
     whole = 0
     async with R2Bucket().open("BUCKET", tmp_path) as bucket:
         await bucket.put("key", value_of(tag_of("key", "old", 0)))
@@ -241,8 +241,8 @@ async def test_a_put_that_is_cancelled_leaves_the_old_object_or_the_new_and_no_o
 
 
 @in_trio
-async def test_a_body_that_nobody_reads_lets_its_file_go(tmp_path: Path) -> None:
-    """So does one whose get was cancelled: the fixture that counts descriptors looks."""
+async def test_an_unread_body_closes_its_file(tmp_path: Path) -> None:
+    """A body whose get was cancelled closes it as well: the fixture that counts descriptors fails otherwise."""
     async with R2Bucket().open("BUCKET", tmp_path) as bucket:
         await bucket.put("key", value_of("key.unread.0.1500000"))
         there = len(os.listdir("/proc/self/fd"))
@@ -253,14 +253,14 @@ async def test_a_body_that_nobody_reads_lets_its_file_go(tmp_path: Path) -> None
         assert isinstance(found, ObjectBody)
         async for _ in found.body:
             break
-        assert len(os.listdir("/proc/self/fd")) > there  # while it is read, it is open
+        assert len(os.listdir("/proc/self/fd")) > there  # open during the read
         await found.body.aclose()
         assert len(os.listdir("/proc/self/fd")) == there
 
 
 @in_trio
-async def test_a_body_that_is_closed_while_it_is_read_lets_its_file_go_only_after(tmp_path: Path) -> None:
-    """Its descriptor's number may be another file's at once."""
+async def test_a_body_closed_during_a_read_closes_its_file_after_the_read(tmp_path: Path) -> None:
+    """The number of a closed descriptor can be reused for another file at once, which the thread would then read."""
     (tmp_path / "file").write_bytes(b"12345")
     descriptor = os.open(tmp_path / "file", os.O_RDONLY)
     busy = trio.CapacityLimiter(1)
@@ -275,7 +275,7 @@ async def test_a_body_that_is_closed_while_it_is_read_lets_its_file_go_only_afte
         nursery.start_soon(read_it)
         await trio.testing.wait_all_tasks_blocked()
         await chunks.aclose()
-        assert os.fstat(descriptor).st_size == 5  # it is open
+        assert os.fstat(descriptor).st_size == 5  # still open
         busy.release_on_behalf_of("another reader")
     assert read == [b"12345"]
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -1,4 +1,4 @@
-"""Ranges, conditions and listings against models of them that are written another way."""
+"""Ranges, conditions and listings, compared with independent models of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyinterceptor.bindings.r2.conditions import condition_of
 from pyinterceptor.bindings.r2.cursors import cursor_of, position_of
 from pyinterceptor.bindings.r2.ranges import range_of
 
-MEMORY = "/dev/shm"  # a file system that waits for no disk
+MEMORY = "/dev/shm"  # a file system in memory, so that no test waits for a disk
 COUNT = st.none() | st.integers(0, 40)
 KEY = st.text("ab/é\0\n\U0010ffff", min_size=1, max_size=5)
 MOMENT = st.integers(0, 4000).map(lambda number: 1_000_000_000 + number / 1000)
@@ -31,7 +31,7 @@ ETAG = st.sampled_from("abc")
 
 
 def asked_of(data: bytes, given: Any) -> bytes:
-    """What is read; nothing where the range can't be satisfied."""
+    """Returns the bytes in the range; none if it is unsatisfiable."""
     asked = range_of(given)
     if asked is None:
         return data
@@ -60,7 +60,7 @@ def test_a_suffix_is_the_end(size: int, suffix: int) -> None:
 
 
 @given(size=st.integers(0, 30), first=COUNT, last=COUNT)
-def test_a_range_field_is_read_as_rfc_9110_says(size: int, first: int | None, last: int | None) -> None:
+def test_a_range_field_is_parsed_as_in_rfc_9110(size: int, first: int | None, last: int | None) -> None:
     data = bytes(range(size))
     text = f"bytes={'' if first is None else first}-{'' if last is None else last}"
     if first is None:
@@ -73,7 +73,7 @@ def test_a_range_field_is_read_as_rfc_9110_says(size: int, first: int | None, la
 
 
 @given(text=st.text("bytes=0123456789-, \t٣", max_size=20))
-def test_a_range_field_of_any_form_is_a_range_or_all(text: str) -> None:
+def test_any_range_field_yields_a_range_or_the_whole_object(text: str) -> None:
     asked = range_of(_headers(range=text))
     assert asked is None or asked.offset is not None or asked.suffix is not None
 
@@ -82,7 +82,7 @@ def test_a_range_field_of_any_form_is_a_range_or_all(text: str) -> None:
 
 
 def is_met(etag: str, uploaded: float, condition: Condition, matches: Any, differs: Any) -> bool:
-    """In the order of RFC 9110 section 13.2.2."""
+    """Evaluates the condition in the order of RFC 9110 section 13.2.2."""
     if condition.etag_matches is not None:
         if not matches(etag):
             return False
@@ -105,7 +105,7 @@ def dates() -> st.SearchStrategy[datetime | None]:
     before=dates(),
     after=dates(),
 )
-def test_a_condition_is_met_as_http_says(
+def test_a_condition_is_evaluated_as_in_rfc_9110(
     etag: str,
     uploaded: float,
     matches: str | None,
@@ -120,7 +120,7 @@ def test_a_condition_is_met_as_http_says(
 
 
 @given(etag=ETAG, strong=st.sets(ETAG), weak=st.sets(ETAG), blank=st.sampled_from(["", " ", " ,, "]))
-def test_weak_entity_tags_match_only_where_nothing_is_to_match(
+def test_weak_entity_tags_match_only_in_if_none_match(
     etag: str, strong: set[str], weak: set[str], blank: str
 ) -> None:
     tags = [f'"{tag}"' for tag in strong] + [f'W/"{tag}"' for tag in weak]
@@ -154,7 +154,7 @@ def _headers(**fields: str) -> Headers:
 
 
 def listed(keys: set[str], prefix: str, delimiter: str, start_after: str) -> list[str]:
-    """Keys and delimited prefixes, each once, in order."""
+    """Returns keys and delimited prefixes, each once, in order."""
     entries = set()
     for key in keys:
         if key.startswith(prefix) and key > start_after:
@@ -181,7 +181,7 @@ def in_bucket(test: Callable[[Any], Any]) -> None:
     limit=st.integers(1, 4),
     removed=st.sets(st.integers(0, 8)),
 )
-def test_pages_are_together_the_listing_whatever_is_deleted_behind_them(
+def test_pages_add_up_to_the_listing_even_if_listed_keys_are_deleted(
     keys: set[str], prefix: str, delimiter: str, start_after: str, limit: int, removed: set[int]
 ) -> None:
     expected = listed(keys, prefix, delimiter, start_after)
@@ -211,7 +211,7 @@ def test_pages_are_together_the_listing_whatever_is_deleted_behind_them(
 
 
 @given(cursor=st.text(max_size=20) | st.binary(max_size=20).map(lambda data: base64.b64encode(data).decode()))
-def test_a_cursor_of_any_form_is_refused_or_a_place(cursor: str) -> None:
+def test_any_cursor_is_refused_or_yields_a_position(cursor: str) -> None:
     try:
         again = cursor_of(position_of(cursor, ""), "")
     except BadArgument as error:

@@ -1,4 +1,4 @@
-"""A bucket on S3 where things go wrong, and beside other users of the same store."""
+"""Faults of a bucket on S3, and its use beside other users of the same store."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_a_wrong_url_is_refused_without_being_shown(url: str) -> None:
 
 
 @in_trio
-async def test_a_bucket_that_is_not_there_or_not_ours_is_said_at_start(
+async def test_a_missing_or_foreign_bucket_fails_when_it_is_opened(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await opens(s3_server.url("tests"))
@@ -94,10 +94,10 @@ async def test_a_bucket_that_is_not_there_or_not_ours_is_said_at_start(
 
 
 @in_trio
-async def test_without_credentials_nobody_is_asked_for_them(
+async def test_missing_credentials_are_not_requested_from_the_metadata_service(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The metadata service of a cloud's machine would have some, of the machine's."""
+    """In a cloud, the metadata service would return the machine's own credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -108,14 +108,14 @@ async def test_without_credentials_nobody_is_asked_for_them(
             assert "no credentials" in str(await fails(lambda: opens(s3_server.url("tests")), 503))
             with pytest.raises(BlockingIOError):
                 service.accept()
-            with socket.create_connection((METADATA_SERVICE, 80), timeout=5):  # it could have been asked
+            with socket.create_connection((METADATA_SERVICE, 80), timeout=5):  # the control: the service is reachable
                 service.accept()[0].close()
     finally:
         with trio.CancelScope(shield=True):
             await trio.run_process(["ip", "address", "delete", f"{METADATA_SERVICE}/32", "dev", "lo"])
 
 
-# --- a store that is down, stopped, or dies in the middle -----------------------------------------------------------
+# --- a store that is down, hangs, or ends during a call -------------------------------------------------------------
 
 
 def calls(bucket: Bucket) -> dict[str, Callable[[], Awaitable[Any]]]:
@@ -139,7 +139,7 @@ def calls(bucket: Bucket) -> dict[str, Callable[[], Awaitable[Any]]]:
 
 
 @in_trio
-async def test_a_store_that_is_down_is_said_at_once_and_it_goes_on_when_it_is_back(s3_server: S3Server) -> None:
+async def test_a_store_that_is_down_fails_at_once_and_works_again_once_it_is_back(s3_server: S3Server) -> None:
     url = s3_server.url("tests", "down")
     async with on(url) as bucket:
         await bucket.put("key", "old")
@@ -153,7 +153,7 @@ async def test_a_store_that_is_down_is_said_at_once_and_it_goes_on_when_it_is_ba
 
 
 @in_trio
-async def test_a_store_that_hangs_is_given_up_in_time_and_changes_nothing_when_it_goes_on(s3_server: S3Server) -> None:
+async def test_calls_to_a_hanging_store_fail_in_time_and_change_nothing_when_it_resumes(s3_server: S3Server) -> None:
     async with AsyncExitStack() as stack:
         buckets: dict[str, Bucket] = {}
         for method in calls(Bucket(Any)):
@@ -164,14 +164,14 @@ async def test_a_store_that_hangs_is_given_up_in_time_and_changes_nothing_when_i
             async with trio.open_nursery() as nursery:
                 for method, bucket in buckets.items():
                     nursery.start_soon(fails, calls(bucket)[method], 504)
-        with trio.move_on_after(2):  # what it had taken it would do by then: it answers others within milliseconds
+        with trio.move_on_after(2):  # enough to carry out pending requests: each takes it milliseconds
             while True:
                 for method, bucket in buckets.items():
                     assert await text_of(bucket, "key") == "old", method
 
 
 @in_trio
-async def test_what_a_store_that_hangs_was_asked_of_an_upload_it_does_not_do_later(s3_server: S3Server) -> None:
+async def test_a_hanging_store_does_not_carry_out_upload_requests_later(s3_server: S3Server) -> None:
     async with on(s3_server.url("tests", "late")) as bucket:
         upload = await bucket.create_multipart_upload("key")
         asked: list[Callable[[], Awaitable[Any]]] = [
@@ -195,7 +195,7 @@ async def test_what_a_store_that_hangs_was_asked_of_an_upload_it_does_not_do_lat
 
 
 @in_trio
-async def test_a_body_that_is_cut_is_an_error_and_not_a_shorter_one(s3_server: S3Server) -> None:
+async def test_a_truncated_body_raises_instead_of_ending_early(s3_server: S3Server) -> None:
     async with on(s3_server.url("tests", "cut")) as bucket:
         await bucket.put("key", chunks(bytes(40 * MIB)))
         found = await bucket.get("key")
@@ -213,7 +213,7 @@ async def test_a_body_that_is_cut_is_an_error_and_not_a_shorter_one(s3_server: S
 
 
 @in_trio
-async def test_a_put_whose_store_dies_in_the_middle_leaves_the_old_object(s3_server: S3Server) -> None:
+async def test_a_put_interrupted_by_the_end_of_the_store_leaves_the_old_object(s3_server: S3Server) -> None:
     async with on(s3_server.url("tests", "dies")) as bucket:
         await bucket.put("key", "old")
         server_is_down = trio.Event()
@@ -241,7 +241,7 @@ async def test_a_put_whose_store_dies_in_the_middle_leaves_the_old_object(s3_ser
 
 
 @in_trio
-async def test_a_put_that_is_cancelled_or_fails_leaves_the_old_object_and_no_parts(s3_server: S3Server) -> None:
+async def test_a_cancelled_or_failed_put_leaves_the_old_object_and_no_parts(s3_server: S3Server) -> None:
     async with on(s3_server.url("tests", "cancelled")) as bucket:
         await bucket.put("key", "old")
         begun = trio.Event()
@@ -264,12 +264,12 @@ async def test_a_put_that_is_cancelled_or_fails_leaves_the_old_object_and_no_par
 
 
 @in_trio
-async def test_a_body_that_nobody_reads_lets_its_connection_go(s3_server: S3Server) -> None:
+async def test_an_unread_body_closes_its_connection(s3_server: S3Server) -> None:
     async with on(s3_server.url("tests", "unread")) as bucket:
         await bucket.put("key", chunks(bytes(10 * MIB)))
         there = len(os.listdir("/proc/self/fd"))
         bodies = []
-        for _ in range(30):  # more than there are threads, or connections in the pool
+        for _ in range(30):  # more than the threads, or the connections in the pool
             found = await bucket.get("key")
             assert isinstance(found, ObjectBody)
             bodies.append(found.body)
@@ -282,7 +282,7 @@ async def test_a_body_that_nobody_reads_lets_its_connection_go(s3_server: S3Serv
 # --- killed, shared, large ------------------------------------------------------------------------------------------
 
 
-def test_of_what_a_killed_process_wrote_all_it_was_told_is_there_and_nothing_by_half(s3_server: S3Server) -> None:
+def test_a_killed_process_loses_no_acknowledged_write_and_leaves_none_half_done(s3_server: S3Server) -> None:
     url = s3_server.url("tests", "killed")
 
     async def main() -> None:
@@ -339,11 +339,11 @@ def test_a_body_of_two_gigabytes_takes_no_more_memory_than_a_small_one(s3_server
     assert int(after[1]) - int(before[1]) < FLAT
 
 
-# --- beside others --------------------------------------------------------------------------------------------------
+# --- other users of the store ---------------------------------------------------------------------------------------
 
 
 @in_trio
-async def test_what_another_tool_has_put_is_read_with_all_that_it_says(s3_server: S3Server) -> None:
+async def test_an_object_of_another_tool_is_read_with_its_metadata(s3_server: S3Server) -> None:
     async with on(s3_server.url("tests", "other")) as bucket:
         with closing(s3_server.client()) as client:
             metadata = {"who": "me", "what": "=?UTF-8?B?w7w=?=", "odd": "=?UTF-8?B?%%%?=", "pyinterceptor": "[not ours"}
@@ -361,7 +361,7 @@ async def test_what_another_tool_has_put_is_read_with_all_that_it_says(s3_server
 
 
 @in_trio
-async def test_a_bucket_of_ours_alone_needs_no_prefix_and_one_with_a_prefix_sees_nothing_else(
+async def test_a_prefix_is_optional_and_hides_all_other_keys(
     s3_server: S3Server,
 ) -> None:
     async with on(s3_server.url("alone")) as whole, on(s3_server.url("alone", "some")) as some:
@@ -371,12 +371,12 @@ async def test_a_bucket_of_ours_alone_needs_no_prefix_and_one_with_a_prefix_sees
         assert [one.key for one in (await some.list()).objects] == ["inside"]
         assert [one.key for one in (await whole.list()).objects] == ["outside", "some-where", "some/inside"]
         assert await some.head("outside") is None
-        with closing(s3_server.client()) as client:  # as other tools expect it
+        with closing(s3_server.client()) as client:  # other tools find the key and the metadata in plain form
             assert client.head_object(Bucket="alone", Key="some/inside")["Metadata"]["a"] == "b"
 
 
 @in_trio
-async def test_many_keys_are_deleted_whatever_is_in_them(s3_server: S3Server) -> None:
+async def test_many_keys_with_any_characters_are_deleted(s3_server: S3Server) -> None:
     async with on(s3_server.url("tests", "many")) as bucket:
         keys = ["a\rb", "a\x01b", "<&>", "￾", "😀", *(f"key{number}" for number in range(30))]
         async with trio.open_nursery() as nursery:
@@ -388,7 +388,7 @@ async def test_many_keys_are_deleted_whatever_is_in_them(s3_server: S3Server) ->
 
 
 @in_trio
-async def test_a_put_over_several_parts_is_bound_to_its_condition_as_far_as_the_store_goes(
+async def test_a_put_in_several_parts_obeys_its_condition_where_the_store_supports_it(
     s3_server: S3Server,
 ) -> None:
     async with on(s3_server.url("tests", "bound")) as bucket:

@@ -1,4 +1,4 @@
-"""What a store on S3 is sent before it has asked for it, and after: a server of ours in its place."""
+"""The bytes that an S3 store gets before and after it has asked for the body. A server of the test plays the store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Asked:
 async def store(
     asked: Asked, *, after: float, says: bytes, answers: bytes, takes: int = len(BODY)
 ) -> AsyncIterator[Store]:
-    """It reads a head, says something after so many seconds, reads what comes, and answers, or stops, after so much."""
+    """Runs a store. For each connection it reads a head, sends `says` after `after` seconds, reads `takes` bytes of the
+    body and sends `answers`. If `answers` is empty, it then hangs."""
 
     async def serve(stream: trio.SocketStream) -> None:
         head, _, body = (await stream.receive_some()).partition(b"\r\n\r\n")
@@ -84,7 +85,7 @@ FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 
 
 @in_trio
-async def test_a_body_is_sent_when_it_is_asked_for() -> None:
+async def test_a_body_is_sent_once_the_store_asks_for_it() -> None:
     asked = Asked()
     async with store(asked, after=0.5, says=CONTINUE, answers=OK) as opened:
         assert (await put(opened)())["ETag"] == "x"
@@ -94,17 +95,17 @@ async def test_a_body_is_sent_when_it_is_asked_for() -> None:
 
 
 @in_trio
-async def test_one_that_is_not_asked_for_in_time_is_withheld_however_often_it_is_tried() -> None:
+async def test_a_body_not_asked_for_in_time_is_withheld_at_every_attempt() -> None:
     asked = Asked()
     async with store(asked, after=WAITED + 0.3, says=CONTINUE, answers=OK) as opened:
         await fails(put(opened), 504)
-        await trio.sleep(WAITED)  # the last of them is asked for now
+        await trio.sleep(WAITED)  # only now does the store ask for the last attempt's body
     assert len(asked.heads) >= 3
     assert asked.body == b""
 
 
 @in_trio
-async def test_a_refusal_is_taken_for_one_without_the_body() -> None:
+async def test_a_refusal_is_reported_without_sending_the_body() -> None:
     asked = Asked()
     async with store(asked, after=0, says=FORBIDDEN, answers=b"") as opened:
         assert "credentials are refused" in str(await fails(put(opened), 503))
@@ -113,7 +114,7 @@ async def test_a_refusal_is_taken_for_one_without_the_body() -> None:
 
 @pytest.mark.parametrize("says", [b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
 @in_trio
-async def test_one_that_does_not_speak_s3_is_503(says: bytes) -> None:
+async def test_a_server_that_does_not_speak_s3_is_503(says: bytes) -> None:
     async with store(Asked(), after=0, says=says, answers=b"") as opened:
         content, labels = Body("some"), Labels()
         assert "no ETag" in str(
@@ -122,10 +123,10 @@ async def test_one_that_does_not_speak_s3_is_503(says: bytes) -> None:
 
 
 @in_trio
-async def test_one_that_hangs_behind_tls_is_504_and_has_got_nothing(
+async def test_a_store_that_hangs_behind_tls_is_504_and_gets_no_body(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What TLS 1.3 says after its handshake isn't taken for its asking."""
+    """The messages of TLS 1.3 after the handshake must not be taken for "100 Continue"."""
     certificate, key, port = str(tmp_path / "tls.crt"), str(tmp_path / "tls.key"), free_port()
     make_certificate(certificate, key)
     monkeypatch.setenv("AWS_CA_BUNDLE", certificate)
@@ -141,26 +142,26 @@ async def test_one_that_hangs_behind_tls_is_504_and_has_got_nothing(
 
 @contextmanager
 def silent(port: int, certificate: str, key: str) -> Iterator[subprocess.Popen[bytes]]:
-    """OpenSSL itself, which writes what it is told on its output, and answers nothing."""
+    """Runs `openssl s_server`, which copies the requests to its output and sends no answer."""
     argv = ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{port}", "-cert", certificate, "-key", key]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         try:
-            until(lambda: f":{port:04X} 00000000:0000 0A " in Path("/proc/net/tcp").read_text())  # it listens
+            until(lambda: f":{port:04X} 00000000:0000 0A " in Path("/proc/net/tcp").read_text())  # until it listens
             yield server
         finally:
             server.kill()
 
 
 @in_trio
-async def test_one_that_stops_in_the_middle_of_a_body_is_504() -> None:
+async def test_a_store_that_stops_reading_a_body_is_504() -> None:
     asked = Asked()
     async with store(asked, after=0, says=CONTINUE, answers=b"", takes=1) as opened:
-        await fails(put(opened, BODY * 64), 504)  # more than what the kernel takes for it
+        await fails(put(opened, BODY * 64), 504)  # more than the kernel buffers
     assert 0 < len(asked.body) < len(BODY)
 
 
 @in_trio
-async def test_of_many_calls_all_are_given_up_in_time_unless_the_store_is_only_slow(
+async def test_many_calls_all_fail_in_time_unless_the_store_is_only_slow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(s3_store, "THREADS", 2)

@@ -1,4 +1,4 @@
-"""A body that comes in tiny parts, as a container may send it, costs no more memory than its bytes."""
+"""A body in tiny parts, as a container may send it, costs no more memory than its bytes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from pyinterceptor import KV, R2Bucket
 from tests.socket.loopback import in_trio
 
-SIZE = 1024 * 1024 - 2  # bytes: of one piece of an object
+SIZE = 1024 * 1024 - 2  # bytes; just below one piece of an object
 
 
 async def tiny(peak: list[int]) -> AsyncIterator[bytes]:
-    """Parts of two bytes, none of them an object that Python has anyway; then what all of it takes."""
+    """Yields parts of two bytes, none of them an object that Python caches; then records the memory they take."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -26,7 +26,7 @@ async def tiny(peak: list[int]) -> AsyncIterator[bytes]:
 
 
 @in_trio
-async def test_an_object(tmp_path: Path) -> None:
+async def test_an_object_of_tiny_parts_costs_no_more_memory(tmp_path: Path) -> None:
     peak: list[int] = []
     async with R2Bucket().open("BUCKET", tmp_path) as bucket:
         await bucket.put("key", tiny(peak))
@@ -37,7 +37,7 @@ async def test_an_object(tmp_path: Path) -> None:
 
 
 @in_trio
-async def test_a_value(tmp_path: Path) -> None:
+async def test_a_value_of_tiny_parts_costs_no_more_memory(tmp_path: Path) -> None:
     peak: list[int] = []
     async with KV().open("KV", tmp_path) as kv:
         await kv.put("key", tiny(peak))

@@ -255,10 +255,10 @@ def test_the_engine_is_chosen_by_configuration_alone(world: World, redis_server:
 @pytest.mark.parametrize(
     ("binding", "code", "said"),
     [
-        ("KW=x", 2, "configure binding KW: no binding is called so; the app's bindings: KV"),
-        ("KV=mongodb://x", 2, "configure binding KV: a KV's URL is embedded: or begins with redis://"),
-        ("KV=redis://user:s3cret@/x/y", 2, "binding KV: its URL is not like redis://"),
-        ("KV=redis://:s3cret@127.0.0.1:1", 125, "KV KV: redis at 127.0.0.1:1: can't be reached"),
+        ("KW=x", 2, "configure binding KW: unknown binding; the app's bindings: KV"),
+        ("KV=mongodb://x", 2, "configure binding KV: a KV's URL must be embedded: or begin with redis://"),
+        ("KV=redis://user:s3cret@/x/y", 2, "binding KV: the URL must have the form redis://"),
+        ("KV=redis://:s3cret@127.0.0.1:1", 125, "KV KV: redis at 127.0.0.1:1: can't connect"),
         ("KV", 2, "--binding KV: write NAME=VALUE"),
     ],
 )

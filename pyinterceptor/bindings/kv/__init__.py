@@ -1,4 +1,4 @@
-"""KV: a value for a key, as Cloudflare Workers KV has it.  https://developers.cloudflare.com/kv/api/"""
+"""KV: a key-value store with the API of Cloudflare Workers KV.  https://developers.cloudflare.com/kv/api/"""
 
 from pyinterceptor.bindings.kv.declaration import KV
 from pyinterceptor.bindings.kv.namespace import Namespace

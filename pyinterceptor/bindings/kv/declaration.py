@@ -1,4 +1,4 @@
-"""`KV()` of an app: which engine keeps it."""
+"""`KV()`: the declaration of a namespace in an app, and the choice of its engine."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from pyinterceptor.bindings.kv.namespace import Namespace
 from pyinterceptor.bindings.kv.sqlite import open_sqlite
 from pyinterceptor.errors import PolicyError
 
-REDIS = ("redis", "rediss", "valkey", "valkeys")  # the s: over TLS
+REDIS = ("redis", "rediss", "valkey", "valkeys")  # with an s at the end: over TLS
 
 
 @dataclass(frozen=True, slots=True)
 class KV:
     """A namespace of keys and values: `App(bindings={"KV": KV()})`, then `await env.KV.get("key")` in a handler.
 
-    Without a URL, or with "embedded:", it is an SQLite file of ours. `redis://[user:password@]host[:port][/database]`
-    is a Redis or Valkey server, or any node of a cluster; `rediss` the same over TLS, `valkey` and `valkeys` other
-    words for them. `?prefix=` is what its keys begin with there, by default the binding's name.
+    Without a URL, or with "embedded:", the entries are kept in an SQLite file of the interceptor.
+    `redis://[user:password@]host[:port][/database]` names a Redis or Valkey server, or any node of a cluster; `rediss`
+    is the same over TLS; `valkey` and `valkeys` are synonyms. `?prefix=` sets the prefix of the keys on that server, by
+    default the binding's name.
     """
 
     url: str = field(default=EMBEDDED, repr=False)  # it may hold a password
 
     def __post_init__(self) -> None:
         if self.url != EMBEDDED and _scheme(self.url) not in REDIS:
-            raise PolicyError(f"a KV's URL is {EMBEDDED} or begins with {', '.join(f'{one}://' for one in REDIS)}")
+            raise PolicyError(f"a KV's URL must be {EMBEDDED} or begin with {', '.join(f'{one}://' for one in REDIS)}")
 
     def configured(self, text: str) -> KV:
         return KV(text)

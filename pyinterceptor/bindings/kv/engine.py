@@ -1,4 +1,4 @@
-"""What keeps the entries of a KV: bytes in, bytes out. What they mean, and what is allowed, is the namespace's."""
+"""The interface of a KV's storage engines: bytes in, bytes out. The namespace encodes values and enforces limits."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ class Listed(NamedTuple):
 
 
 class Engine(Protocol):
-    """Entries whose expiration has come are as if they weren't there.
-
-    Raises: BindingError; what failed has changed nothing.
-    """
+    """An expired entry counts as missing. A method that fails raises BindingError and has changed nothing."""
 
     async def get(self, keys: Sequence[bytes]) -> Sequence[Entry | None]:
-        """In the order of the keys."""
+        """Returns the entries in the order of `keys`, with None for a missing one."""
 
     async def put(self, key: bytes, value: bytes, metadata: bytes | None, expiration: int | None) -> None:
-        """Returns when it is kept."""
+        """Replaces the entry of `key`. Returns once the new one is stored durably."""
 
     async def delete(self, key: bytes) -> None:
-        """Nothing happens if it isn't there."""
+        """Deletes the entry. A missing one is no error."""
 
     async def list(self, prefix: bytes, after: bytes, limit: int) -> Sequence[Listed]:
-        """The first `limit` entries of the prefix whose keys come after `after`, in the order of their bytes."""
+        """Returns the first `limit` entries with this prefix whose keys come after `after`, in byte order."""

@@ -1,6 +1,6 @@
-"""What Workers KV allows, and how it says no. Pure.
+"""The limits of Workers KV, and the errors for exceeding them. Pure.
 
-https://developers.cloudflare.com/kv/platform/limits/; statuses and sentences are those its runtime answers with.
+https://developers.cloudflare.com/kv/platform/limits/. Statuses and messages are those of the Workers runtime.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ KEY = 512  # bytes of UTF-8
 VALUE = 25 * 1024 * 1024  # bytes
 METADATA = 1024  # bytes of JSON
 TTL = 60  # seconds, at least
-LISTED = 1000  # keys of a page
-TOGETHER = 100  # keys of one get
+LISTED = 1000  # keys per page
+TOGETHER = 100  # keys per get
 UNREAL = (".", "..")
 
 
 def key_bytes(key: str) -> bytes:
-    """Raises: BadArgument, TypeError."""
+    """Returns the key in UTF-8. Raises BadArgument or TypeError if it is no valid key."""
     if key == "":
         raise BadArgument("Key name cannot be empty.")
     if key in UNREAL:
@@ -36,7 +36,7 @@ def prefix_bytes(prefix: str) -> bytes:
 
 def _limited(text: str, what: str) -> bytes:
     if not isinstance(text, str):
-        raise TypeError(f"a {what} is a str, not {type(text).__name__}")
+        raise TypeError(f"a {what} must be a str, not {type(text).__name__}")
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
@@ -52,13 +52,13 @@ def check_value(size: int) -> None:
 
 
 def check_values(size: int) -> None:
-    """Of one get."""
+    """Checks the total size of the values that one get returns."""
     if size > VALUE:
         raise BadArgument(f"The values together exceed {VALUE} bytes; ask for fewer keys.", 413)
 
 
 def metadata_bytes(metadata: Any) -> bytes | None:
-    """As JSON. Raises: BadArgument; TypeError for what JSON has no form for."""
+    """Returns the metadata as JSON. Raises BadArgument, or TypeError if JSON can't represent it."""
     if metadata is None:
         return None
     try:
@@ -71,7 +71,10 @@ def metadata_bytes(metadata: Any) -> bytes | None:
 
 
 def expiration_of(expiration: float | None, ttl: float | None, now: float) -> int | None:
-    """Seconds since 1970; of the two, `ttl` counts, as Workers has it. Raises: BadArgument, TypeError."""
+    """Returns the expiration in seconds since 1970; None if the entry doesn't expire.
+
+    If both are given, `ttl` takes precedence, as in Workers. Raises BadArgument or TypeError.
+    """
     if ttl is not None:
         seconds = _whole(ttl, "expiration_ttl")
         if seconds <= 0:
@@ -94,21 +97,21 @@ def expiration_of(expiration: float | None, ttl: float | None, now: float) -> in
 
 def _whole(number: float, what: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int | float):
-        raise TypeError(f"{what} is a number of seconds, not {type(number).__name__}")
+        raise TypeError(f"{what} must be a number of seconds, not {type(number).__name__}")
     if number != number or number in (float("inf"), float("-inf")):
         raise BadArgument(f"Invalid {what} of {number}. Please specify integer greater than 0.")
     return int(number)
 
 
 def _stored(moment: int, what: str, given: float) -> int:
-    if moment >= 1 << 53:  # what a JavaScript number holds
-        raise BadArgument(f"Invalid {what} of {given}. It is too far away.")
+    if moment >= 1 << 53:  # JavaScript numbers are exact up to here
+        raise BadArgument(f"Invalid {what} of {given}. It is too far in the future.")
     return moment
 
 
 def check_limit(limit: int) -> None:
     if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"limit is an int, not {type(limit).__name__}")
+        raise TypeError(f"limit must be an int, not {type(limit).__name__}")
     if limit < 1:
         raise BadArgument(f"Invalid key_count_limit of {limit}. Please specify an integer greater than 0.")
     if limit > LISTED:
@@ -116,19 +119,19 @@ def check_limit(limit: int) -> None:
 
 
 def cursor_after(key: bytes) -> str:
-    """Where the next page goes on."""
+    """Returns the cursor of the page that begins after `key`."""
     return base64.urlsafe_b64encode(key).decode().rstrip("=")
 
 
 def after_cursor(cursor: str, prefix: bytes) -> bytes:
-    """The key that a page ended with. Raises: BadArgument for a cursor that isn't one of this prefix."""
+    """Returns the last key of the page before. Raises BadArgument if `cursor` belongs to no listing of this prefix."""
     if not isinstance(cursor, str):
-        raise TypeError(f"a cursor is a str, not {type(cursor).__name__}")
+        raise TypeError(f"a cursor must be a str, not {type(cursor).__name__}")
     try:
         key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         key.decode()
     except (binascii.Error, ValueError):
         key = b""
     if not key or len(key) > KEY or not key.startswith(prefix) or cursor_after(key) != cursor:
-        raise BadArgument("Invalid cursor: give one that list returned for the same prefix.")
+        raise BadArgument("Invalid cursor. Please specify one that list returned for the same prefix.")
     return key

@@ -1,4 +1,4 @@
-"""What handlers find as `env.KV`: Workers KV's methods, in snake_case."""
+"""The KV namespace that handlers use as `env.KV`: the methods of Workers KV, in snake_case."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READ: dict[str, Callable[[bytes], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class ValueWithMetadata:
-    """Both None where the key isn't there; `metadata` None where it has none."""
+    """A value and its metadata. Both are None if the key is missing; `metadata` is None if the entry has none."""
 
     value: Any
     metadata: Any
@@ -37,7 +37,7 @@ class ValueWithMetadata:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`expiration` in seconds since 1970, None: it stays."""
+    """A listed key. `expiration` is in seconds since 1970; None if the entry doesn't expire."""
 
     name: str
     expiration: int | None
@@ -46,7 +46,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of keys; `cursor` is for the next one, None where `list_complete`."""
+    """A page of keys. `cursor` requests the next page; None if `list_complete`."""
 
     keys: list[Key]
     list_complete: bool
@@ -54,10 +54,10 @@ class Listing:
 
 
 class Namespace:
-    """Made by `KV.open`. https://developers.cloudflare.com/kv/api/
+    """A namespace of keys and values, made by `KV.open`. https://developers.cloudflare.com/kv/api/
 
-    Raises: BadArgument for what Workers KV refuses, with the status it answers (400, 413, 414); BindingError where the
-    engine failed, with 503, 504 or 507: then nothing has changed.
+    Every method raises BadArgument, with the status of Workers KV (400, 413 or 414), if Workers KV would refuse the
+    call. It raises BindingError, with 503, 504 or 507, if the engine failed; nothing has changed then.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -68,9 +68,10 @@ class Namespace:
     @overload
     async def get(self, key: Keys, type: Type = "text") -> dict[str, Any]: ...
     async def get(self, key: str | Keys, type: Type = "text") -> Any:
-        """The value as str, of JSON, as bytes or as a Body ("stream"); None if it isn't there.
+        """Returns the value as a str ("text"), parsed ("json"), as bytes, or as a Body ("stream").
 
-        For several keys, 100 at most, a dict of them. Raises: ValueError where JSON was asked for and it is none.
+        None if the key is missing. Given a list of at most 100 keys, returns a dict of their values. Raises ValueError
+        if a value requested as "json" is not valid JSON.
         """
         read = _reading(type)
         found = await self._entries(key)
@@ -83,7 +84,7 @@ class Namespace:
     @overload
     async def get_with_metadata(self, key: Keys, type: Type = "text") -> dict[str, ValueWithMetadata]: ...
     async def get_with_metadata(self, key: str | Keys, type: Type = "text") -> Any:
-        """As `get`, with what `put` was given as metadata."""
+        """Does the same as `get`, and returns the metadata as well."""
         read = _reading(type)
         found = [_with_metadata(entry, read) for entry in await self._entries(key)]
         return found[0] if isinstance(key, str) else dict(zip(key, found, strict=True))
@@ -97,10 +98,10 @@ class Namespace:
         expiration_ttl: float | None = None,
         metadata: Any = None,
     ) -> None:
-        """Keeps it, in the place of what was there.
+        """Stores a value of at most 25 MiB under `key`, in place of the old entry.
 
-        It is gone at `expiration` (seconds since 1970) or after `expiration_ttl` seconds, at least 60; `metadata` is
-        anything that JSON can say in 1024 bytes. A value has at most 25 MiB.
+        The entry expires at `expiration` (seconds since 1970) or after `expiration_ttl` seconds; both must be at least
+        60 seconds ahead. `metadata` is any value whose JSON has at most 1024 bytes.
         """
         encoded = limits.key_bytes(key)
         until = limits.expiration_of(expiration, expiration_ttl, time.time())
@@ -108,11 +109,11 @@ class Namespace:
         await self._engine.put(encoded, await _whole(value), said, until)
 
     async def delete(self, key: str) -> None:
-        """Nothing happens if it isn't there."""
+        """Deletes the entry of `key`. A missing one is no error."""
         await self._engine.delete(limits.key_bytes(key))
 
     async def list(self, *, prefix: str = "", limit: int = limits.LISTED, cursor: str | None = None) -> Listing:
-        """Up to `limit` keys that begin with `prefix`, in the order of their UTF-8 bytes."""
+        """Returns up to `limit` keys that begin with `prefix`, in the order of their UTF-8 bytes."""
         begin = limits.prefix_bytes(prefix)
         limits.check_limit(limit)
         after = b"" if cursor is None else limits.after_cursor(cursor, begin)
@@ -125,7 +126,7 @@ class Namespace:
         if isinstance(key, str):
             return await self._engine.get([limits.key_bytes(key)])
         if not isinstance(key, Collection):
-            raise TypeError(f"a key is a str, or several are a list of them, not {type(key).__name__}")
+            raise TypeError(f"a key must be a str, or a list of them, not {type(key).__name__}")
         if len(key) > limits.TOGETHER:
             raise BadArgument(f"You can request a maximum of {limits.TOGETHER} keys.")
         found = await self._engine.get([limits.key_bytes(one) for one in key]) if key else []
@@ -150,12 +151,12 @@ def _metadata(encoded: bytes | None) -> Any:
 
 
 async def _whole(value: Given) -> bytes:
-    """All of it. Takes a stream, and reads it no further than is allowed."""
+    """Returns the whole value. Takes a stream, and stops reading it at the size limit."""
     async with aclosing(value if isinstance(value, Body) else Body(_some(value))) as body:
         limits.check_value(body.length or 0)
         if body.content is not None:
             return await body.bytes()
-        whole = BytesIO()  # not a list: of tiny parts, each object would be many times its bytes
+        whole = BytesIO()  # not a list: each part of a few bytes would cost an object many times its size
         async for part in body:
             whole.write(part)
             limits.check_value(whole.tell())
@@ -164,5 +165,5 @@ async def _whole(value: Given) -> bytes:
 
 def _some(value: Given) -> Given:
     if value is None:
-        raise TypeError("a value is str, bytes or an async iterable of them, not None; delete removes a key")
+        raise TypeError("a value must be str, bytes or an async iterable of them, not None; delete removes a key")
     return value

@@ -1,19 +1,19 @@
-"""A Redis or Valkey server, or a cluster of them, as a KV's engine.
+"""The KV engine for a Redis or Valkey server, or a cluster.
 
-Through redis-py, the client that Redis maintains, on a thread: calls that come together go out as one pipeline, which
-makes it several times as fast as a client on Trio itself (coredis: 7 500 gets a second from 64 tasks, against 20 000).
+The client is redis-py, which Redis maintains, on a thread. Concurrent calls are sent as one pipeline, which makes it
+faster than a client on Trio's loop (64 tasks: 20 000 gets a second, against 7 500 with coredis).
 
-The names are spread over 16 buckets. A bucket is a hash tag, so all of it is in one slot of a cluster and one script
+Names are hashed into 16 buckets. A bucket is a hash tag, so all its keys are in one slot of a cluster, and one script
 changes value and index together (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/):
-  {prefix:bucket}:v:<name>   the value, behind its metadata; it expires by itself
-  {prefix:bucket}:names      a sorted set in the order of the names' bytes, which listings are merged from
-  {prefix:bucket}:about      a hash: expiration and metadata of each, for listings
-  {prefix:bucket}:until      a sorted set by expiration: dead names are removed by later writes
-What is acknowledged is as safe as the server makes it: appendfsync, and maxmemory-policy noeviction.
+  {prefix:bucket}:v:<name>   the metadata, then the value; Redis expires the key
+  {prefix:bucket}:names      a sorted set of the names in byte order; a listing merges those of all buckets
+  {prefix:bucket}:about      a hash from name to expiration and metadata, for listings
+  {prefix:bucket}:until      a sorted set of the names by expiration; later writes remove the expired ones
+An acknowledged write is as durable as the server's settings make it: appendfsync, and maxmemory-policy noeviction.
 
-A write carries the moment, in the server's clock, after which it does nothing: a server that was stopped and goes on
-after we gave up leaves things as they were. Where a connection breaks before the answer, the write is repeated once; if
-that fails too, it may or may not have been done.
+Each write carries a deadline in the server's clock, after which the server ignores it. So a server that was suspended,
+and resumes after the caller has given up, changes nothing. If a connection breaks before the answer, the write is
+repeated once; if that fails too, it may or may not have been done.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ try:
 except ImportError as error:
     raise PolicyError("a KV on Redis needs redis-py; run: pip install 'pyinterceptor[redis]'") from error
 
-FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)  # one isn't the other's kind
+FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)  # none is a subclass of another
 DEADLINE = 4.0  # seconds for a call
-IN_TIME = 3.0  # seconds within which the server may begin a write: what is left is for the answer's way
+IN_TIME = 3.0  # seconds within which the server may begin a write; the rest of DEADLINE is left for the answer
 BUCKETS = 16
 NO_METADATA = 0xFFFFFFFF
 LENGTH = struct.Struct("!I")
-FRAMED = LENGTH.size + METADATA  # bytes beside a value, at most
+FRAMED = LENGTH.size + METADATA  # bytes, at most, that are stored before a value
 TLS = ("rediss", "valkeys")
 
 Command = tuple[Any, ...]
 
-# KEYS: value, names, about, until. ARGV: deadline in ms, name, …  Each answers {done, now in ms}.
-# What can be refused, for want of memory, comes first: after a script's first write nothing is.
+# KEYS: value, names, about, until. ARGV: deadline in ms, name, …  Each returns {done, now in ms}.
+# The command that the server may refuse for lack of memory comes first: after a script's first write, none is refused.
 BEGIN = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -91,7 +91,7 @@ CLOCK = """
 local time = redis.call('TIME')
 return time[1] * 1000 + math.floor(time[2] / 1000)
 """
-# KEYS: names, about, until. ARGV: from, to (as ZRANGEBYLEX takes them), count. Answers name, about, name, about, …
+# KEYS: names, about, until. ARGV: from, to (as ZRANGEBYLEX takes them), count. Returns name, about, name, about, …
 LIST = """
 local now, from, found = tonumber(redis.call('TIME')[1]), ARGV[1], {}
 while #found < 2 * tonumber(ARGV[3]) do
@@ -111,7 +111,7 @@ return found
 
 
 class Place(NamedTuple):
-    """What a URL says; `options` are redis-py's."""
+    """The parts of a KV's URL. `options` are arguments of the redis-py client."""
 
     host: str
     port: int
@@ -120,7 +120,10 @@ class Place(NamedTuple):
 
 
 class Bucket:
-    """The keys of one, and how many milliseconds the clock of its server is ahead of ours: as many, or more."""
+    """A bucket: its hash tag, the keys of its index, and the offset of its server's clock.
+
+    The server's clock is at least `ahead` milliseconds ahead of ours. None before the first answer.
+    """
 
     def __init__(self, tag: bytes) -> None:
         self.tag = tag
@@ -128,14 +131,16 @@ class Bucket:
         self.ahead: float | None = None
 
     def learn(self, now: float, sent: float) -> None:
-        """The server's clock has shown `now` at a moment after `sent`, of ours. Never takes it for more ahead than it
-        is: a write's deadline would come after its caller has given up."""
+        """Updates `ahead`: the server's clock showed `now` at some moment after `sent`, which is a time of our clock.
+
+        `ahead` must never be too large, or a write's deadline would be later than its caller gives up.
+        """
         least, most = now - _now(), now - sent
         self.ahead = least if self.ahead is None or self.ahead > most else max(self.ahead, least)
 
 
 class Write(NamedTuple):
-    """A script's, of one name; `begun` is when its caller came, in milliseconds of our clock."""
+    """A script that changes one name. `begun` is the time of the call, in milliseconds of our clock."""
 
     script: str
     bucket: Bucket
@@ -145,12 +150,12 @@ class Write(NamedTuple):
 
 @asynccontextmanager
 async def open_redis(name: str, url: str) -> AsyncIterator[RedisEngine]:
-    """Raises: PolicyError for the URL, BindingError where no server answers."""
+    """Connects to the server. Raises PolicyError if the URL is wrong, BindingError if no server answers."""
     place = _place(name, url)
     where = f"KV {name}: redis at {place.host}:{place.port}"
     with _translated(where):
         client = await trio.to_thread.run_sync(_connect, place)
-    # In a cluster, what goes to a node that hangs holds up nothing that goes to another: each bucket has its threads.
+    # In a cluster, each bucket has its own threads, so that a node that hangs doesn't delay calls to the others.
     lines = 1 if isinstance(client, redis.Redis) else BUCKETS
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_close, client)
@@ -160,7 +165,7 @@ async def open_redis(name: str, url: str) -> AsyncIterator[RedisEngine]:
 
 
 class RedisEngine:
-    """Made by `open_redis`."""
+    """The Engine made by `open_redis`."""
 
     def __init__(self, where: str, prefix: str, reads: Sequence[Jobs], writes: Sequence[Jobs]) -> None:
         self._where = where
@@ -171,7 +176,7 @@ class RedisEngine:
     async def get(self, keys: Sequence[bytes]) -> Sequence[Entry | None]:
         buckets = [_number(key) for key in keys]
         names = [self._buckets[one].tag + b":v:" + key for one, key in zip(buckets, keys, strict=True)]
-        if len(keys) > 1:  # before they are read, which may be a hundred times as much
+        if len(keys) > 1:  # sizes first: 100 values together may have a hundred times the limit
             sizes = await self._answers(buckets, [("STRLEN", name) for name in names])
             check_values(sum(max(0, size - FRAMED) for size in sizes))
         found = await self._answers(buckets, [("GET", name) for name in names])
@@ -200,10 +205,10 @@ class RedisEngine:
         with _translated(self._where), trio.fail_after(DEADLINE):
             is_done = await self._writes[number % len(self._writes)].run(write)
         if not is_done:
-            raise BindingError(f"{self._where}: it did not answer in time", 504)
+            raise BindingError(f"{self._where}: no answer in time", 504)
 
     async def _answers(self, buckets: Sequence[int], commands: Sequence[Command]) -> Sequence[Any]:
-        """To each command, of a key in the bucket of the same place."""
+        """Returns the answer to each command. `buckets` holds the bucket of each command's key, in the same order."""
         parted: dict[int, list[int]] = {}
         for place, bucket in enumerate(buckets):
             parted.setdefault(bucket % len(self._reads), []).append(place)
@@ -228,7 +233,7 @@ class RedisEngine:
 
 
 def _number(key: bytes) -> int:
-    """Of its bucket."""
+    """Returns the number of the key's bucket."""
     return zlib.crc32(key) % BUCKETS
 
 
@@ -236,14 +241,15 @@ def _number(key: bytes) -> int:
 
 
 def _ask(client: Any, jobs: Sequence[Job]) -> None:
-    """Each job is some commands, and its outcome their answers, or what failed; all go out at once."""
+    """A turn of reads, sent as one pipeline. `do` is a list of commands; the outcome is a list of answers, in which an
+    exception stands for a command that failed."""
     answers = iter(_pipelined(client, [command for job in jobs for command in job.do]))
     for job in jobs:
         job.outcome = outcome.Value([*islice(answers, len(job.do))])
 
 
 def _write(client: Any, jobs: Sequence[Job]) -> None:
-    """Each job is a Write, and its outcome whether it was done."""
+    """A turn of writes. `do` is a Write; the outcome is False if the deadline had passed and nothing was done."""
     _set_clocks(client, {job.do.bucket for job in jobs if job.do.bucket.ahead is None})
     sent = _now()
     for job, answer in zip(jobs, _pipelined(client, [_command(job.do) for job in jobs]), strict=True):
@@ -256,7 +262,7 @@ def _write(client: Any, jobs: Sequence[Job]) -> None:
 
 
 def _set_clocks(client: Any, buckets: set[Bucket]) -> None:
-    """By what their servers say. What fails here fails again, and is told, with the writes."""
+    """Asks the buckets' servers for their clocks. Errors are ignored: the writes meet and report them again."""
     some = [*buckets]
     sent = _now()
     for bucket, now in zip(some, _pipelined(client, [("EVAL", CLOCK, 1, one.tag) for one in some]), strict=True):
@@ -271,7 +277,7 @@ def _command(write: Write) -> Command:
 
 
 def _pipelined(client: Any, commands: Sequence[Command]) -> Sequence[Any]:
-    """The answer to each, or the exception that it is."""
+    """Returns the answer to each command, or the exception that it failed with."""
     if not commands:
         return []
     try:
@@ -285,7 +291,7 @@ def _pipelined(client: Any, commands: Sequence[Command]) -> Sequence[Any]:
 
 
 def _now() -> float:
-    """Milliseconds."""
+    """Returns our monotonic clock, in milliseconds."""
     return time.monotonic() * 1000
 
 
@@ -307,8 +313,8 @@ def _connect(place: Place) -> Any:
 
 
 def _place(name: str, url: str) -> Place:
-    """Raises: PolicyError, which doesn't show the URL: it may hold a password."""
-    wrong = f"binding {name}: its URL is not like redis://user:password@host:6379/0?prefix=kv"
+    """Parses the URL. Raises PolicyError, whose message omits the URL because it may contain a password."""
+    wrong = f"binding {name}: the URL must have the form redis://user:password@host:6379/0?prefix=kv"
     try:
         parts = urlsplit(url)
         given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=10)
@@ -334,19 +340,19 @@ def _place(name: str, url: str) -> Place:
 
 @contextmanager
 def _translated(where: str) -> Iterator[None]:
-    """The client's errors as ours."""
+    """Raises BindingError in place of an error of the client."""
     try:
         yield
     except (trio.TooSlowError, redis.TimeoutError, TimeoutError) as error:
-        raise BindingError(f"{where}: it did not answer in time", 504) from error
+        raise BindingError(f"{where}: no answer in time", 504) from error
     except redis.AuthenticationError as error:
         raise BindingError(f"{where}: {error}") from error
     except (redis.ConnectionError, redis.exceptions.RedisClusterException, OSError) as error:
-        raise BindingError(f"{where}: can't be reached") from error
+        raise BindingError(f"{where}: can't connect") from error
     except redis.RedisError as error:
         said = str(error)
         if isinstance(error, redis.OutOfMemoryError) or said.startswith(("OOM", "MISCONF")):
-            raise BindingError(f"{where}: no space left there", 507) from error
+            raise BindingError(f"{where}: no space left on the server", 507) from error
         raise BindingError(f"{where}: {said}") from error
 
 

@@ -1,4 +1,4 @@
-"""The embedded engine: a table of an SQLite file."""
+"""The embedded KV engine: a table in an SQLite file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyinterceptor.bindings.kv.engine import Entry, Listed
 from pyinterceptor.bindings.kv.limits import check_values
 
 VERSION = 1
-# The value stands last: a listing reads no page of a large one.
+# The value is the last column, so that a listing doesn't read the overflow pages of large values.
 SCHEMA = """
 CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, expiration INTEGER, metadata BLOB, value BLOB);
 CREATE INDEX by_expiration ON entries (expiration) WHERE expiration IS NOT NULL
@@ -28,8 +28,8 @@ DELETE = "DELETE FROM entries WHERE key = ?"
 LIST = f"""
 SELECT key, expiration, metadata FROM entries WHERE key >= ? AND key < ? AND key > ? AND {ALIVE} ORDER BY key LIMIT ?
 """
-TIMES = 2  # that a value is written: to the log, then to its place
-PURGED = 8  # dead entries that a put removes: more than it can add
+TIMES = 2  # how often a value is written: to the log, then to its place in the file
+PURGED = 8  # expired entries that each put removes; a put adds only one, so they can't accumulate
 PURGE = f"DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expiration <= ? LIMIT {PURGED})"
 
 
@@ -40,7 +40,7 @@ async def open_sqlite(name: str, path: Path) -> AsyncIterator[SqliteEngine]:
 
 
 class SqliteEngine:
-    """Made by `open_sqlite`."""
+    """The Engine made by `open_sqlite`."""
 
     def __init__(self, database: Database, directory: Path) -> None:
         self._database = database
@@ -54,7 +54,7 @@ class SqliteEngine:
                 row = connection.execute(GET, (key, now)).fetchone()
                 found.append(None if row is None else Entry(*row))
                 size += 0 if row is None else len(row[0])
-                check_values(size)  # before the rest is read, which may be a hundred times as much
+                check_values(size)  # after each value: all 100 together may have a hundred times the limit
             return found
 
         return await self._database.read(read)
@@ -76,4 +76,4 @@ class SqliteEngine:
 
 
 def _done(_: sqlite3.Cursor) -> None:
-    """A cursor may not leave its thread."""
+    """Drops the cursor, which must not leave its thread."""

@@ -1,4 +1,4 @@
-"""R2: objects by key, as Cloudflare R2's Workers API has them.
+"""R2: an object store with the Workers API of Cloudflare R2.
 
 https://developers.cloudflare.com/r2/api/workers/workers-api-reference/
 """

@@ -1,4 +1,4 @@
-"""What handlers find as `env.BUCKET`: the methods of R2's Workers API, in snake_case."""
+"""The bucket that handlers use as `env.BUCKET`: the methods of R2's Workers API, in snake_case."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ INCLUDED = {"http_metadata", "custom_metadata"}
 
 
 class Bucket:
-    """Made by `R2Bucket.open`. https://developers.cloudflare.com/r2/api/workers/workers-api-reference/
+    """A bucket of objects, made by `R2Bucket.open`.
 
-    Raises: BadArgument for what R2 refuses, with its code in the message and an HTTP status; BindingError where the
-    engine failed, with 503, 504 or 507: then nothing has changed.
+    https://developers.cloudflare.com/r2/api/workers/workers-api-reference/. Every method raises BadArgument, with R2's
+    code in the message and an HTTP status, if R2 would refuse the call. It raises BindingError, with 503, 504 or 507,
+    if the engine failed; nothing has changed then.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def head(self, key: str) -> R2Object | None:
-        """The object without its bytes; None if it isn't there."""
+        """Returns the object without its bytes; None if it is missing."""
         stored = await self._engine.head(limits.check_key("head", key))
         return None if stored is None else R2Object(stored)
 
     async def get(self, key: str, *, only_if: Conditional = None, range: Ranged = None) -> R2Object | ObjectBody | None:
-        """The object, or some of its bytes; None if it isn't there, without a body where `only_if` isn't met.
+        """Returns the object with its bytes, or with those in `range`; None if it is missing.
 
-        Both may be the Headers of a request. A range that begins past the end is a BadArgument (416).
+        Returns the object without a body if `only_if` isn't met. `only_if` and `range` may both be the Headers of a
+        request. Raises BadArgument (416) if the range begins past the end.
         """
         condition, asked = condition_of("get", only_if), range_of(range)
         opened = await self._engine.get(limits.check_key("get", key), asked, condition)
@@ -65,9 +67,10 @@ class Bucket:
         sha384: bytes | str | None = None,
         sha512: bytes | str | None = None,
     ) -> R2Object | None:
-        """Keeps it whole, or not at all; None where `only_if` isn't met by what is there.
+        """Stores the whole object, or nothing. Returns None if the current object doesn't meet `only_if`.
 
-        Takes a stream, of any length. One checksum may be given: another one of what comes is a BadArgument.
+        Takes a stream of any length. At most one checksum may be given; raises BadArgument if the content's checksum
+        differs.
         """
         checksum = expected({"md5": md5, "sha1": sha1, "sha256": sha256, "sha384": sha384, "sha512": sha512})
         labels, condition = _labels("put", http_metadata, custom_metadata), condition_of("put", only_if)
@@ -77,10 +80,10 @@ class Bucket:
         return None if stored is None else R2Object(stored)
 
     async def delete(self, keys: str | Collection[str]) -> None:
-        """Up to 1000 of them. Nothing happens for one that isn't there."""
+        """Deletes up to 1000 objects. A missing one is no error."""
         some = [keys] if isinstance(keys, str) else list(keys)
         if len(some) > limits.DELETED:
-            raise refused("delete", INVALID_ARGUMENT, f"{len(some)} keys, and {limits.DELETED} are the most")
+            raise refused("delete", INVALID_ARGUMENT, f"{len(some)} keys exceed the limit of {limits.DELETED}")
         await self._engine.delete([limits.check_key("delete", key) for key in some])
 
     async def list(
@@ -93,15 +96,16 @@ class Bucket:
         start_after: str = "",
         include: Collection[str] = (),
     ) -> Objects:
-        """Objects in the order of their keys' UTF-8 bytes; those with `delimiter` behind the prefix as one prefix.
+        """Returns a page of the objects whose keys begin with `prefix`, in the order of the keys' UTF-8 bytes.
 
-        They come with the metadata that `include` names: "http_metadata", "custom_metadata".
+        Keys that contain `delimiter` after the prefix are grouped: each group is listed once, by its common prefix.
+        Objects carry only the metadata that `include` names: "http_metadata", "custom_metadata".
         """
         limits.check_limit(limit)
         for text in (prefix, delimiter, start_after):
             _check_text(text)
         if isinstance(include, str) or set(include) - INCLUDED:
-            raise refused("list", INVALID_ARGUMENT, f"include is a list of {' and '.join(sorted(INCLUDED))}")
+            raise refused("list", INVALID_ARGUMENT, f"include must be a list of {' and '.join(sorted(INCLUDED))}")
         after = Position("key", start_after) if start_after else None
         if cursor is not None:
             after = position_of(cursor, prefix)
@@ -117,16 +121,17 @@ class Bucket:
         http_metadata: HttpMetadata | Mapping[str, Any] | Headers | None = None,
         custom_metadata: Mapping[str, str] | None = None,
     ) -> MultipartUpload:
-        """Begins one. What isn't completed in seven days is gone."""
+        """Begins a multipart upload. It is deleted if it isn't completed within seven days."""
         labels = _labels("create_multipart_upload", http_metadata, custom_metadata)
         upload = await self._engine.begin(limits.check_key("create_multipart_upload", key), labels)
         return MultipartUpload(self._engine, key, upload)
 
     def resume_multipart_upload(self, key: str, upload_id: str) -> MultipartUpload:
-        """One that was begun before, maybe by another process. Whether it is there, its methods find out."""
+        """Returns an upload that was begun before, maybe by another process. Its existence isn't checked here: the
+        upload's methods raise BadArgument (404) if it is missing."""
         limits.check_key("resume_multipart_upload", key)
         if not isinstance(upload_id, str):
-            raise TypeError(f"resume_multipart_upload: an upload's id is a str, not {type(upload_id).__name__}")
+            raise TypeError(f"resume_multipart_upload: an upload's id must be a str, not {type(upload_id).__name__}")
         return MultipartUpload(self._engine, key, upload_id)
 
 
@@ -134,14 +139,14 @@ def _labels(
     method: str, http: HttpMetadata | Mapping[str, Any] | Headers | None, custom: Mapping[str, str] | None
 ) -> Labels:
     if not (custom is None or isinstance(custom, Mapping)):
-        raise TypeError(f"{method}: custom_metadata maps str to str, and is a {type(custom).__name__}")
+        raise TypeError(f"{method}: custom_metadata must map str to str, not be a {type(custom).__name__}")
     labels = Labels(http_metadata_of(method, http), dict(custom or {}))
     limits.check_metadata(method, labels.http.fields(), labels.custom)
     return labels
 
 
 def _with_labels(stored: Stored, include: Collection[str]) -> Stored:
-    """Only those that were asked for."""
+    """Returns the object with only the metadata that `include` names."""
     labels = Labels(
         stored.labels.http if "http_metadata" in include else HttpMetadata(),
         stored.labels.custom if "custom_metadata" in include else {},
@@ -151,8 +156,8 @@ def _with_labels(stored: Stored, include: Collection[str]) -> Stored:
 
 def _check_text(text: str) -> None:
     if not isinstance(text, str):
-        raise TypeError(f"list: prefix, delimiter and start_after are str, not {type(text).__name__}")
+        raise TypeError(f"list: prefix, delimiter and start_after must be str, not {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise refused("list", INVALID_ARGUMENT, "a text that UTF-8 can't encode") from None
+        raise refused("list", INVALID_ARGUMENT, "UTF-8 can't encode prefix, delimiter or start_after") from None

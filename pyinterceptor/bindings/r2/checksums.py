@@ -1,4 +1,4 @@
-"""The digests of what is put: what the caller expects, and what came. Pure."""
+"""Checksums of uploaded content: the expected one, and those computed from the bytes. Pure."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ SIZES = {"md5": 16, "sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}  # byt
 
 
 def expected(given: Mapping[str, bytes | str | None]) -> tuple[str, bytes] | None:
-    """The one checksum that was given, by its name; as bytes or in hexadecimal.
+    """Returns the name and bytes of the one checksum that was given, as bytes or in hexadecimal; None if none was.
 
-    Raises: BadArgument, TypeError.
+    Raises BadArgument or TypeError.
     """
     some = {name: value for name, value in given.items() if value is not None}
     if len(some) > 1:
-        raise refused("put", INVALID_ARGUMENT, f"one checksum may be given, not {' and '.join(some)}")
+        raise refused("put", INVALID_ARGUMENT, f"only one checksum may be given, not {' and '.join(some)}")
     for name, value in some.items():
         if not isinstance(value, str | bytes | bytearray | memoryview):
-            raise TypeError(f"put: {name} is bytes or hexadecimal text, not {type(value).__name__}")
+            raise TypeError(f"put: {name} must be bytes or hexadecimal text, not {type(value).__name__}")
         try:
             digest = bytes.fromhex(value) if isinstance(value, str) else bytes(value)
         except ValueError:
             digest = b""
         if len(digest) != SIZES[name]:
-            raise refused("put", INVALID_ARGUMENT, f"{name} has {SIZES[name]} bytes, or twice as many hex digits")
+            raise refused("put", INVALID_ARGUMENT, f"{name} must have {SIZES[name]} bytes, or twice as many hex digits")
         return name, digest
     return None
 
 
 class Digests:
-    """MD5, which makes the entity tag, and what else is expected, of bytes that come in pieces."""
+    """Computes MD5, which becomes the entity tag, and the expected checksum, over bytes that arrive in pieces."""
 
     def __init__(self, wanted: tuple[str, bytes] | None = None) -> None:
         self._wanted = wanted
@@ -49,17 +49,17 @@ class Digests:
         return str(self._hashes["md5"].hexdigest())
 
     def checked(self) -> dict[str, bytes]:
-        """All digests. Raises: BadArgument where it isn't the expected one."""
+        """Returns all digests. Raises BadArgument if the content's checksum is not the expected one."""
         digests = {name: one.digest() for name, one in self._hashes.items()}
         if self._wanted is not None:
             name, wanted = self._wanted
             if digests[name] != wanted:
-                more = f"{name} {wanted.hex()} was given, {digests[name].hex()} came"
+                more = f"expected {name} {wanted.hex()}, got {digests[name].hex()}"
                 raise refused("put", BAD_DIGEST, more)
         return digests
 
 
 def multipart_etag(etags: list[str]) -> str:
-    """As S3 makes it: the MD5 of the parts' MD5s, and how many they are."""
+    """Returns the entity tag that S3 gives to a multipart upload: the MD5 of the parts' MD5s, and their number."""
     whole = hashlib.md5(b"".join(map(bytes.fromhex, etags)), usedforsecurity=False)
     return f"{whole.hexdigest()}-{len(etags)}"

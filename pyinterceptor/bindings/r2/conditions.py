@@ -1,4 +1,4 @@
-"""Whether an object is what its caller expects it to be: R2Conditional, or the fields of a request. Pure.
+"""Conditional requests: R2Conditional, or the conditional header fields of a request. Pure.
 
 https://developers.cloudflare.com/r2/api/workers/workers-api-reference/#conditional-operations; RFC 9110 section 13.
 """
@@ -20,19 +20,24 @@ ETAG = re.compile(r'(?:W/)?"[^"]*"|\*|[^\s,"]+')
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """All that is given must hold. Entity tags with or without quotes, several with commas, or `*`.
+    """A condition on an object; all parts that are given must hold.
 
-    A date counts only where the entity tags of its kind aren't given or don't decide, as in RFC 9110 section 13.2.2.
+    Entity tags are written with or without quotes, several separated by commas, or as `*`. As in RFC 9110 section
+    13.2.2, a date is ignored if an entity tag of its kind is given and holds: `etag_matches` overrides
+    `uploaded_before`, and `etag_does_not_match` overrides `uploaded_after`.
     """
 
     etag_matches: str | None = None
     etag_does_not_match: str | None = None
     uploaded_before: datetime | None = None
     uploaded_after: datetime | None = None
-    seconds_granularity: bool = False  # dates are compared as HTTP writes them
+    seconds_granularity: bool = False  # compare dates in whole seconds, as HTTP writes them
 
     def is_met(self, etag: str | None, uploaded: float) -> bool:
-        """By the object with this entity tag, uploaded then (seconds since 1970); None: there is no object."""
+        """Whether an object meets it that has this entity tag and was uploaded at that time (seconds since 1970).
+
+        `etag` is None if there is no object.
+        """
         if etag is None:
             return self.etag_matches is None and self.uploaded_after is None
         matches = self.etag_matches is None or _names(self.etag_matches, etag, is_weak=False)
@@ -58,7 +63,7 @@ Conditional = Condition | Mapping[str, Any] | Headers | None
 
 
 def condition_of(method: str, given: Conditional) -> Condition | None:
-    """None where nothing is asked. Raises: BadArgument, TypeError."""
+    """Returns the condition; None if it is empty. Raises BadArgument or TypeError."""
     if given is None:
         return None
     if isinstance(given, Headers):
@@ -68,10 +73,11 @@ def condition_of(method: str, given: Conditional) -> Condition | None:
     elif isinstance(given, Mapping):
         known = {field.name for field in fields(Condition)}
         if unknown := set(given) - known:
-            raise refused(method, INVALID_ARGUMENT, f"only_if has no {unknown.pop()!r}, but {', '.join(sorted(known))}")
+            names = ", ".join(sorted(known))
+            raise refused(method, INVALID_ARGUMENT, f"only_if has no {unknown.pop()!r}, only {names}")
         condition = Condition(**given)
     else:
-        raise TypeError(f"{method}: only_if is a Condition, a dict or Headers, not {type(given).__name__}")
+        raise TypeError(f"{method}: only_if must be a Condition, a dict or Headers, not {type(given).__name__}")
     _check(method, condition)
     return None if condition == Condition(seconds_granularity=condition.seconds_granularity) else condition
 
@@ -89,18 +95,18 @@ def _of_headers(headers: Headers) -> Condition:
 def _check(method: str, condition: Condition) -> None:
     for tags in (condition.etag_matches, condition.etag_does_not_match):
         if not (tags is None or isinstance(tags, str)):
-            raise TypeError(f"{method}: an entity tag is a str, not {type(tags).__name__}")
+            raise TypeError(f"{method}: an entity tag must be a str, not {type(tags).__name__}")
     for date in (condition.uploaded_before, condition.uploaded_after):
         if date is None:
             continue
         if not isinstance(date, datetime):
-            raise TypeError(f"{method}: only_if's dates are datetimes, not {type(date).__name__}")
+            raise TypeError(f"{method}: only_if's dates must be datetimes, not {type(date).__name__}")
         if date.tzinfo is None:
-            raise refused(method, INVALID_ARGUMENT, "only_if's dates need a timezone")
+            raise refused(method, INVALID_ARGUMENT, "only_if's dates must have a timezone")
 
 
 def _names(tags: str, etag: str, *, is_weak: bool) -> bool:
-    """Whether one of these entity tags is the object's; weak ones name it only in a weak comparison."""
+    """Whether one of these entity tags is the object's. A weak tag matches only in a weak comparison."""
     for tag in ETAG.findall(tags):
         if tag == "*" or tag.strip('"') == etag or (is_weak and tag.removeprefix("W/").strip('"') == etag):
             return True

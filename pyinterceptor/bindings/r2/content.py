@@ -1,4 +1,4 @@
-"""What a handler puts, as bytes in large pieces: few are worth a thread's turn each."""
+"""The content of an upload, in large pieces: a switch to a thread costs too much for a small one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pyinterceptor.web import Body
 
 Content = str | bytes | bytearray | memoryview | AsyncIterable[bytes | str] | Body | None
 
-PIECE = 1024 * 1024  # bytes, about
+PIECE = 1024 * 1024  # bytes, at least, of each piece but the last
 
 
 def chunks(method: str, value: Content) -> Pieces:
-    """Pieces of at least PIECE bytes, but the last; None is empty. Raises: TypeError, BadArgument."""
+    """Returns the content in pieces of at least PIECE bytes, except for the last. None means no content.
+
+    Raises TypeError, or BadArgument if the length is known and too large.
+    """
     try:
         body = value if isinstance(value, Body) else Body(value)
     except TypeError as error:
@@ -24,7 +27,7 @@ def chunks(method: str, value: Content) -> Pieces:
 
 
 class Pieces:
-    """Takes the body. Raises: BadArgument (413) where more comes than is allowed."""
+    """Takes the body. Raises BadArgument (413) once more bytes have come than R2 allows."""
 
     def __init__(self, method: str, body: Body) -> None:
         self._method = method
@@ -40,7 +43,7 @@ class Pieces:
             self._parts = aiter(self._body)
         piece = await anext(self._parts)
         if len(piece) < PIECE:
-            some = BytesIO()  # not a list: of tiny parts, each object would be many times its bytes
+            some = BytesIO()  # not a list: each part of a few bytes would cost an object many times its size
             some.write(piece)
             while some.tell() < PIECE and (part := await anext(self._parts, None)) is not None:
                 some.write(part)

@@ -1,4 +1,4 @@
-"""Where a listing goes on, as text: opaque to its user, and told from one that we never gave. Pure."""
+"""Cursors of listings: opaque text with a checksum, by which a cursor that we didn't issue is refused. Pure."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def cursor_of(position: Position, prefix: str) -> str:
 
 
 def position_of(cursor: str, prefix: str) -> Position:
-    """Raises: BadArgument where it isn't of a listing of this prefix."""
+    """Returns the position that `cursor` stands for. Raises BadArgument if no listing of this prefix issued it."""
     if not isinstance(cursor, str):
-        raise TypeError(f"list: a cursor is a str, not {type(cursor).__name__}")
+        raise TypeError(f"list: a cursor must be a str, not {type(cursor).__name__}")
     try:
         text = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         text = ""
     kind, mark, where = text[:1], text[1:9], text[9:]
     if kind not in KINDS or not where or mark != _mark(where, prefix):
-        raise refused("list", INVALID_ARGUMENT, "the cursor is none of a listing of this prefix")
+        raise refused("list", INVALID_ARGUMENT, "no listing of this prefix issued the cursor")
     return Position(KINDS[kind], where)
 
 
 def _mark(text: str, prefix: str) -> str:
-    """Which listing it is of."""
+    """Returns a checksum that ties a cursor to the prefix of its listing."""
     return f"{zlib.crc32(text.encode(), zlib.crc32(prefix.encode())):08x}"

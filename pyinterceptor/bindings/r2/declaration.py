@@ -1,4 +1,4 @@
-"""`R2Bucket()` of an app: which engine keeps its objects."""
+"""`R2Bucket()`: the declaration of a bucket in an app, and the choice of its engine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ S3 = "s3://"
 class R2Bucket:
     """A bucket of objects: `App(bindings={"BUCKET": R2Bucket()})`, then `await env.BUCKET.get("key")` in a handler.
 
-    Without a URL, or with "embedded:", the objects are files of ours. `s3://bucket[/prefix]?endpoint=…&region=…` is a
-    bucket of any store that speaks S3; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are in our environment then.
+    Without a URL, or with "embedded:", the objects are kept in files of the interceptor.
+    `s3://bucket[/prefix]?endpoint=…&region=…` names a bucket of any S3-compatible store; the interceptor reads its
+    credentials from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in its own environment.
     """
 
     url: str = field(default=EMBEDDED, repr=False)
 
     def __post_init__(self) -> None:
         if self.url != EMBEDDED and not self.url.startswith(S3):
-            raise PolicyError(f"an R2Bucket's URL is {EMBEDDED} or begins with {S3}")
+            raise PolicyError(f"an R2Bucket's URL must be {EMBEDDED} or begin with {S3}")
 
     def configured(self, text: str) -> R2Bucket:
         return R2Bucket(text)

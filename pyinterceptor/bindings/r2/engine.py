@@ -1,4 +1,4 @@
-"""What keeps the objects of a bucket. What may be asked, and how it is said, is the bucket's."""
+"""The interface of a bucket's storage engines. The bucket itself checks arguments and defines the handlers' API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyinterceptor.web import Body
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What goes with an object's bytes."""
+    """An object's metadata."""
 
     http: HttpMetadata = field(default_factory=HttpMetadata)
     custom: Mapping[str, str] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An object, without its bytes."""
+    """An object without its bytes."""
 
     key: str
     version: str
@@ -34,7 +34,7 @@ class Stored:
 
 
 class Opened(NamedTuple):
-    """An object of which `length` bytes from `offset` on are in `body`; None: the condition isn't met."""
+    """An object and `length` of its bytes, from `offset` on. `body` is None if the condition isn't met."""
 
     stored: Stored
     offset: int
@@ -43,7 +43,7 @@ class Opened(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a listing goes on: behind a key, or behind all that begins with a prefix."""
+    """The position where a listing resumes: after a key, or after all keys with a prefix."""
 
     kind: Literal["key", "prefix"]
     text: str
@@ -58,7 +58,7 @@ class Query(NamedTuple):
 
 
 class Page(NamedTuple):
-    """In the order of the keys' UTF-8 bytes; `end` is where the next one goes on, None where nothing follows."""
+    """A page of a listing, in the order of the keys' UTF-8 bytes. The next page begins at `end`; None on the last."""
 
     objects: Sequence[Stored]
     prefixes: Sequence[str]
@@ -71,12 +71,14 @@ class Part(NamedTuple):
 
 
 class Engine(Protocol):
-    """Raises: BadArgument for what R2 refuses, BindingError for faults; what failed has changed nothing."""
+    """Every method raises BadArgument if R2 would refuse the call, and BindingError for a fault. A method that fails
+    has changed nothing."""
 
     async def head(self, key: str) -> Stored | None: ...
 
     async def get(self, key: str, range: Range | None, condition: Condition | None) -> Opened | None:
-        """The body holds what it needs, whatever becomes of the object; `Body.aclose` lets it go."""
+        """Returns the object with its body; None if it is missing. A later replacement or deletion of the object
+        doesn't affect the body, which holds its resources until `Body.aclose`."""
 
     async def put(
         self,
@@ -86,21 +88,21 @@ class Engine(Protocol):
         expected: tuple[str, bytes] | None,
         condition: Condition | None,
     ) -> Stored | None:
-        """Returns when it is kept, and is what `head` and `get` find; None where the condition isn't met."""
+        """Returns once the object is stored and `head` and `get` find it. None if the condition isn't met."""
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Nothing happens for those that aren't there."""
+        """Deletes the objects. A missing one is no error."""
 
     async def list(self, query: Query) -> Page: ...
 
     async def begin(self, key: str, labels: Labels) -> str:
-        """A multipart upload; returns its id."""
+        """Begins a multipart upload and returns its id."""
 
     async def upload_part(self, key: str, upload: str, number: int, content: AsyncIterator[bytes]) -> str:
-        """Returns the part's entity tag. It takes the place of another of its number."""
+        """Stores a part in place of an earlier one with its number. Returns its entity tag."""
 
     async def complete(self, key: str, upload: str, parts: Sequence[Part]) -> Stored:
-        """The parts, in this order, become the object; the upload is over."""
+        """Makes the object from the parts, in this order, and ends the upload."""
 
     async def abort(self, key: str, upload: str) -> None:
-        """The upload and its parts are gone."""
+        """Deletes the upload and its parts."""

@@ -1,7 +1,7 @@
-"""The embedded engine: each object a file, and an SQLite index that says which.
+"""The embedded engine of a bucket: a file for each object, and an SQLite index from keys to files.
 
-A file's name is random and never used again, so no key names a file, and an object is replaced by one transaction:
-a crash leaves the old or the new one. What is kept is on the disk when the call returns.
+A file's name is random and never reused, so no key can name a file. One transaction replaces an object, so a crash
+leaves either the old or the new one. Data is on the disk when the call returns.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from pyinterceptor.web import Body
 
 T = TypeVar("T")
 
-THREADS = 16  # that may wait for the disk at once
-AT_ONCE = 64 * 1024  # bytes that are read where they are found
-KEPT = 7 * 24 * 3600  # seconds of a multipart upload that nobody completes
+THREADS = 16  # threads that may wait for the disk at once
+AT_ONCE = 64 * 1024  # bytes; a body up to this size is read on the index's thread, which saves a switch to another
+KEPT = 7 * 24 * 3600  # seconds before an incomplete multipart upload is deleted
 
 
 @asynccontextmanager
 async def open_files(name: str, place: Path) -> AsyncIterator[FilesEngine]:
-    """Several processes may have it open. Raises: BindingError."""
+    """Opens the bucket in the directory `place`. Several processes may have it open. Raises BindingError."""
     called = f"R2 {name}"
     with translated(called):
         lock, is_alone = await trio.to_thread.run_sync(_prepare, place)
@@ -49,7 +49,7 @@ async def open_files(name: str, place: Path) -> AsyncIterator[FilesEngine]:
             engine = FilesEngine(called, database, place / "objects")
             if is_alone:
                 await engine.sweep()
-            await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_SH)  # who comes next isn't alone
+            await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_SH)  # the next process must not sweep
             yield engine
             await engine.forget_removed()
     finally:
@@ -57,7 +57,7 @@ async def open_files(name: str, place: Path) -> AsyncIterator[FilesEngine]:
 
 
 def _prepare(place: Path) -> tuple[int, bool]:
-    """Makes the directories; returns the lock, and whether no other process has the bucket open."""
+    """Creates the directories. Returns the lock, and True if no other process has the bucket open."""
     for number in range(256):
         (place / "objects" / f"{number:02x}").mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chmod(place, 0o700)
@@ -68,7 +68,7 @@ def _prepare(place: Path) -> tuple[int, bool]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return lock, True
     except BlockingIOError:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # waits while another sweeps
+        fcntl.flock(lock, fcntl.LOCK_SH)  # waits while another process sweeps
         return lock, False
     except BaseException:
         os.close(lock)
@@ -76,14 +76,14 @@ def _prepare(place: Path) -> tuple[int, bool]:
 
 
 class FilesEngine:
-    """Made by `open_files`."""
+    """The Engine made by `open_files`."""
 
     def __init__(self, name: str, database: Database, objects: Path) -> None:
         self._name = name
         self._database = database
         self._objects = objects
         self._limiter = trio.CapacityLimiter(THREADS)
-        self._removed: list[str] = []  # files, which the index still has as nobody's
+        self._removed: list[str] = []  # files that are deleted, but still listed in the index as unowned
 
     # Objects.
 
@@ -102,7 +102,7 @@ class FilesEngine:
                 except FileNotFoundError as error:
                     if stored.version == seen:
                         raise BindingError(f"{self._name}: the file of {key!r} is gone") from error
-                    seen = stored.version  # another took its place since we looked
+                    seen = stored.version  # the object was replaced or deleted after the lookup: look again
             return None
 
         return await self._database.read(open_now)
@@ -170,7 +170,7 @@ class FilesEngine:
 
             def commit(connection: sqlite3.Connection) -> list[str]:
                 if index.parts_named(connection, key, upload, parts)[1] != files:
-                    raise refused("complete", INVALID_PART, "one was uploaded again meanwhile")
+                    raise refused("complete", INVALID_PART, "a part was uploaded again meanwhile")
                 old = index.store(connection, stored, None)
                 return index.end_upload(connection, "complete", key, upload) + ([old] if old else [])
 
@@ -181,11 +181,11 @@ class FilesEngine:
     async def abort(self, key: str, upload: str) -> None:
         await self._remove(await self._commit(partial(index.end_upload, method="abort", key=key, upload=upload)))
 
-    # Files. One is nobody's until a transaction gives it to an object or a part.
+    # Files. A file is unowned until a transaction assigns it to an object or a part.
 
     @asynccontextmanager
     async def _new_file(self) -> AsyncIterator[tuple[str, NewFile]]:
-        """Removed again where the block fails."""
+        """Creates a file, and removes it again if the block raises."""
         name = secrets.token_hex(16)
 
         def announce(connection: sqlite3.Connection, removed: Sequence[str]) -> None:
@@ -227,30 +227,31 @@ class FilesEngine:
                 raise BindingError(f"{self._name}: the file of part {part.number} is shorter than it was")
 
     async def _commit(self, do: Callable[[sqlite3.Connection], T]) -> T:
-        """A transaction that is waited for even by who is cancelled: what it did has to be known."""
+        """Runs a transaction, and waits for it even if cancelled: the caller must know its result to clean up."""
         with trio.CancelScope(shield=True):
             result = await self._database.write(do)
         return result
 
     async def _discard(self, files: Sequence[str]) -> None:
-        """Removes those of them that are nobody's. What can't be told now is removed at a later start."""
+        """Removes those of `files` that are unowned. If the index can't be read now, the sweep of a later start
+        removes them."""
         with suppress(BindingError):
             await self._remove(await self._database.read(partial(index.unowned, files=files)))
 
     async def _remove(self, files: Sequence[str]) -> None:
-        """Removes files that are nobody's; the index is told with the next one that is made."""
+        """Removes unowned files. Their rows in the index are deleted when the next file is created."""
         if files:
             with trio.CancelScope(shield=True), suppress(BindingError):
                 await self._in_thread(partial(_unlink, [self._path(file) for file in files]))
                 self._removed += files
 
     async def forget_removed(self) -> None:
-        """The index is told now."""
+        """Deletes the index's rows of removed files now."""
         with trio.CancelScope(shield=True), suppress(BindingError):
             await self._database.write(partial(index.forget, files=self._take_removed()))
 
     async def sweep(self) -> None:
-        """Removes what dead processes left. Only while nobody else has the bucket open."""
+        """Removes files and uploads that ended processes left. Only while no other process has the bucket open."""
         await self._commit(partial(index.end_uploads_before, moment=_now() - KEPT))
         await self._remove(await self._database.read(index.all_unowned))
         await self.forget_removed()
@@ -267,7 +268,7 @@ class FilesEngine:
             result = await trio.to_thread.run_sync(do, limiter=self._limiter)
         return result
 
-    # Last: its name hides the type's.
+    # Last, because the method's name hides the type `list`.
 
     async def list(self, query: Query) -> Page:
         return await self._database.read(partial(index.page, query=query))

@@ -1,7 +1,7 @@
-"""The index of the embedded bucket: which file is which object. Rows and SQL; each function runs in a transaction.
+"""The index of the embedded bucket, from keys to files: rows and SQL. Each function runs inside a transaction.
 
-A file that is no object's or part's stands in `unowned`, from before it is made until after it was removed: whatever
-moment we die at, what is to be removed is known.
+A file that belongs to no object or part is listed in `unowned`, from before its creation until after its removal. So
+at whatever moment the process dies, the index lists every file to remove.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CREATE TABLE unowned (file TEXT PRIMARY KEY)
 """
 OBJECT = "SELECT key, file, size, etag, uploaded, labels, checksums FROM objects"
 LIST = f"{OBJECT} WHERE key >= ? AND key < ? AND key > ? ORDER BY key"
-BEYOND = b"\xff"  # no byte of UTF-8: greater than whatever goes on with a prefix
+BEYOND = b"\xff"  # no byte of UTF-8, so prefix + BEYOND sorts after every key with that prefix
 
 
 class PartFile(NamedTuple):
@@ -74,7 +74,8 @@ def _beyond(position: Position) -> bytes:
 
 
 def store(connection: sqlite3.Connection, stored: Stored, condition: Condition | None) -> str | None:
-    """The file becomes the object. Returns the one whose place it took, "" if there was none; None: it may not."""
+    """Makes the file the object of its key. Returns the file it replaces, or "" if there was no object; None if the
+    condition isn't met."""
     old = find(connection, stored.key)
     etag, uploaded = (None, 0.0) if old is None else (old.etag, old.uploaded)
     if condition is not None and not condition.is_met(etag, uploaded):
@@ -89,13 +90,13 @@ def store(connection: sqlite3.Connection, stored: Stored, condition: Condition |
 
 
 def remove(connection: sqlite3.Connection, keys: Iterable[str]) -> list[str]:
-    """Returns the files that are nobody's any more."""
+    """Returns the files that are unowned now."""
     query = "DELETE FROM objects WHERE key = ? RETURNING file"
     rows = [row for key in keys for row in connection.execute(query, (key.encode(),)).fetchall()]
     return disown(connection, [file for (file,) in rows])
 
 
-# --- files that are nobody's ----------------------------------------------------------------------------------------
+# --- unowned files --------------------------------------------------------------------------------------------------
 
 
 def disown(connection: sqlite3.Connection, files: Sequence[str]) -> list[str]:
@@ -108,7 +109,7 @@ def own(connection: sqlite3.Connection, file: str) -> None:
 
 
 def unowned(connection: sqlite3.Connection, files: Sequence[str]) -> list[str]:
-    """Which of them are."""
+    """Returns those of `files` that are unowned."""
     return [file for file in files if connection.execute("SELECT 1 FROM unowned WHERE file = ?", (file,)).fetchone()]
 
 
@@ -117,7 +118,7 @@ def all_unowned(connection: sqlite3.Connection) -> list[str]:
 
 
 def forget(connection: sqlite3.Connection, files: Iterable[str]) -> None:
-    """They are removed."""
+    """Deletes the rows of files that have been removed from the disk."""
     connection.executemany("DELETE FROM unowned WHERE file = ?", [(file,) for file in files])
 
 
@@ -129,7 +130,7 @@ def begin(connection: sqlite3.Connection, upload: str, key: str, now: float, lab
 
 
 def check_upload(connection: sqlite3.Connection, method: str, key: str, upload: str) -> Labels:
-    """Raises: BadArgument where it isn't there."""
+    """Returns the metadata that the upload was begun with. Raises BadArgument if the upload is missing."""
     query = "SELECT labels FROM uploads WHERE id = ? AND key = ?"
     row = connection.execute(query, (upload, key.encode())).fetchone()
     if row is None:
@@ -138,7 +139,7 @@ def check_upload(connection: sqlite3.Connection, method: str, key: str, upload: 
 
 
 def add_part(connection: sqlite3.Connection, key: str, upload: str, part: PartFile) -> list[str]:
-    """Returns the files that are nobody's any more."""
+    """Returns the files that are unowned now."""
     check_upload(connection, "upload_part", key, upload)
     query = "DELETE FROM parts WHERE upload = ? AND number = ? RETURNING file"
     old = [file for (file,) in connection.execute(query, (upload, part.number)).fetchall()]
@@ -150,7 +151,8 @@ def add_part(connection: sqlite3.Connection, key: str, upload: str, part: PartFi
 def parts_named(
     connection: sqlite3.Connection, key: str, upload: str, parts: Sequence[Part]
 ) -> tuple[Labels, list[PartFile]]:
-    """Raises: BadArgument where one isn't there, or with another entity tag."""
+    """Returns the upload's metadata and the files of `parts`. Raises BadArgument if a part is missing or has another
+    entity tag."""
     labels = check_upload(connection, "complete", key, upload)
     query = "SELECT number, file, size, etag FROM parts WHERE upload = ?"
     there = {row[0]: PartFile(*row) for row in connection.execute(query, (upload,))}
@@ -161,7 +163,7 @@ def parts_named(
 
 
 def end_upload(connection: sqlite3.Connection, method: str, key: str, upload: str) -> list[str]:
-    """Returns the files of its parts, which are nobody's any more."""
+    """Returns the files of its parts, which are unowned now."""
     check_upload(connection, method, key, upload)
     connection.execute("DELETE FROM uploads WHERE id = ?", (upload,))
     rows = connection.execute("DELETE FROM parts WHERE upload = ? RETURNING file", (upload,)).fetchall()

@@ -1,4 +1,4 @@
-"""The fields that an object is served with: R2HTTPMetadata. Pure."""
+"""R2HTTPMetadata: the header fields that an object is served with. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class HttpMetadata:
     cache_expiry: datetime | None = None
 
     def fields(self) -> dict[str, str]:
-        """As header fields."""
+        """Returns the metadata as header fields."""
         values = {header: getattr(self, name) for name, header in FIELDS.items()}
         if self.cache_expiry is not None:
             values["expires"] = format_datetime(self.cache_expiry.astimezone(UTC), usegmt=True)
@@ -40,13 +40,13 @@ class HttpMetadata:
 
     @classmethod
     def of_fields(cls, given: Mapping[str, str] | Headers) -> HttpMetadata:
-        """From header fields; an `expires` that is no date is left out."""
+        """Returns the metadata in these header fields. An `expires` that is no valid date is ignored."""
         values: dict[str, Any] = {name: given.get(header) for name, header in FIELDS.items()}
         return cls(**values | {"cache_expiry": date_of(values["cache_expiry"])})
 
 
 def http_metadata_of(method: str, given: HttpMetadata | Mapping[str, Any] | Headers | None) -> HttpMetadata:
-    """Raises: BadArgument, TypeError."""
+    """Returns the metadata that was given to `method`. Raises BadArgument or TypeError if it is invalid."""
     if given is None:
         return HttpMetadata()
     if isinstance(given, Headers):
@@ -54,15 +54,15 @@ def http_metadata_of(method: str, given: HttpMetadata | Mapping[str, Any] | Head
     if isinstance(given, Mapping):
         known = {field.name for field in fields(HttpMetadata)}
         if unknown := set(given) - known:
-            more = f"http_metadata has no {unknown.pop()!r}, but {', '.join(sorted(known))}"
+            more = f"http_metadata has no {unknown.pop()!r}, only {', '.join(sorted(known))}"
             raise refused(method, INVALID_ARGUMENT, more)
         given = HttpMetadata(**given)
     if not isinstance(given, HttpMetadata):
-        raise TypeError(f"{method}: http_metadata is HttpMetadata, a dict or Headers, not {type(given).__name__}")
+        raise TypeError(f"{method}: http_metadata must be HttpMetadata, a dict or Headers, not {type(given).__name__}")
     for name in FIELDS:
         value, kind = getattr(given, name), datetime if name == "cache_expiry" else str
         if not (value is None or isinstance(value, kind)):
-            raise TypeError(f"{method}: {name} is a {kind.__name__}, not {type(value).__name__}")
+            raise TypeError(f"{method}: {name} must be a {kind.__name__}, not {type(value).__name__}")
     try:
         Headers(given.fields())
     except (ValueError, OverflowError) as error:

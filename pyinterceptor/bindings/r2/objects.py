@@ -1,4 +1,4 @@
-"""What handlers get of a bucket: R2Object, R2ObjectBody, R2Objects, R2UploadedPart.  Pure."""
+"""The objects that a bucket returns to handlers: R2Object, R2ObjectBody, R2Objects, R2UploadedPart.  Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyinterceptor.web import Body, Headers
 
 
 class R2Object:
-    """An object without its bytes. `range` is the one that was read, `size` always that of all of it."""
+    """An object without its bytes. `range` is the range that was read; `size` is always that of the whole object."""
 
     def __init__(self, stored: Stored, range: Range | None = None) -> None:
         self._stored = stored
@@ -26,7 +26,7 @@ class R2Object:
 
     @property
     def version(self) -> str:
-        """Another for each upload."""
+        """A text that differs between any two uploads."""
         return self._stored.version
 
     @property
@@ -39,7 +39,7 @@ class R2Object:
 
     @property
     def http_etag(self) -> str:
-        """With the quotes that a header field needs."""
+        """The entity tag in double quotes, as a header field needs it."""
         return f'"{self._stored.etag}"'
 
     @property
@@ -56,11 +56,11 @@ class R2Object:
 
     @property
     def checksums(self) -> Mapping[str, bytes]:
-        """Digests by name: "md5" but for multipart uploads, and the one that was given."""
+        """Digests by name: "md5", except after a multipart upload, and the checksum that was given to `put`."""
         return self._stored.checksums
 
     def write_http_metadata(self, headers: Headers) -> None:
-        """Sets the fields that it was put with."""
+        """Sets the header fields of `http_metadata` in `headers`."""
         for name, value in self._stored.labels.http.fields().items():
             headers.set(name, value)
 
@@ -69,7 +69,7 @@ class R2Object:
 
 
 class ObjectBody(R2Object):
-    """An object with its bytes, which are read once: `body` goes into a Response as it is."""
+    """An object with its bytes, which can be read once. `body` can be passed to a Response unchanged."""
 
     def __init__(self, stored: Stored, range: Range | None, body: Body) -> None:
         super().__init__(stored, range)
@@ -91,7 +91,7 @@ class ObjectBody(R2Object):
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """A page of a listing; `cursor` is for the next one, None unless `truncated`."""
+    """A page of a listing. `cursor` requests the next page; None unless `truncated`."""
 
     objects: Sequence[R2Object]
     delimited_prefixes: Sequence[str]
@@ -101,7 +101,7 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class UploadedPart:
-    """To be kept until the upload is completed."""
+    """An uploaded part. Keep it, because `MultipartUpload.complete` needs it."""
 
     part_number: int
     etag: str

@@ -1,4 +1,4 @@
-"""Which bytes of an object: R2Range, or the Range field of a request. Pure.  RFC 9110 section 14."""
+"""Byte ranges of an object: R2Range, or the Range field of a request. Pure.  RFC 9110 section 14."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ ONE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """`length` bytes from `offset` on, or the last `suffix` bytes."""
+    """A range of bytes: `length` bytes from `offset` on, or the last `suffix` bytes."""
 
     offset: int | None = None
     length: int | None = None
     suffix: int | None = None
 
     def within(self, size: int) -> tuple[int, int]:
-        """Offset and length in an object of so many bytes; what is beyond its end is left out.
+        """Returns offset and length of the range in an object of `size` bytes, cut off at the object's end.
 
-        Raises: BadArgument (416) where nothing is left.
+        Raises BadArgument (416) if the range contains no byte of the object.
         """
         if self.suffix is not None:
             offset, length = max(0, size - self.suffix), min(size, self.suffix)
@@ -40,24 +40,24 @@ Ranged = Range | Mapping[str, int] | Headers | None
 
 
 def range_of(given: Ranged) -> Range | None:
-    """None: all of it. Raises: BadArgument, TypeError."""
+    """Returns the range that was given; None stands for the whole object. Raises BadArgument or TypeError."""
     if given is None:
         return None
     if isinstance(given, Headers):
         return _of_header(given.get("range"))
     if isinstance(given, Mapping):
         if unknown := set(given) - {"offset", "length", "suffix"}:
-            raise refused("get", INVALID_ARGUMENT, f"range has no {unknown.pop()!r}, but offset, length, suffix")
+            raise refused("get", INVALID_ARGUMENT, f"range has no {unknown.pop()!r}, only offset, length, suffix")
         given = Range(**given)
     if not isinstance(given, Range):
-        raise TypeError(f"get: range is a Range, a dict or Headers, not {type(given).__name__}")
+        raise TypeError(f"get: range must be a Range, a dict or Headers, not {type(given).__name__}")
     for value in (given.offset, given.length, given.suffix):
         if not (value is None or _is_count(value)):
-            raise TypeError(f"get: a range is of whole bytes, not {value!r}")
+            raise TypeError(f"get: offset, length and suffix must be int, not {value!r}")
         if value is not None and value < 0:
             raise refused("get", INVALID_RANGE)
     if given.suffix is not None and (given.offset is not None or given.length is not None):
-        raise refused("get", INVALID_ARGUMENT, "a range has an offset and length, or a suffix")
+        raise refused("get", INVALID_ARGUMENT, "a range must have either offset and length, or suffix")
     return None if given == Range() else given
 
 
@@ -66,7 +66,8 @@ def _is_count(value: Any) -> bool:
 
 
 def _of_header(field: str | None) -> Range | None:
-    """A field that asks for several ranges, or makes no sense, is as if it weren't there (RFC 9110 section 14.2)."""
+    """Returns the range in a Range field. None, so that the field is ignored, if it is invalid or asks for several
+    ranges (RFC 9110 section 14.2 allows ignoring it)."""
     found = None if field is None else ONE.fullmatch(field)
     if found is None or found[1] == found[2] == "":
         return None

@@ -1,28 +1,30 @@
-"""A bucket of any store that speaks S3 as an R2Bucket's engine.
+"""The engine of a bucket in any S3-compatible store.
 
-Through botocore, the client that AWS maintains, in a bounded pool of threads: it knows what every store makes of S3
-(signatures, addressing, errors), and is what stores are tested with. Those that speak asyncio can't run under Trio.
+The client is botocore, which AWS maintains, in a bounded pool of threads. It handles the stores' variants of S3
+(signatures, addressing, errors), and stores are tested against it. S3 clients for asyncio can't run under Trio.
 
-Deadlines: a store that takes no connection, or no byte of a body, for 2 s, or sends none for 4 s, is a BindingError of
-status 504, one that refuses the connection of 503. Calls that wait for a thread are given up, too, when none has been
-answered for 8 s. Nothing that may have been done is repeated. A cancelled call waits for that, so that no write comes
-after its caller.
+Deadlines: a call raises BindingError with status 504 if the store takes no connection or no byte of a body for 2 s, or
+sends no byte for 4 s, and with 503 if it refuses the connection. A call that waits for a thread raises 504 if the store
+answers no call for 8 s. A request that the store may have carried out is never repeated. A cancelled call waits for its
+thread until the deadline, so that no write happens after its caller has ended.
 
-What is written is whole when it is there: up to 8 MiB with one PutObject, more as a multipart upload, 8 MiB at a time,
-which is aborted when its stream, its checksum or its caller fails. Content-MD5 has the store check every part.
+A write is atomic: up to 8 MiB are sent with one PutObject, more as a multipart upload in parts of 8 MiB, which is
+aborted if its stream, its checksum or its caller fails. The store verifies each part by its Content-MD5.
 
-A store that hangs does nothing later of what it was asked to do: it gets an object's bytes when it has asked for them
-(s3_continue.py), and what has none, as a delete or the end of an upload, when it has just answered. It has to know
-"Expect: 100-continue" for it, as HTTP/1.1 demands. What S3 has no word for is a write that a store may do until a
-given time only: one that stops after that, or whose disks do, may finish later what failed with 504. It is whole then.
+A store that hangs and resumes doesn't carry out old requests: an object's bytes are sent only after the store has asked
+for them (s3_continue.py), and a request without a body, such as a delete or the end of an upload, only right after the
+store has answered another request. The store must support "Expect: 100-continue", as HTTP/1.1 demands. S3 has no
+deadline for a write. So if the store, or its disks, hang after that point, it may still complete a write that raised
+504. Such a write is atomic as well.
 
-Conditions are checked against a HEAD, and the write is bound to what that saw with If-Match or If-None-Match: if
-somebody else was faster, all is done again. The store has to honour these for PutObject, and for objects above 8 MiB
-for CompleteMultipartUpload, as SeaweedFS does. Ceph 16 ignores the latter: there, who writes between
-our look and our write is overwritten.
+A condition is checked against a HEAD, and If-Match or If-None-Match binds the write to the version that the HEAD saw.
+If another writer was faster, both are repeated. The store must honour these fields for PutObject, and for objects above
+8 MiB for CompleteMultipartUpload, as SeaweedFS does. Ceph 16 ignores them in the latter: there, a write between our
+HEAD and our write is overwritten.
 
-A key is the store's key. Where it can't be one (NUL for Ceph, `..` for stores on files) the store refuses it, and that
-is a BadArgument. Stores that take "a//b" for "a/b", as SeaweedFS does, are none for keys that others choose.
+A key is passed to the store unchanged. A key that the store doesn't support (NUL on Ceph, `..` on stores that keep
+files) is refused by the store, which raises BadArgument. Some stores, such as SeaweedFS, treat "a//b" as "a/b": don't
+use them for keys that others choose.
 """
 
 from __future__ import annotations
@@ -55,15 +57,16 @@ from pyinterceptor.web import Body
 
 log = logging.getLogger("pyinterceptor")
 
-TURNS = 20  # attempts at a write that others get in between
-LAST = "\U0010ffff"  # behind it nothing else begins with what stands before it
-UPLOAD = re.compile(r"(?!.*\.\.)[!-~]{1,1024}")  # an upload's id; some stores make a path of it
-UNSAFE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML can't say
+TURNS = 20  # attempts at a call that other writers interrupt
+LAST = "\U0010ffff"  # the last code point: prefix + LAST sorts after other keys with that prefix
+UPLOAD = re.compile(r"(?!.*\.\.)[!-~]{1,1024}")  # an upload's id; no `..`, because some stores build a path from it
+UNSAFE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML can't contain
 
 
 @asynccontextmanager
 async def open_s3(name: str, url: str) -> AsyncIterator[S3Engine]:
-    """Raises: PolicyError for the URL, BindingError where the bucket isn't there, or not for us."""
+    """Opens the bucket. Raises PolicyError if the URL is wrong, BindingError if the bucket is missing or access to it
+    is denied."""
     place = place_of(name, url)
     store = await trio.to_thread.run_sync(connect, name, place)
     try:
@@ -74,7 +77,7 @@ async def open_s3(name: str, url: str) -> AsyncIterator[S3Engine]:
 
 
 class S3Engine:
-    """Made by `open_s3`."""
+    """The Engine made by `open_s3`."""
 
     def __init__(self, store: Store, prefix: str) -> None:
         self._store = store
@@ -100,7 +103,7 @@ class S3Engine:
                 return Opened(stored, 0, 0, None)
             part = None if range is None else range.within(stored.size)
             field = {} if part is None else {"Range": f"bytes={part[0]}-{part[0] + part[1] - 1}"}
-            try:  # it may have been replaced since
+            try:  # If-Match, because the object may have been replaced since the HEAD
                 response = await self._store.ask(
                     "get", "get_object", Key=self._prefix + key, IfMatch=f'"{stored.etag}"', **field
                 )
@@ -155,7 +158,7 @@ class S3Engine:
         condition: Condition | None,
     ) -> Stored | None:
         if await self._binding("put", key, condition, is_quoted=True) is None:
-            return None  # before all of it has been sent
+            return None  # an unmet condition is found before the whole content is sent
         about = About(uuid.uuid4().hex, dict([expected] if expected else []))
         upload = await self._create("put", key, labels, about)
         digests, size, sent = Digests(expected), 0, list[dict[str, Any]]()
@@ -168,7 +171,7 @@ class S3Engine:
             while True:
                 await self._store.run("put", partial(digests.update, data))
                 if len(sent) == PARTS:
-                    raise refused("put", ENTITY_TOO_LARGE, f"{PARTS} parts of {PART} bytes are the most")
+                    raise refused("put", ENTITY_TOO_LARGE, f"at most {PARTS} parts of {PART} bytes")
                 etag = await self._send("put", key, upload, len(sent) + 1, data, md5_of(data))
                 sent.append({"PartNumber": len(sent) + 1, "ETag": etag})
                 size += len(data)
@@ -194,9 +197,12 @@ class S3Engine:
         condition: Condition | None,
         write: Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]],
     ) -> dict[str, Any] | None:
-        """Writes over what meets the condition, and over nothing else; None where there is no such thing."""
+        """Runs `write` so that it replaces only an object that meets the condition. None if the current one doesn't.
+
+        `write` takes the header fields that bind it to the object it may replace.
+        """
         for turn in range(TURNS):
-            # Ceph knows an entity tag by what is between the quotes only, and others by the whole of it.
+            # Ceph expects the entity tag without its quotes, and other stores with them: try both in turn.
             binding = await self._binding(method, key, condition, is_quoted=turn % 2 == 0)
             if binding is None:
                 return None
@@ -210,7 +216,7 @@ class S3Engine:
     async def _binding(
         self, method: str, key: str, condition: Condition | None, *, is_quoted: bool
     ) -> dict[str, str] | None:
-        """To what is there, as the fields of a write; None where it doesn't meet the condition."""
+        """Returns the header fields that bind a write to the current object. None if it doesn't meet the condition."""
         if condition is None:
             return {}
         there = await self._head(method, key)
@@ -233,11 +239,11 @@ class S3Engine:
             response = await self._store.ask("delete", "delete_objects", Delete=named)
             if errors := response.get("Errors"):
                 code = errors[0].get("Code")
-                raise BindingError(f"{self._store.where}: delete: {len(errors)} of {len(many)} are left: {code}")
+                raise BindingError(f"{self._store.where}: delete: {len(errors)} of {len(many)} keys are left: {code}")
 
     async def list(self, query: Query) -> Page:
         asked: dict[str, Any] = {"Prefix": self._prefix + query.prefix, "MaxKeys": query.limit}
-        skipped = None  # a prefix that came before, which some stores tell again
+        skipped = None  # the last page's prefix, which some stores list again
         match query.after:
             case Position("prefix", prefix):
                 skipped = prefix
@@ -266,7 +272,7 @@ class S3Engine:
         return Page(sorted(objects, key=lambda one: one.key.encode()), sorted(prefixes, key=str.encode), end)
 
     async def _heads(self, objects: Sequence[Stored]) -> Sequence[Stored]:
-        """With what a listing doesn't tell; those that are gone by now are left out."""
+        """Returns the objects with the metadata that a listing lacks. Objects deleted in the meantime are omitted."""
         found: list[Stored] = []
 
         async def look(key: str) -> None:
@@ -283,7 +289,8 @@ class S3Engine:
         return await self._create("create_multipart_upload", key, labels, About(uuid.uuid4().hex, {}))
 
     async def upload_part(self, key: str, upload: str, number: int, content: AsyncIterator[bytes]) -> str:
-        """A part's length is told before it: what doesn't fit into memory waits in a file that has no name."""
+        """The length of a part is sent before its bytes, so the part is collected first: in memory up to PART bytes,
+        above that in an unnamed temporary file."""
         digests = Digests()
 
         def keep(piece: bytes) -> None:
@@ -303,7 +310,7 @@ class S3Engine:
         try:
             await self._store.run("upload_part", work)
         except OSError as error:
-            raise BindingError(f"{self._store.where}: upload_part: keep it for now: {error.strerror}", 507) from error
+            raise BindingError(f"{self._store.where}: upload_part: temporary file: {error.strerror}", 507) from error
 
     async def complete(self, key: str, upload: str, parts: Sequence[Part]) -> Stored:
         there = await self._parts(key, upload)
@@ -318,17 +325,17 @@ class S3Engine:
         stored = await self._head("complete", key)
         if stored is not None and stored.etag == etag:
             return stored
-        uploaded = _moment(response)  # another has written it since
+        uploaded = _moment(response)  # another write has replaced the object since
         return Stored(key, version_of(etag, uploaded), sum(sizes), etag, uploaded, Labels(), {})
 
     async def abort(self, key: str, upload: str) -> None:
         await self._be_answered("abort")
         await self._of_upload("abort", "abort_multipart_upload", key, upload)
 
-    # --- what these are made of -------------------------------------------------------------------------------------
+    # --- shared steps -----------------------------------------------------------------------------------------------
 
     async def _be_answered(self, method: str) -> None:
-        """By a store that is about to be asked for what it would do at once."""
+        """Waits for an answer of the store, right before a request that it would carry out at once."""
         await self._store.ask(method, "head_bucket")
 
     async def _head(self, method: str, key: str) -> Stored | None:
@@ -347,13 +354,13 @@ class S3Engine:
         return str(response["UploadId"])
 
     async def _send(self, method: str, key: str, upload: str, number: int, body: Any, md5: bytes) -> str:
-        """A part; returns its entity tag, in quotes."""
+        """Sends a part. Returns its entity tag, in quotes."""
         sent = {"PartNumber": number, "Body": body, "ContentMD5": content_md5(md5)}
         response = await self._of_upload(method, "upload_part", key, upload, **sent)
         return str(response["ETag"])
 
     async def _parts(self, key: str, upload: str) -> Mapping[int, tuple[str, int]]:
-        """Entity tag and size of each, by its number."""
+        """Returns entity tag and size of each part of the upload, by the part's number."""
         found: dict[int, tuple[str, int]] = {}
         marker = 0
         while True:
@@ -394,15 +401,15 @@ class S3Engine:
             raise
 
     async def _drop(self, key: str, upload: str) -> None:
-        """Whatever becomes of us. Parts that the store keeps all the same are for its own lifecycle rules."""
+        """Aborts the upload, even if cancelled. If that fails, the parts are left to the store's lifecycle rules."""
         with trio.CancelScope(shield=True):
             try:
                 await self._of_upload("put", "abort_multipart_upload", key, upload)
             except BindingError as error:
-                log.warning("the parts of an upload are left behind: %s", str(error))  # not what it holds
+                log.warning("could not delete the parts of a failed upload: %s", str(error))  # no frames kept alive
 
     def _restless(self, method: str) -> BindingError:
-        return BindingError(f"{self._store.where}: {method}: it was replaced {TURNS} times between a look and an act")
+        return BindingError(f"{self._store.where}: {method}: others replaced the object during {TURNS} attempts")
 
 
 def _written(
@@ -412,13 +419,13 @@ def _written(
 
 
 def _end(objects: Sequence[Stored], prefixes: Sequence[str]) -> Position:
-    """The last of them."""
+    """Returns the position after the last object or prefix of a page."""
     places = [Position("key", one.key) for one in objects] + [Position("prefix", prefix) for prefix in prefixes]
     return max(places, key=lambda place: place.text.encode())
 
 
 def _moment(response: Mapping[str, Any]) -> float:
-    """By the store's clock, as far as it says."""
+    """Returns the time of an answer by the store's clock, or by ours if the answer has no valid date."""
     try:
         return parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
     except (KeyError, ValueError):
@@ -426,6 +433,6 @@ def _moment(response: Mapping[str, Any]) -> float:
 
 
 def _listed(key: str, entry: Mapping[str, Any]) -> Stored:
-    """A listing knows neither the version that we gave it nor its checksums."""
+    """Returns a listed object. A listing has neither our version nor the checksums; a version is derived instead."""
     etag, uploaded = entry["ETag"].strip('"'), entry["LastModified"].timestamp()
     return Stored(key, version_of(etag, uploaded), entry["Size"], etag, uploaded, Labels(), {})

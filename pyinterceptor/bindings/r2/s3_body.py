@@ -1,4 +1,4 @@
-"""Bytes on their way to and from a store that speaks S3, a few at a time."""
+"""Bodies of requests to, and answers from, an S3-compatible store, a part at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pyinterceptor.bindings.r2.s3_store import Store
 
 PART = 8 * 1024 * 1024  # bytes of a request's body, at most
-READ = 1024 * 1024  # bytes of one turn
+READ = 1024 * 1024  # bytes per call on a thread
 
 
 class Part(NamedTuple):
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 async def parts_of(content: AsyncIterator[bytes]) -> AsyncGenerator[Part, None]:
-    """All of one size, but the last, which may be empty where it is the only one."""
+    """Yields the content in parts of PART bytes. Only the last is shorter; it is empty if there is no content."""
     buffer = bytearray()
     async for piece in content:
         buffer += piece
@@ -33,7 +33,7 @@ async def parts_of(content: AsyncIterator[bytes]) -> AsyncGenerator[Part, None]:
 
 
 def content_md5(digest: bytes) -> str:
-    """With which the store checks what came. RFC 1864."""
+    """Returns the Content-MD5 field, by which the store verifies a body. RFC 1864."""
     return base64.b64encode(digest).decode()
 
 
@@ -42,7 +42,7 @@ def md5_of(data: bytes) -> bytes:
 
 
 class StoreChunks:
-    """The rest of an answer, as a body's chunks. Takes the connection, and closes it if it isn't read to its end."""
+    """The body of an answer, in chunks. Takes the connection, and closes it if the body isn't read to its end."""
 
     def __init__(self, store: Store, stream: Any) -> None:
         self._store = store

@@ -1,8 +1,8 @@
-"""A store gets an object's bytes once it has asked for them: "100 Continue", RFC 9110 section 10.1.1.
+"""Withholds the body of a request until the store answers "100 Continue". RFC 9110 section 10.1.1.
 
-So a store that hangs, or is stopped, has nothing that it could do after we have given up on it: when it goes on, it
-finds a request without its body. botocore offers them so, but waits a second for the answer and then sends them all the
-same: a body that is read later than that was not asked for, and is withheld.
+So a store that hangs or is suspended, and resumes after the caller has given up, finds a request without a body and
+carries out nothing. botocore sends "Expect: 100-continue", but waits only a second for the answer and then sends the
+body anyway. So a body that is read later than that is withheld: the store hasn't asked for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import HTTPClientError
 
-WAITED = 1.0  # seconds, by botocore
+WAITED = 1.0  # seconds that botocore waits for "100 Continue"
 PIECE = 1024 * 1024  # bytes
 
 
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 
 class NotAskedFor(Exception):
-    """Nothing of the body was sent, so the request wasn't done."""
+    """The store didn't ask for the body. No byte of it was sent, so the store can't have carried out the request."""
 
 
 def hold_bodies(client: Any) -> None:
-    """From now on, for all requests of this botocore client that offer one."""
+    """Withholds the bodies of all requests with "Expect: 100-continue" that this botocore client makes from now on."""
     client.meta.events.register("before-send.s3", _hold)
 
 
@@ -35,7 +35,10 @@ def _hold(request: Any, **_: Any) -> None:
 
 
 def until_asked_for(call: Callable[[], T], within: float) -> T:
-    """Makes a request again as long as the store doesn't ask for its body, for so many seconds. Raises: NotAskedFor."""
+    """Calls `call`, and repeats it while the store doesn't ask for the body.
+
+    Raises NotAskedFor if the store hasn't asked within `within` seconds.
+    """
     until = time.monotonic() + within - WAITED
     while True:
         try:
@@ -49,7 +52,8 @@ def until_asked_for(call: Callable[[], T], within: float) -> T:
 
 
 class _Held:
-    """What of a file is sent. urllib3 calls `iter` before it sends the head, `next` after it."""
+    """A body that is sent only if the store asks for it in time. urllib3 calls `iter` before it sends the head, and
+    `next` after it."""
 
     def __init__(self, body: Any) -> None:
         self._body = body
@@ -64,5 +68,5 @@ class _Held:
             yield piece
 
     def seek(self, offset: int) -> None:
-        """botocore rewinds what it may send again."""
+        """Rewinds the body: botocore does this before it sends a request again."""
         self._body.seek(offset)

@@ -1,8 +1,9 @@
-"""What goes with an object in a store that speaks S3: header fields, in ASCII. Pure.
+"""An object's metadata in an S3-compatible store: header fields, in ASCII. Pure.
 
-Custom metadata whose name and value a header field carries as they are, are `x-amz-meta-<name>`, as other tools expect.
-`x-amz-meta-pyinterceptor` is JSON: the rest of the custom metadata, a version, checksums, and whether no content type
-was given, as stores invent one. Objects of other tools don't have it. A store may allow less than R2's 8192 bytes.
+Custom metadata that a header field can carry unchanged is sent as `x-amz-meta-<name>`, as other tools expect.
+`x-amz-meta-pyinterceptor` is JSON. It holds the other custom metadata, a version, checksums, and whether the object was
+stored without a content type, because stores invent one. Objects written by other tools don't have this field. A store
+may allow less metadata than R2's 8192 bytes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pyinterceptor.bindings.r2.metadata import HttpMetadata
 from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
 
 ABOUT = "pyinterceptor"
-NAME = re.compile(r"[a-z0-9-]{1,64}")  # underscores are hyphens to some stores
-VALUE = re.compile(r"(?!=\?)[!-~]+( [!-~]+)*")  # "=?" begins what RFC 2047 encodes
+NAME = re.compile(r"[a-z0-9-]{1,64}")  # no underscores: some stores turn them into hyphens
+VALUE = re.compile(r"(?!=\?)[!-~]+( [!-~]+)*")  # "=?" begins an encoded word of RFC 2047
 FIELD = re.compile(r"[ -~]*")
 PARAMETERS = {
     "content-type": "ContentType",
@@ -33,18 +34,18 @@ PARAMETERS = {
 
 
 class About(NamedTuple):
-    """What a store knows nothing of."""
+    """Properties of an object for which S3 has no field."""
 
     version: str
     checksums: Mapping[str, bytes]
 
 
 def parameters(method: str, labels: Labels, about: About) -> dict[str, Any]:
-    """For botocore. Raises: BadArgument for http metadata that isn't ASCII."""
+    """Returns the metadata as parameters of a botocore call. Raises BadArgument if HTTP metadata isn't ASCII."""
     fields = labels.http.fields()
     for name, value in fields.items():
         if not FIELD.fullmatch(value):
-            raise refused(method, INVALID_ARGUMENT, f"a store that speaks S3 keeps {name} in ASCII only")
+            raise refused(method, INVALID_ARGUMENT, f"an S3 store can keep {name} in ASCII only")
     plain = {name: value for name, value in labels.custom.items() if _is_plain(name, value)}
     told = {
         "version": about.version,
@@ -58,7 +59,7 @@ def parameters(method: str, labels: Labels, about: About) -> dict[str, Any]:
 
 
 def stored_of(key: str, response: Mapping[str, Any]) -> Stored:
-    """From the answer to a HEAD or to a GET of all of it."""
+    """Returns the object that the answer to a HEAD, or to a GET without a range, describes."""
     custom = {name.lower(): _decoded(value) for name, value in response["Metadata"].items()}
     told = _told(custom.pop(ABOUT, ""))
     fields = dict(response["ResponseMetadata"]["HTTPHeaders"])
@@ -77,7 +78,7 @@ def stored_of(key: str, response: Mapping[str, Any]) -> Stored:
 
 
 def version_of(etag: str, uploaded: float) -> str:
-    """Of an object that doesn't say."""
+    """Returns a version for an object that has none in its metadata."""
     return f"{etag}-{int(uploaded)}"
 
 
@@ -86,7 +87,7 @@ def _is_plain(name: str, value: str) -> bool:
 
 
 def _decoded(value: str) -> str:
-    """R2 itself, and some tools, write what isn't ASCII as RFC 2047 says."""
+    """Decodes encoded words of RFC 2047, in which R2 itself and some tools write text that isn't ASCII."""
     if not value.startswith("=?"):
         return value
     try:
@@ -96,7 +97,7 @@ def _decoded(value: str) -> str:
 
 
 def _told(text: str) -> dict[str, Any]:
-    """Nothing, where somebody else wrote it."""
+    """Parses the field ABOUT. Returns an empty dict if the field is missing or doesn't have our format."""
     try:
         told = json.loads(text)
         valid = (

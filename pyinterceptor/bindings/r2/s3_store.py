@@ -1,4 +1,4 @@
-"""A bucket of a store that speaks S3, asked through botocore in threads, and what its answers mean."""
+"""A bucket of an S3-compatible store: calls of botocore on threads, and the errors their answers stand for."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ try:
 except ImportError as error:
     raise PolicyError("an R2Bucket on S3 needs botocore; run: pip install 'pyinterceptor[s3]'") from error
 
-CONNECTED = 2.0  # seconds within which the store takes a connection
-ANSWERED = 4.0  # seconds without a byte from the store that are too many; CONNECTED is the most without one to it
+CONNECTED = 2.0  # seconds for the store to take a connection, or the next byte of a body
+ANSWERED = 4.0  # seconds for the store to send the next byte
 THREADS = 16  # calls at once
-BUSY = 8.0  # seconds in which the store answers none of them: who waits for a thread gives up, too
-REGION = "us-east-1"  # what stores with an endpoint of their own are content with
+BUSY = 8.0  # seconds without any answer of the store after which calls that wait for a thread fail
+REGION = "us-east-1"  # stores with their own endpoint accept it
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 REFUSALS = {
     "KeyTooLongError": INVALID_OBJECT_NAME,
@@ -51,7 +51,7 @@ REFUSALS = {
 }
 FULL = {"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"}
 FAULTS = {"AuthorizationHeaderMalformed", "BadDigest", "ExpiredToken", "IncompleteBody", "InvalidToken"}
-FAULTS |= {"RequestTimeout", "InvalidBucketName"}  # of 400, but not for what was asked
+FAULTS |= {"RequestTimeout", "InvalidBucketName"}  # status 400, but not the fault of the arguments
 
 TIMEOUTS = (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError)
 
@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 
 class StoreError(BindingError):
-    """The store's own answer, with its HTTP status."""
+    """The store answered with an error. `http` is its HTTP status."""
 
     def __init__(self, message: str, http: int) -> None:
         super().__init__(message, 507 if http == 507 else 503)
@@ -67,7 +67,7 @@ class StoreError(BindingError):
 
 
 class Answer(dict[str, Any]):
-    """What a store says. Raises: BindingError for what every store that speaks S3 says, and this one doesn't."""
+    """A store's answer. Raises BindingError if a field is read that S3 demands and this store omits."""
 
     def __init__(self, asked: str, answer: Mapping[str, Any]) -> None:
         super().__init__(answer)
@@ -78,7 +78,7 @@ class Answer(dict[str, Any]):
 
 
 class Place(NamedTuple):
-    """What a URL says."""
+    """The parts of an R2Bucket's URL."""
 
     bucket: str
     prefix: str
@@ -87,16 +87,16 @@ class Place(NamedTuple):
 
 
 def place_of(name: str, url: str) -> Place:
-    """`s3://bucket[/prefix]?endpoint=http://host:port&region=…`; without an endpoint it is AWS's.
+    """Parses `s3://bucket[/prefix]?endpoint=http://host:port&region=…`. Without an endpoint, the store is AWS.
 
-    Raises: PolicyError.
+    Raises PolicyError.
     """
     parts = urlsplit(url)
     try:
         options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else {}
     except ValueError:
         options = {"": []}
-    wrong = PolicyError(f"R2 bucket {name}: its URL is s3://bucket[/prefix]?endpoint=http://host:port&region=…")
+    wrong = PolicyError(f"R2 bucket {name}: the URL must have the form s3://bucket[/prefix]?endpoint=http://host:port&region=…")
     if not BUCKET.fullmatch(parts.netloc) or parts.fragment:
         raise wrong
     if options.keys() - {"endpoint", "region"} or any(len(values) != 1 or not values[0] for values in options.values()):
@@ -121,7 +121,10 @@ def _is_endpoint(url: str) -> bool:
 
 
 class Store:
-    """Made by `connect`. Raises: BadArgument for what the store says is wrong with the question, else BindingError."""
+    """A bucket of a store, made by `connect`.
+
+    A call raises BadArgument if the store refuses its arguments, and BindingError for any other error.
+    """
 
     def __init__(self, where: str, bucket: str, client: Any) -> None:
         self.where = where
@@ -131,13 +134,13 @@ class Store:
         self._answers = 0
 
     async def ask(self, method: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """One of S3's operations, for a method of the bucket's."""
+        """Runs an operation of S3 on behalf of the bucket's `method`, which error messages name."""
         call = partial(getattr(self._client, operation), Bucket=self._bucket, **parameters)
         answer = await self.run(method, partial(until_asked_for, call, ANSWERED))
         return Answer(f"{self.where}: {method}", answer)
 
     async def run(self, method: str, call: Callable[[], T]) -> T:
-        """A call that blocks. It isn't left alone when cancelled: it ends within the deadline, and so do we."""
+        """Runs a blocking call on a thread. If cancelled, waits until the call ends, which its deadlines bound."""
         try:
             result = await self._in_thread(call)
         except botocore.exceptions.ClientError as error:
@@ -155,10 +158,10 @@ class Store:
         return result
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        """Raises: NotAskedFor where none becomes free, of a store that hangs."""
+        """Raises NotAskedFor if no thread becomes free and the store answers no call for BUSY seconds."""
         while True:
             answers = self._answers
-            with trio.move_on_after(BUSY):  # for a thread: what has one isn't cancelled
+            with trio.move_on_after(BUSY):  # bounds the wait for a thread; a call that has one isn't cancelled
                 return await trio.to_thread.run_sync(call, limiter=self._limiter)
             if self._answers == answers:
                 raise NotAskedFor
@@ -170,26 +173,27 @@ class Store:
             return refused(method, REFUSALS[code])
         if status == 400 and code not in FAULTS:
             return refused(method, INVALID_ARGUMENT, f"the store answers {code}")
-        reason = {403: "the credentials are refused, or may not do it", 404: "it is not there"}.get(status, code)
+        reason = {403: "access denied; check the credentials", 404: "not found"}.get(status, code)
         return StoreError(f"{self.where}: {method}: {reason} ({status})", 507 if code in FULL else status)
 
     def close(self) -> None:
-        """Connections of bodies that are being read are theirs."""
+        """Closes the idle connections. A body that is still being read keeps and closes its own."""
         self._client.close()
 
 
 def _is_late(error: botocore.exceptions.BotoCoreError) -> bool:
-    """While a body is sent, or waited for to be asked for, urllib3 says that the connection was closed, and why."""
+    """Whether the error is a timeout. If one happens before or while a body is sent, urllib3 reports a closed
+    connection and gives the timeout as the cause."""
     cause = error.kwargs.get("error")
     return isinstance(error, TIMEOUTS) or any(isinstance(one, TimeoutError) for one in getattr(cause, "args", ()))
 
 
 def connect(name: str, place: Place) -> Store:
-    """Blocks for a moment; asks nobody.
+    """Makes the client. Blocks briefly, and sends nothing.
 
-    Credentials are looked for as the AWS tools do (environment, ~/.aws), but for the machine's metadata service, and
-    proxies of the environment aren't used. Nothing is repeated: a repeated conditional write can meet its own first
-    attempt, and say that it was not done.
+    Credentials are found as by the AWS tools (environment, ~/.aws), except that the machine's metadata service is not
+    asked. Proxies of the environment are ignored. botocore must not retry: the second attempt of a conditional write
+    could find the result of the first one, and report that the condition isn't met.
     """
     session = Session()
     session.get_component("credential_provider").remove("iam-role")
@@ -200,7 +204,7 @@ def connect(name: str, place: Place) -> Store:
         max_pool_connections=THREADS,
         proxies={},
         s3={"addressing_style": "auto" if place.endpoint is None else "path"},
-        # Checksums in trailers are news to many stores; Content-MD5 is known to all of them.
+        # Many stores don't support checksums in trailers; all of them support Content-MD5.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )

@@ -1,4 +1,4 @@
-"""Files of the embedded bucket: written once, read as often as asked, never changed. Blocking, for threads."""
+"""Files of the embedded bucket: written once, then never changed. Blocking calls, to be made on threads."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import trio
 from pyinterceptor.bindings.database import check_room
 from pyinterceptor.bindings.r2.checksums import Digests
 
-READ = 1024 * 1024  # bytes of one turn
-COPIED = 64 * 1024 * 1024  # bytes of one turn, which the kernel copies
+READ = 1024 * 1024  # bytes per call on a thread
+COPIED = 64 * 1024 * 1024  # bytes that the kernel copies per call on a thread
 
 
 class NewFile:
-    """On the disk, with its name, once `finish` has returned. Whoever makes it closes it.
+    """A new file. Its bytes and its name are on the disk once `finish` has returned. The caller closes it.
 
-    Raises: OSError, ENOSPC also where the disk is almost full.
+    Raises OSError; ENOSPC even if the disk is only almost full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,7 @@ class NewFile:
         self.size += len(data)
 
     def append(self, path: Path, offset: int) -> int:
-        """Some of another file from `offset` on; how many bytes, 0 at its end. copy_file_range(2)."""
+        """Appends bytes of another file from `offset` on. Returns their number, 0 at its end. copy_file_range(2)."""
         with path.open("rb") as file:
             copied = os.copy_file_range(file.fileno(), self._fd, COPIED, offset)
         self.size += copied
@@ -51,10 +51,10 @@ class NewFile:
 
 
 class FileChunks:
-    """`remaining` bytes of an open file from `offset` on, as a body's chunks; a web.body.FileSource, too.
+    """`remaining` bytes of an open file, from `offset` on, as the chunks of a body. Also a web.body.FileSource.
 
-    Takes the descriptor, and closes it at the end, in `aclose`, or when nobody holds it any more; not while a thread
-    reads from it: its number may be another file's by then.
+    Takes the descriptor, and closes it at the end, in `aclose`, or when the object is garbage-collected. It is never
+    closed while a thread reads from it, because its number could be reused for another file.
     """
 
     def __init__(self, file: int, offset: int, remaining: int, limiter: trio.CapacityLimiter) -> None:
@@ -85,13 +85,13 @@ class FileChunks:
             if self._is_over:
                 self.close()
         if not data:
-            raise EOFError(f"an object's file ended {self.remaining} bytes before its end")
+            raise EOFError(f"an object's file ends {self.remaining} bytes before its end")
         self.offset += len(data)
         self.remaining -= len(data)
         return data
 
     async def aclose(self) -> None:
-        if self.file >= 0 and not (self._is_read or os.fstat(self.file).st_nlink):  # replaced: closing frees the disk
+        if self.file >= 0 and not (self._is_read or os.fstat(self.file).st_nlink):  # removed: closing frees its blocks
             file, self.file = self.file, -1
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(os.close, file)
@@ -107,7 +107,7 @@ class FileChunks:
 
 
 def sync_directory(path: Path) -> None:
-    """The names in it are on the disk when this returns. fsync(2)."""
+    """Writes the directory's entries to the disk before it returns. fsync(2)."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
@@ -116,11 +116,11 @@ def sync_directory(path: Path) -> None:
 
 
 def read_whole(file: int, offset: int, length: int) -> bytes:
-    """Raises: EOFError where it is shorter."""
+    """Returns `length` bytes from `offset` on. Raises EOFError if the file is shorter."""
     data = b""
     while len(data) < length:
         part = os.pread(file, length - len(data), offset + len(data))
         if not part:
-            raise EOFError(f"an object's file ended {length - len(data)} bytes before its end")
+            raise EOFError(f"an object's file ends {length - len(data)} bytes before its end")
         data += part
     return data

@@ -1,4 +1,4 @@
-"""A multipart upload: parts in any order, by anyone who knows its key and id, then all at once."""
+"""A multipart upload: parts are sent in any order, by any process that has its key and id, and then joined at once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pyinterceptor.bindings.r2.refusals import INVALID_PART, refused
 
 
 class MultipartUpload:
-    """Made by `Bucket.create_multipart_upload` and `resume_multipart_upload`; it outlives the process that began it.
+    """Made by `Bucket.create_multipart_upload` and `resume_multipart_upload`. An upload outlives the process that began
+    it.
 
-    Raises: BadArgument (404) in every method where it was completed, aborted or never begun.
+    Every method raises BadArgument (404) if the upload was completed, was aborted or never began.
     """
 
     def __init__(self, engine: Engine, key: str, upload_id: str) -> None:
@@ -25,22 +26,22 @@ class MultipartUpload:
         self.upload_id = upload_id
 
     async def upload_part(self, part_number: int, value: Content) -> UploadedPart:
-        """Part 1 to 10 000: all of one size, at least 5 MiB, but the last, which may be smaller."""
+        """Uploads part 1 to 10 000. All parts must have the same size, at least 5 MiB; only the last may be smaller."""
         limits.check_part_number("upload_part", part_number)
         async with aclosing(chunks("upload_part", value)) as content:
             etag = await self._engine.upload_part(self.key, self.upload_id, part_number, content)
         return UploadedPart(part_number, etag)
 
     async def complete(self, uploaded_parts: Sequence[UploadedPart | Mapping[str, Any]]) -> R2Object:
-        """The parts that are named become the object, in the order of their numbers."""
+        """Makes the object from the named parts, in the order of their numbers."""
         parts = sorted(map(_part, uploaded_parts))
         numbers = [part.number for part in parts]
         if not parts or len(set(numbers)) < len(numbers):
-            raise refused("complete", INVALID_PART, "each is named once, and one at least")
+            raise refused("complete", INVALID_PART, "name at least one part, and each only once")
         return R2Object(await self._engine.complete(self.key, self.upload_id, parts))
 
     async def abort(self) -> None:
-        """What was uploaded is gone."""
+        """Ends the upload and deletes its parts."""
         await self._engine.abort(self.key, self.upload_id)
 
 
@@ -48,8 +49,8 @@ def _part(given: UploadedPart | Mapping[str, Any]) -> Part:
     try:
         part = given if isinstance(given, UploadedPart) else UploadedPart(**given)
     except TypeError as error:
-        raise TypeError("complete: a part has a part_number and an etag") from error
+        raise TypeError("complete: a part must have a part_number and an etag") from error
     limits.check_part_number("complete", part.part_number)
     if not isinstance(part.etag, str):
-        raise TypeError(f"complete: an etag is a str, not {type(part.etag).__name__}")
+        raise TypeError(f"complete: an etag must be a str, not {type(part.etag).__name__}")
     return Part(part.part_number, part.etag)
