@@ -73,10 +73,20 @@ class Body:
         """The socket or file it is in; None where it has to be read, or was begun."""
         return None if self.is_used else getattr(self._chunks, "source", None)
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    def taken(self) -> Body:
+        """The same bytes as a body of their own; this one can't be read any more. Raises: RuntimeError if it was."""
+        self._use()
+        body = Body.__new__(Body)
+        body._chunks, body.content, body.length, body.is_used = self._chunks, self.content, self.length, False
+        return body
+
+    def _use(self) -> None:
         if self.is_used:
             raise RuntimeError("the body was read already")
         self.is_used = True
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._use()
         if self._chunks is None:
             return _Whole(self.content)
         self._chunks = aiter(self._chunks)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from multidict import CIMultiDict
 
@@ -19,7 +20,10 @@ Source = Mapping[str, str] | Iterable[tuple[str, str]]
 class Headers:
     """Fields in the order they came; `headers["name"]` joins several values of a name with a comma.
 
-    Raises: ValueError for a name that is no token or a value with a control byte or beyond Latin-1.
+    Made from a mapping, from pairs, or from other Headers, which are copied: `Headers({"etag": '"1"'})`.
+
+    Raises: ValueError for a name that is no token or a value with a control byte or beyond Latin-1; TypeError for a
+    name or value that is no str.
     """
 
     __slots__ = ("_fields",)
@@ -29,12 +33,12 @@ class Headers:
         if isinstance(fields, Headers):
             self._fields.extend(fields._fields)
         elif fields is not None:
-            for name, value in fields.items() if isinstance(fields, Mapping) else fields:
+            for name, value in fields.items() if isinstance(fields, Mapping) else _pairs(fields):
                 self.append(name, value)
 
     @classmethod
     def parsed(cls, fields: Sequence[tuple[str, str]]) -> Headers:
-        """Fields that a strict parser has read: not checked again."""
+        """Fields that a strict parser has read; they aren't checked again."""
         headers = cls.__new__(cls)
         headers._fields = CIMultiDict(fields)
         return headers
@@ -51,10 +55,12 @@ class Headers:
         return headers
 
     def get(self, name: str, default: str | None = None) -> str | None:
+        """The values of the name, joined with a comma; `default` if there is none."""
         values = self._fields.getall(name, ())
         return ", ".join(values) if values else default
 
     def getall(self, name: str) -> list[str]:
+        """Each value of the name by itself."""
         return list(self._fields.getall(name, ()))
 
     def set(self, name: str, value: str) -> None:
@@ -63,6 +69,7 @@ class Headers:
         self._fields[name] = value.strip(" \t")
 
     def append(self, name: str, value: str) -> None:
+        """Adds a value to those of the name."""
         _check(name, value)
         self._fields.add(name, value.strip(" \t"))
 
@@ -71,6 +78,7 @@ class Headers:
         self._fields.popall(name, None)
 
     def items(self) -> Iterator[tuple[str, str]]:
+        """Every field with its name as it came."""
         return iter(self._fields.items())
 
     def __getitem__(self, name: str) -> str:
@@ -103,8 +111,21 @@ class Headers:
         return f"Headers({list(self._fields.items())!r})"
 
 
-def _check(name: str, value: str) -> None:
+def _pairs(fields: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(fields, str | bytes) or not isinstance(fields, Iterable):
+        raise TypeError(f"headers are a mapping or pairs of name and value, not {fields!r}")
+    for pair in fields:
+        if not (isinstance(pair, Sequence) and len(pair) == 2 and not isinstance(pair, str | bytes)):
+            raise TypeError(f"headers are pairs of name and value; {pair!r} is none")
+        yield pair[0], pair[1]
+
+
+def _check(name: Any, value: Any) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a header field's name must be str, not {type(name).__name__}: {name!r}")
     if not TOKEN.fullmatch(name):
         raise ValueError(f"{name!r} is not a header field's name")
+    if not isinstance(value, str):
+        raise TypeError(f"the value of {name} must be str, not {type(value).__name__}: {value!r}")
     if FORBIDDEN.search(value):
         raise ValueError(f"the value of {name} has a byte that no header field may have: {value!r}")

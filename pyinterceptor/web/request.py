@@ -1,4 +1,4 @@
-"""What a container asked for. Pure."""
+"""A request, of a container or made by a handler. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pyinterceptor.web.headers import TOKEN, Headers, Source
 from pyinterceptor.web.url import URL
 
 COMMON = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})  # Fetch standard, "normalize a method"
+WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 Place = tuple[str, str, int, str]  # scheme, host, port, target, as URL.parsed() takes them
 
@@ -16,7 +17,13 @@ Place = tuple[str, str, int, str]  # scheme, host, port, target, as URL.parsed()
 class Request:
     """`method`, `url`, `headers`, `body`; `await request.text()`, `.json()`, `.bytes()` read the body, once.
 
-    `target` is what a container's own request line said; None for a request that was made here.
+    `Request(request, headers=…)` is a copy with other headers, method or body, as in the Fetch standard: it takes the
+    body of the original, which can't be read any more then, unless a body is given. Pass the copy on with `fetch()`.
+
+    `target` is that of a container's own request line, and of a copy of its request; None for any other request.
+
+    Raises: ValueError for a method that is no token or a URL that is none; RuntimeError for a copy of a request whose
+    body was read already; TypeError for a copy with a body whose method is set to GET or HEAD.
     """
 
     __slots__ = ("_body", "_headers", "_lines", "_place", "_url", "method", "target")
@@ -31,22 +38,40 @@ class Request:
 
     def __init__(
         self,
-        url: str | URL,
-        method: str = "GET",
+        url: str | URL | Request,
+        method: str | None = None,
         headers: Source | Headers | None = None,
         body: Content | Body = None,
     ) -> None:
-        self._url = url if isinstance(url, URL) else URL(url)
-        self.method = _checked(method)
-        self._headers = Headers(headers)
-        self._body = body if isinstance(body, Body) else Body(body)
-        self.target = None
+        if isinstance(url, Request):
+            self._copy(url, method, headers, body)
+        else:
+            self._url, self.target = URL(url), None
+            self.method = _checked("GET" if method is None else method)
+            self._headers = Headers(headers)
+            self._body = body if isinstance(body, Body) else Body(body)
+
+    def _copy(
+        self, original: Request, method: str | None, headers: Source | Headers | None, body: Content | Body
+    ) -> None:
+        """https://fetch.spec.whatwg.org/#dom-request, steps 6 to 43; a copy of a GET with a body keeps both."""
+        self._url, self.target = original.url, original.target
+        self.method = original.method if method is None else _checked(method)
+        self._headers = Headers(original.headers if headers is None else headers)
+        if body is not None:
+            self._body = body if isinstance(body, Body) else Body(body)
+        elif original.body.content == b"":
+            self._body = None  # no body: it can't be used up
+        elif method is not None and self.method in WITHOUT_BODY:
+            raise TypeError(f"Request(request, {method!r}): a {method} has no body, the request has one; give body=b''")
+        else:
+            self._body = original.body.taken()
 
     @classmethod
     def incoming(cls, method: str, target: str, place: Place, lines: str, body: Body | None) -> Request:
-        """A container's own, read by a strict parser. Its parts are made when they are asked for.
+        """A container's own request, read by a strict parser. Its parts are made when they are asked for.
 
-        `place` is what its URL is made of; `lines` are those of its fields; None as a body: it has none.
+        `place` makes its URL, `lines` make its fields; `body` is None if it has none.
         """
         request = cls.__new__(cls)
         request.method, request.target = method, target
@@ -56,6 +81,7 @@ class Request:
 
     @property
     def url(self) -> URL:
+        """The absolute URL. A str assigned to it is parsed."""
         if self._url is None:
             self._url = URL.parsed(*self._place)
         return self._url
@@ -66,11 +92,12 @@ class Request:
 
     @property
     def host(self) -> str:
-        """That of the URL."""
+        """The host of the URL, in lower case."""
         return self._place[1] if self._url is None else self._url.host
 
     @property
     def headers(self) -> Headers:
+        """The fields, to be changed in place; a mapping or pairs assigned to it replace them."""
         if self._headers is None:
             self._headers = Headers.read(self._lines)
         return self._headers
@@ -81,6 +108,7 @@ class Request:
 
     @property
     def body(self) -> Body:
+        """The body, to be read once; bytes, str or an async iterable assigned to it replace it."""
         if self._body is None:
             self._body = Body()
         return self._body
@@ -90,20 +118,25 @@ class Request:
         self._body = body if isinstance(body, Body) else Body(body)
 
     async def bytes(self) -> bytes:
+        """The whole body. Raises: RuntimeError if it was read already."""
         return await self.body.bytes()
 
     async def text(self) -> str:
+        """The whole body as UTF-8, with replacement characters where it isn't."""
         return await self.body.text()
 
     async def json(self) -> Any:
+        """The whole body as JSON. Raises: ValueError."""
         return await self.body.json()
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
 
 
-def _checked(method: str) -> str:
-    """Upper case where it is a common one, as the Fetch standard has it. Raises: ValueError for what is no token."""
+def _checked(method: Any) -> str:
+    """Upper case if it is a common one, as the Fetch standard has it. Raises: ValueError if it is no token."""
+    if not isinstance(method, str):
+        raise TypeError(f"a method is a str, not {type(method).__name__}")
     if not TOKEN.fullmatch(method):
         raise ValueError(f"{method!r} is not a method")
-    return method.upper() if method.upper() in COMMON else method
+    return str(method.upper() if method.upper() in COMMON else method)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Any
 from urllib.parse import parse_qs, quote, urljoin
 
 import idna
@@ -127,8 +128,10 @@ def _authority(text: str, url: str) -> tuple[str, int | None]:
         raise ValueError(f"{url} is not an absolute http or https URL: {error}") from error
 
 
-def _checked(url: str) -> str:
+def _checked(url: Any) -> str:
     """A URL with a space or control character is refused rather than mended."""
+    if not isinstance(url, str):
+        raise TypeError(f"a URL is a str, not {type(url).__name__}: {url!r}")
     if any(character <= " " or character == "\x7f" for character in url):
         raise ValueError(f"{url!r} has a space or control character")
     return url

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 from pyinterceptor._relay import ffi, lib
 
-from pyinterceptor import BindingError, Container, DialRefused, FetchError, Response, fetch
+from pyinterceptor import BindingError, Container, DialRefused, FetchError, Headers, Request, Response, fetch
 from pyinterceptor.app.container import Context
 from pyinterceptor.app.policy import policy_of
 from pyinterceptor.http.client import open_client
@@ -168,6 +168,37 @@ async def test_fetch_passes_a_request_on_and_its_response_back_as_they_came() ->
         fields = ("Content-Encoding: gzip", "Set-Cookie: a", "X: y", "Set-Cookie: b", "Date: Mon, 24 Nov 2025")
         await origin.sends(http("HTTP/1.1 404 Nothing Here", *fields, "Content-Length: 4", body=b"\x1f\x8b\0\0"))
         await client.gets(http("HTTP/1.1 404 Not Found", *fields, "content-length: 4", body=b"\x1f\x8b\0\0"))
+
+
+@in_trio
+async def test_fetch_passes_on_a_copy_of_a_request_with_other_headers_while_its_body_still_comes() -> None:
+    async def with_another_field(request: Any, env: Any, ctx: Any) -> Response:
+        headers = Headers(request.headers)
+        headers.set("token", "secret")
+        return await fetch(Request(request, headers=headers))
+
+    async with internet() as net, container(handled_by(with_another_field), net) as client:
+        head = ("POST /a?b HTTP/1.1", "Host: my.kv", "a: 2", "Content-Length: 5")
+        await client.sends(http(*head, body=b"hel"))
+        origin = await net.dialled()
+        await origin.gets(http(*head, "token: secret", body=b"hel"))
+        await client.sends(b"lo")
+        await origin.gets(b"lo")
+        await origin.sends(http("HTTP/1.1 302 Found", "Location: /elsewhere", "Content-Length: 0"))
+        await client.gets(http("HTTP/1.1 302 Found", "Location: /elsewhere", "content-length: 0"))
+
+
+@in_trio
+async def test_fetch_frames_a_copy_of_a_request_by_its_own_body() -> None:
+    async def with_another_body(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(Request(request, "PUT", body=b"longer than it was"))
+
+    async with internet() as net, container(handled_by(with_another_body), net) as client:
+        await client.sends(http("POST / HTTP/1.1", "Host: my.kv", "Content-Length: 5", body=b"hello"))
+        origin = await net.dialled()
+        await origin.gets(http("PUT / HTTP/1.1", "Host: my.kv", "Content-Length: 18", body=b"longer than it was"))
+        await origin.sends(OK)
+        await client.gets(OK)
 
 
 @pytest.mark.parametrize("framing", ["content-length: 3", "transfer-encoding: chunked"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -262,3 +263,119 @@ def test_what_is_assigned_to_a_response_is_checked_like_what_is_given() -> None:
         response.headers = {"a": "b\r\nc: d"}
     with pytest.raises(TypeError):
         response.body = 5
+
+
+# --- a request made from another ------------------------------------------------------------------------------------
+
+
+def original(method: str = "POST", body: Any = "the body") -> Request:
+    place = ("http", "my.kv", 80, "/a?b")
+    return Request.incoming(method, "/a?b", place, "Host: my.kv\r\nA: 1", None if body is None else Body(body))
+
+
+def test_a_copy_of_a_request_has_all_of_it_and_takes_its_body() -> None:
+    async def main() -> None:
+        for body in ("the body", chunks("the ", b"body")):
+            first = original(body=body)
+            copy = Request(first)
+            assert (copy.method, str(copy.url), copy.target) == ("POST", "http://my.kv/a?b", "/a?b")
+            assert copy.headers == first.headers
+            copy.headers["a"] = "2"
+            assert first.headers["a"] == "1"
+            assert first.body.is_used
+            with pytest.raises(RuntimeError, match="read already"):
+                await first.text()
+            assert await copy.text() == "the body"
+
+    asyncio.run(main())
+
+
+def test_a_copy_of_a_request_may_have_another_method_other_headers_and_another_body() -> None:
+    async def main() -> None:
+        first = original()
+        copy = Request(first, "put", {"b": "2"}, "another")
+        assert (copy.method, list(copy.headers.items()), await copy.text()) == ("PUT", [("b", "2")], "another")
+        assert await first.text() == "the body"
+        assert await Request(first, body=b"once more").text() == "once more"
+        with pytest.raises(RuntimeError, match="read already"):
+            Request(first, headers={"b": "2"})
+
+    asyncio.run(main())
+
+
+def test_a_copy_keeps_the_length_and_the_source_of_the_body() -> None:
+    class Sourced:
+        source = object()
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return chunks(b"x")
+
+    body = Body(Sourced(), 1)
+    copy = Request(Request("http://my.kv", "POST", body=body))
+    assert (copy.body.length, copy.body.source) == (1, Sourced.source)
+    assert body.source is None
+
+
+def test_a_request_without_a_body_can_be_copied_also_after_it_was_read() -> None:
+    async def main() -> None:
+        for first in (original("GET", None), Request("http://my.kv"), original("GET", b"")):
+            assert await first.bytes() == b""
+            assert await Request(Request(first), headers={}).bytes() == b""
+            assert Request(first, "HEAD").method == "HEAD"
+
+    asyncio.run(main())
+
+
+def test_a_copy_that_becomes_a_get_must_not_have_a_body() -> None:
+    first = original()
+    with pytest.raises(TypeError, match=r"^Request\(request, 'get'\): a get has no body, the request has one;"):
+        Request(first, "get")
+    assert not first.body.is_used
+    assert Request(first, "GET", body=b"").body.content == b""
+    assert Request(original("GET"), headers={}).body.content == b"the body"  # a container's own GET with one
+
+
+def test_closing_the_original_ends_the_body_of_its_copy() -> None:
+    closed = []
+
+    async def made() -> AsyncIterator[bytes]:
+        try:
+            yield b"1"
+            yield b"2"
+        finally:
+            closed.append(True)
+
+    async def main() -> None:
+        first = original(body=made())
+        async for _ in Request(first).body:
+            break
+        await first.body.aclose()
+
+    asyncio.run(main())
+    assert closed == [True]
+
+
+# --- values of another type -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: Headers({"a": 1}), "the value of a must be str, not int: 1"),
+        (lambda: Headers([("a", b"x")]), "the value of a must be str, not bytes: b'x'"),
+        (lambda: Headers().set("a", None), "the value of a must be str, not NoneType: None"),
+        (lambda: Headers({1: "x"}), "a header field's name must be str, not int: 1"),
+        (lambda: Headers("a: b"), "headers are a mapping or pairs of name and value, not 'a: b'"),
+        (lambda: Headers(5), "headers are a mapping or pairs of name and value, not 5"),
+        (lambda: Headers(["ab"]), "headers are pairs of name and value; 'ab' is none"),
+        (lambda: Response("x", headers={"a": 1}), "the value of a must be str, not int: 1"),
+        (lambda: Request("http://my.kv", headers={"a": 1}), "the value of a must be str, not int: 1"),
+        (lambda: Request("http://my.kv", 5), "a method is a str, not int"),
+        (lambda: Request(5), "a URL is a str, not int: 5"),
+        (lambda: Request(None), "a URL is a str, not NoneType: None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_a_sentence(make: Callable[[], object], why: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        make()
+    assert str(caught.value) == why
