@@ -13,7 +13,7 @@ HEADERS = [
     HERE / f"{name}.h"
     for name in (
         *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
-        *("reading", "frame", "sniff", "relay", "names"),
+        *("reading", "frame", "sniff", "names", "records", "relay"),
     )
 ]
 SOURCES = sorted(HERE.glob("*.c"))

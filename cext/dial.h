@@ -5,6 +5,7 @@
 #ifndef PYINTERCEPTOR_DIAL_H
 #define PYINTERCEPTOR_DIAL_H
 
+#include "names.h"
 #include "relay.h"
 
 enum dial_state { DIAL_WAIT, DIAL_CONNECTED, DIAL_FAILED };

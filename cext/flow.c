@@ -41,8 +41,7 @@ struct relay_event event_of(const struct flow *flow, enum event_kind kind)
 {
 	struct relay_event event = {.kind = kind, .fd = -1, .flow = flow->number, .container = flow->container->id,
 	                            .protocol = flow->protocol, .decision = flow->decision, .cause = flow->cause,
-	                            .client = flow->from, .destination = flow->to, .sent = flow->sent.moved,
-	                            .received = flow->received.moved, .is_synthetic = flow->is_synthetic};
+	                            .client = flow->from, .destination = flow->to, .is_synthetic = flow->is_synthetic};
 	const char *host = flow->host ? flow->host : flow->name;
 	if (host)
 		strncpy(event.host, host, HOST_MAX);
@@ -94,6 +93,26 @@ static void retire(struct thread *thread, struct flow *flow)
 	thread->dead = flow;
 }
 
+static int is_refusal(enum end_cause cause)
+{
+	return cause == END_REFUSED || cause == END_DIAL_GUARD || cause == END_BUDGET || cause == END_OPENING_DEADLINE;
+}
+
+static void record_end(struct thread *thread, const struct flow *flow)
+{
+	enum record_kind kind = is_refusal(flow->cause) ? RECORD_REFUSAL : RECORD_FLOW;
+	const char *host = flow->host ? flow->host : flow->name;
+	if (!record_is_wanted(thread->relay, kind))
+		return;
+	struct relay_record record = {.kind = kind, .container = flow->container->id, .flow = flow->number,
+	                              .protocol = flow->protocol, .cause = flow->cause, .decision = flow->decision,
+	                              .client = flow->from, .destination = flow->to, .sent = flow->sent.moved,
+	                              .received = flow->received.moved, .began = flow->began, .ended = thread->now};
+	if (host)
+		strncpy(record.host, host, HOST_MAX);
+	record_make(thread->relay, &record);
+}
+
 void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause)
 {
 	flow->cause = (uint8_t)cause;
@@ -111,11 +130,7 @@ void flow_end(struct thread *thread, struct flow *flow, enum end_cause cause)
 		COUNT(flow, timed_out, 1);
 	else if (cause == END_NO_RESOURCES)
 		COUNT(flow, no_resources, 1);
-	if (thread->relay->options.reports) {
-		struct relay_event event = event_of(flow, EVENT_ENDED);
-		event.seconds = thread->now - flow->began;
-		relay_post(thread->relay, &event);
-	}
+	record_end(thread, flow);
 	retire(thread, flow);
 }
 

@@ -12,6 +12,7 @@
 #include "dial.h"
 #include "frame.h"
 #include "names.h"
+#include "records.h"
 #include "relay.h"
 #include "sniff.h"
 
@@ -122,8 +123,9 @@ struct relay {
 	pthread_mutex_t lock;
 	struct container *containers[CONTAINER_BUCKETS]; /* by number */
 	struct container *by_interface[CONTAINER_BUCKETS];
-	struct relay_event *events; /* a ring that grows */
-	uint32_t first_event, event_count, event_room;
+	struct relay_event *events; /* a ring of EVENTS_MAX */
+	uint32_t first_event, event_count;
+	struct records *records;
 	struct counters counters;
 };
 
@@ -140,7 +142,7 @@ void table_release(struct table *table);
 
 /* events.c */
 void signal_fd(int fd);
-int relay_post(struct relay *relay, const struct relay_event *event); /* 0, or -1 without memory */
+int relay_post(struct relay *relay, const struct relay_event *event); /* 0, or -1 where there is no room */
 
 /* thread.c */
 int thread_prepare(struct thread *thread, struct relay *relay); /* 0, or -1 with errno */

@@ -5,8 +5,9 @@
 #ifndef PYINTERCEPTOR_NAMES_H
 #define PYINTERCEPTOR_NAMES_H
 
-#include "relay.h"
+#include "hosts.h"
 
+#define NAME_ADDRESSES_MAX 16
 #define NAMES_MAX 4096 /* synthetic ones of a container, and as many real ones */
 
 struct name_place;               /* an address and whose it is: names.c */

@@ -43,6 +43,10 @@ struct relay *relay_open(const struct relay_options *options)
 	pthread_mutex_init(&relay->lock, NULL);
 	relay->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int error = relay->event_fd < 0 ? errno : 0;
+	if (!error && !(relay->records = records_new()))
+		error = errno;
+	if (!error && !(relay->events = calloc(EVENTS_MAX, sizeof *relay->events)))
+		error = ENOMEM;
 	while (!error && relay->thread_count < relay->options.threads) {
 		struct thread *thread = &relay->threads[relay->thread_count];
 		error = thread_prepare(thread, relay) < 0 ? errno : thread_start(thread);
@@ -96,6 +100,7 @@ void relay_close(struct relay *relay)
 	if (relay->event_fd >= 0)
 		close(relay->event_fd);
 	pthread_mutex_destroy(&relay->lock);
+	records_free(relay->records);
 	free(relay->events);
 	free(relay);
 }

@@ -8,8 +8,7 @@
 #define PYINTERCEPTOR_RELAY_H
 
 #include "policy.h"
-
-#define NAME_ADDRESSES_MAX 16
+#include "records.h"
 
 struct relay;                 /* opaque */
 struct relay_pump;            /* opaque */
@@ -22,8 +21,6 @@ struct relay_options {
 	double idle_deadline;         /* seconds without a byte either way; default 3600 */
 	double dial_deadline;         /* seconds for all attempts together; default 15 */
 	double linger_deadline;       /* seconds after one half closed with no byte; default 120 */
-	uint32_t reports;             /* 1: an EVENT_ENDED for every flow */
-	uint32_t reserved;
 };
 
 struct relay_budget {             /* of one container */
@@ -33,7 +30,11 @@ struct relay_budget {             /* of one container */
 	uint32_t pipes;               /* default 64 */
 };
 
-enum event_kind { EVENT_HANDOFF = 1, EVENT_RESOLVE = 2, EVENT_ENDED = 3 };
+/* Events that wait for relay_take(). A handoff that finds no room ends its flow with END_NO_RESOURCES; a question for a name is asked
+ * again at the next tick. */
+#define EVENTS_MAX 4096
+
+enum event_kind { EVENT_HANDOFF = 1, EVENT_RESOLVE = 2 };
 enum end_cause { END_DONE = 0, END_RESET = 1, END_REFUSED = 2, END_DIAL_FAILED = 3, END_DIAL_GUARD = 4, END_OPENING_DEADLINE = 5,
                  END_IDLE_DEADLINE = 6, END_BUDGET = 7, END_DETACHED = 8, END_NAME_UNKNOWN = 9, END_NO_RESOURCES = 10 };
 
@@ -48,9 +49,6 @@ struct relay_event {
 	uint32_t cause;               /* enum end_cause; HANDOFF: what failed before, or END_DONE */
 	struct endpoint client;
 	struct endpoint destination;  /* as the container dialled it */
-	uint64_t sent;                /* bytes from the container */
-	uint64_t received;            /* bytes to the container */
-	double seconds;               /* ENDED: how long it lived */
 	uint32_t is_synthetic;        /* HANDOFF: the destination is held, until relay_returned */
 	char host[HOST_MAX + 1];      /* what is known; RESOLVE: the name to resolve, then call relay_publish_name or relay_name_failed */
 };

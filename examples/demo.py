@@ -21,7 +21,6 @@ import trio
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tests.world, which no wheel carries
 
 from pyinterceptor import App, Container, Response, fetch, open_interceptor
-from pyinterceptor.relay.relay import Options
 from tests.world import World
 from tests.world.image import busybox_image, remove_image
 
@@ -198,7 +197,7 @@ async def demonstrate(world: World) -> int:
     log.propagate = False
     log.addHandler(flows)
     print(f"{'container':<13} {'request':<47} {'verdict':<13} {'status':<6} {'bytes':>11} {'time':>8}")
-    async with open_interceptor(App(containers=list(asked)), instance="demo", options=Options(reports=True)) as opened:
+    async with open_interceptor(App(containers=list(asked)), instance="demo") as opened:
         for cls, made in asked.items():
             box = await opened.get_container(cls, "one")
             for call in made:

@@ -16,7 +16,6 @@ from pyinterceptor.app.load import load_app
 from pyinterceptor.bindings.state import state_of_file
 from pyinterceptor.capture.gateway.state import free_instance
 from pyinterceptor.errors import InterceptorError, PolicyError
-from pyinterceptor.relay.relay import Options
 from pyinterceptor.runtime.terminal import until_signalled
 from pyinterceptor.serving.interceptor import open_interceptor
 
@@ -87,7 +86,6 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
         nameservers=options.nameserver,
         settings=options.settings,
         state=options.state or state_of_file(options.app),
-        options=Options(reports=options.verbose),
     ) as interceptor:
         container = await interceptor.get_container(cls, "run", user=options.user)
         code = await container.run_inherited(options.command, env=options.env)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import trio
@@ -21,24 +20,11 @@ from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.errors import CaptureError
 from pyinterceptor.policy.addresses import Address, packed, unpacked
 from pyinterceptor.policy.budget import Budget
+from pyinterceptor.relay.records import Cause, Kind, Record, parse
 
 BATCH = 64  # events taken at once
-
-
-class Cause(IntEnum):
-    """Why a flow ended (`enum end_cause` of cext/relay.h)."""
-
-    DONE = lib.END_DONE
-    RESET = lib.END_RESET
-    REFUSED = lib.END_REFUSED
-    DIAL_FAILED = lib.END_DIAL_FAILED
-    DIAL_GUARD = lib.END_DIAL_GUARD
-    OPENING_DEADLINE = lib.END_OPENING_DEADLINE
-    IDLE_DEADLINE = lib.END_IDLE_DEADLINE
-    BUDGET = lib.END_BUDGET
-    DETACHED = lib.END_DETACHED
-    NAME_UNKNOWN = lib.END_NAME_UNKNOWN
-    NO_RESOURCES = lib.END_NO_RESOURCES
+RECORDS = 256  # taken at once
+PACE = 0.02  # seconds between two looks for records: they come in batches, not one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +38,6 @@ class Options:
     idle_deadline: float = 3600.0
     dial_deadline: float = 15.0
     linger_deadline: float = 120.0
-    reports: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +65,7 @@ class Resolve:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What became of a flow that C kept to its end."""
-
-    flow: int
-    container: int
-    protocol: int
-    verdict: int
-    rule: int
-    cause: Cause
-    destination: tuple[Address, int]
-    host: str
-    sent: int
-    received: int
-    seconds: float
-
-
-Event = Handoff | Resolve | Ended
+Event = Handoff | Resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +88,15 @@ class Counters:
     sent: int
     received: int
     flows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Counts of records that found no room."""
+
+    flows: int
+    refusals: int
+    requests: int
 
 
 class Pumping:
@@ -162,6 +139,7 @@ class Relay:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._batch = ffi.new("struct relay_event[]", BATCH)
+        self._records = ffi.new("struct relay_record[]", RECORDS)
 
     def listen(self, listener: socket.socket) -> int:
         """Accepts connections from one more capture's listener (borrowed); returns the capture's number."""
@@ -225,7 +203,7 @@ class Relay:
         lib.relay_count(self._handle, container, out)
         return Counters(*(getattr(out, name) for name in Counters.__dataclass_fields__))
 
-    async def events(self) -> AsyncIterator[list[Event]]:
+    async def events(self) -> AsyncGenerator[list[Event], None]:
         """Batches of events, for ever."""
         ready = lib.relay_event_fd(self._handle)
         while True:
@@ -234,6 +212,31 @@ class Relay:
                 os.eventfd_read(ready)
             while count := lib.relay_take(self._handle, self._batch, BATCH):
                 yield [_event(self._batch[i]) for i in range(count)]
+
+    def subscribe(self, kinds: Kind) -> None:
+        """From now on records of these kinds are made, `Kind.NONE`: of none. One set for all who read them."""
+        self._check(lib.relay_subscribe(self._handle, kinds), "subscribe to records")
+
+    async def records(self) -> AsyncGenerator[list[Record], None]:
+        """Batches of records, for ever."""
+        ready = lib.relay_record_fd(self._handle)
+        while True:
+            await trio.lowlevel.wait_readable(ready)
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(ready)
+            while batch := self.records_nowait():
+                yield batch
+            await trio.sleep(PACE)
+
+    def records_nowait(self) -> list[Record]:
+        """Some of the records that wait; empty if none does."""
+        return parse(self._records, lib.relay_take_records(self._handle, self._records, RECORDS))
+
+    def count_dropped(self) -> Dropped:
+        """Records that were dropped since the start, because nobody took those before them."""
+        out = ffi.new("struct relay_dropped *")
+        lib.relay_count_dropped(self._handle, out)
+        return Dropped(out.flows, out.refusals, out.requests)
 
     @contextmanager
     def pump(self, container: int, source: socket.socket, sink: socket.socket, limit: int) -> Iterator[Pumping]:
@@ -284,32 +287,18 @@ def _event(raw: Any) -> Event:
     if raw.kind == lib.EVENT_RESOLVE:
         return Resolve(raw.container, host)
     decision = raw.decision
-    if raw.kind == lib.EVENT_HANDOFF:
-        return Handoff(
-            raw.fd,
-            raw.flow,
-            raw.container,
-            raw.protocol,
-            decision.verdict,
-            decision.rule,
-            Cause(raw.cause),
-            _endpoint(raw.client),
-            _endpoint(raw.destination),
-            host,
-            bool(raw.is_synthetic),
-        )
-    return Ended(
+    return Handoff(
+        raw.fd,
         raw.flow,
         raw.container,
         raw.protocol,
         decision.verdict,
         decision.rule,
         Cause(raw.cause),
+        _endpoint(raw.client),
         _endpoint(raw.destination),
         host,
-        raw.sent,
-        raw.received,
-        raw.seconds,
+        bool(raw.is_synthetic),
     )
 
 

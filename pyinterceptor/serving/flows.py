@@ -17,7 +17,8 @@ from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_tcp
 from pyinterceptor.http.server import Server
 from pyinterceptor.relay.hub import Hub
-from pyinterceptor.relay.relay import Ended, Event, Handoff, Relay, Resolve
+from pyinterceptor.relay.records import Kind, Record
+from pyinterceptor.relay.relay import Event, Handoff, Relay, Resolve
 from pyinterceptor.serving.requests import Attached, Outbound
 
 log = logging.getLogger("pyinterceptor")
@@ -42,6 +43,8 @@ class Flows:
     async def run(self) -> None:
         """Serves what the relay hands over, until cancelled."""
         async with trio.open_nursery() as nursery:
+            if log.isEnabledFor(logging.INFO):
+                nursery.start_soon(self._log_records)
             async for batch in self._relay.events():
                 for event in batch:
                     self._dispatch(event, nursery)
@@ -52,11 +55,22 @@ class Flows:
                 nursery.start_soon(self._serve, event)
             case Resolve():
                 nursery.start_soon(self._refresh, event)
-            case Ended():
-                attached = self._attached.get(event.container)
-                self._log(event, attached, event.sent, event.received, event.seconds)
             case _:
                 assert_never(event)
+
+    async def _log_records(self) -> None:
+        self._relay.subscribe(Kind.FLOW | Kind.REFUSAL)
+        try:
+            async for batch in self._relay.records():
+                self._log_batch(batch)
+        finally:
+            while batch := self._relay.records_nowait():
+                self._log_batch(batch)
+
+    def _log_batch(self, batch: list[Record]) -> None:
+        for record in batch:
+            attached = self._attached.get(record.container)
+            self._log(record, attached, record.sent, record.received, record.ended - record.began)
 
     async def _refresh(self, event: Resolve) -> None:
         """Resolves a name that a flow waits for. What goes wrong here ends the flows that wait for it alone."""
@@ -93,7 +107,7 @@ class Flows:
             self._log(event, attached, received, sent, trio.current_time() - started)
 
     def _log(
-        self, event: Handoff | Ended, attached: Attached | None, sent: int, received: int, seconds: float
+        self, event: Handoff | Record, attached: Attached | None, sent: int, received: int, seconds: float
     ) -> None:
         """The one line of a flow, when it has ended."""
         log.info(

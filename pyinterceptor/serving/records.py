@@ -12,7 +12,7 @@ from enum import IntEnum, StrEnum
 
 from pyinterceptor._relay import lib
 from pyinterceptor.policy.addresses import Address
-from pyinterceptor.relay.relay import Cause
+from pyinterceptor.relay.records import Cause
 
 Endpoint = tuple[Address, int]
 

@@ -20,7 +20,7 @@ from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.policy.addresses import Address
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.table import Decision
-from pyinterceptor.relay.relay import Cause
+from pyinterceptor.relay.records import Cause
 from pyinterceptor.web import Request, Response
 
 log = logging.getLogger("pyinterceptor")

@@ -23,7 +23,7 @@ from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
 from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.budget import Budget
-from pyinterceptor.relay.relay import Cause
+from pyinterceptor.relay.records import Cause
 from pyinterceptor.serving.requests import Attached, Outbound
 from tests.stream.dialogue import GET, Client, http, in_trio, ok, serving
 from tests.stream.origins import Internet, internet

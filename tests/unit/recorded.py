@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from pyinterceptor.relay.relay import Cause
+from pyinterceptor.relay.records import Cause
 from pyinterceptor.serving.records import (
     FlowRecord,
     NameRecord,
