@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyinterceptor.app.container import Container
-from pyinterceptor.app.policy import Policy, policy_of
+from pyinterceptor.app.policy import Policy, reading
 from pyinterceptor.app.usage import check_bindings
 from pyinterceptor.errors import PolicyError
+from pyinterceptor.policy.pieces import Pieces, at_once
 
 
 class App:
@@ -34,7 +35,15 @@ class App:
 
         Raises: PolicyError for rules that can't be, or a handler that uses a binding which the app doesn't have.
         """
-        policy = policy_of(cls, generation)
+        return at_once(self.reading(cls, generation))
+
+    def reading(self, cls: type[Container], generation: int) -> Pieces[Policy]:
+        """The same, in pieces."""
+        policy = yield from reading(cls, generation)
+        checked: set[int] = set()
         for name, handler in zip(policy.names, policy.handlers, strict=True):
-            check_bindings(handler, name, self.bindings)
+            if id(handler) not in checked:
+                checked.add(id(handler))
+                check_bindings(handler, name, self.bindings)
+                yield
         return policy

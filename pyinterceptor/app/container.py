@@ -7,7 +7,7 @@ body; subclasses inherit. Nothing here opens or starts anything: the rules are r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, ItemsView, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -70,6 +70,10 @@ class HostHandlers(Mapping[str, Handler]):
 
     def __len__(self) -> int:
         return len(self._merged())
+
+    def items(self) -> ItemsView[str, Handler]:
+        """All at once: each look-up merges the handlers of all bases anew."""
+        return self._merged().items()
 
 
 class CatchAll:

@@ -48,7 +48,7 @@ def policy_of(cls: type[Container], generation: int) -> Policy:
 def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
     """The same, in pieces: the rules are those at the first one."""
     _check_settings(cls)
-    hosts, catch_all = dict(cls.outbound_by_host), cls.outbound.handler
+    hosts, catch_all = dict(cls.outbound_by_host.items()), cls.outbound.handler
     internet, local_networks = cls.enable_internet, tuple(cls.local_networks)
     handlers, names = list(hosts.values()), list(hosts)
     if catch_all is not None:

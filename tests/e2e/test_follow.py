@@ -329,7 +329,7 @@ def test_a_replaced_policy_decides_the_next_request_and_drops_no_connection(worl
         origin = await scene.origin()
         await origin.hears(GET)
         Changing.outbound_by_host = {"a.test": answer}
-        scene.interceptor.replace_policy(Changing)
+        await scene.interceptor.replace_policy(Changing)
         await origin.says(OK)
         await followed.hears(OK)  # it was decided before
         await followed.says(GET)
@@ -338,12 +338,12 @@ def test_a_replaced_policy_decides_the_next_request_and_drops_no_connection(worl
         assert await handled.response() == (200, b"GET /page 0")
         Changing.outbound_by_host = {}
         Changing.enable_internet = False
-        scene.interceptor.replace_policy(Changing)
+        await scene.interceptor.replace_policy(Changing)
         for client in (followed, handled):
             await client.says(GET)
             assert (await client.response())[0] == 520
         Changing.enable_internet = True
-        scene.interceptor.replace_policy(Changing)
+        await scene.interceptor.replace_policy(Changing)
         await followed.says(GET)
         await (await asked(scene)).says(OK)
         assert await followed.response() == (200, b"ok")
@@ -363,7 +363,7 @@ def test_a_request_that_is_not_followed_is_decided_by_the_replaced_policy_too(wo
         await origin.hears(old)
         client, origin = await spliced(scene)
         Changing.enable_internet = False
-        scene.interceptor.replace_policy(Changing)
+        await scene.interceptor.replace_policy(Changing)
         await client.says(old)
         assert (await client.response())[0] == 520
         await origin.hears_the_end()

@@ -11,7 +11,7 @@ LAYERS = [
     *("paths", "errors", "threads", "_relay", "web", "bindings", "policy", "app", "capture", "relay", "dns", "http"),
     *("runtime", "serving"),
 ]
-PURE = ["paths.py", "web", "policy"] + [
+PURE = ["paths.py", "web", "policy", "app/policies.py"] + [
     f"dns/{name}.py" for name in ("query", "names", "answers")
 ]
 PURE += ["serving/records.py", "serving/lines.py", "cli/refusals.py"]

@@ -1,0 +1,62 @@
+"""Work in pieces: the same result as at once, and no piece that holds Trio's loop."""
+
+import random
+import time
+
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyinterceptor.app.app import App
+from pyinterceptor.app.container import Container
+from pyinterceptor.policy import pieces
+from pyinterceptor.policy.pieces import at_once, in_order
+from pyinterceptor.serving.turns import in_turns
+from pyinterceptor.web import Response
+
+STALL_MAX = 0.005  # seconds of processor time: what else this machine does is no fault of ours
+
+
+async def answer(request, env, ctx):
+    return Response("")
+
+
+class Large(Container):
+    """10 000 hosts in an order of their own, and 1 000 networks."""
+
+    outbound_by_host = {f"{random.Random(number).randrange(2**48):x}.test": answer for number in range(10_000)}
+    local_networks = [f"10.{number // 250}.{number % 250}.0/24" for number in range(1000)]
+
+
+def test_reading_a_large_policy_lets_other_tasks_run_every_few_milliseconds():
+    app = App(containers=[Large])
+    gaps: list[float] = []
+
+    async def beside(scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                before = time.thread_time()
+                await trio.lowlevel.checkpoint()
+                gaps.append(time.thread_time() - before)
+
+    async def main() -> None:
+        scope = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beside, scope)
+            policy = await in_turns(app.reading(Large, 2))
+            scope.cancel()
+        assert policy == app.policy(Large, 2)
+
+    trio.run(main)
+    assert len(gaps) > 50
+    assert max(gaps) < STALL_MAX
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers())))
+def test_items_sorted_in_pieces_are_sorted_and_equal_ones_keep_their_order(items):
+    kept = pieces.RUN
+    pieces.RUN = 3
+    try:
+        assert at_once(in_order(items, lambda item: item[0])) == sorted(items, key=lambda item: item[0])
+    finally:
+        pieces.RUN = kept
