@@ -1,1 +1,1 @@
-"""What a user declares: apps, container classes, their rules."""
+"""The declarations of a user: apps, container classes and their rules."""

@@ -1,9 +1,9 @@
-"""An app: the container classes and what their handlers find in `env`."""
+"""An app: the container classes, and the bindings that their handlers find in `env`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Never
 
 from pyinterceptor.app.container import Container
 from pyinterceptor.app.policy import Policy, reading
@@ -13,27 +13,41 @@ from pyinterceptor.policy.pieces import Pieces, at_once
 
 
 class App:
-    """What `open_interceptor` and `pyinterceptor run` are given."""
+    """The container classes and bindings that `open_interceptor` and `pyinterceptor run` work with.
 
-    def __init__(self, *, containers: Sequence[type[Container]], bindings: Mapping[str, Any] | None = None) -> None:
-        if not containers:
-            raise PolicyError("an App needs at least one container class: App(containers=[Sandbox])")
-        for cls in containers:
-            if not (isinstance(cls, type) and issubclass(cls, Container)):
-                raise PolicyError(f"App(containers=…) takes subclasses of Container, not {cls!r}")
-        names = [cls.__name__ for cls in containers]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise PolicyError(f"two container classes are called {twice.pop()}: a class's name is its identity")
-        self.containers = tuple(containers)
-        for binding in bindings or {}:
-            if not (isinstance(binding, str) and binding.isidentifier()):
-                raise PolicyError(f"App(bindings=…) maps names that env can have to values; {binding!r} is none")
-        self.bindings = dict(bindings or {})
+    `App(containers=[Sandbox], bindings={"KV": KV(), "GREETING": "hello"})`: each binding is an attribute of `env` in
+    every handler, and no container sees any of them. The first class is the default of `pyinterceptor run`.
+
+    Raises: PolicyError for a container that is no subclass of Container, two classes of one name, or a binding whose
+    name `env` can't have.
+    """
+
+    containers: tuple[type[Container], ...]
+    bindings: dict[str, Any]
+
+    def __init__(
+        self,
+        *misplaced: Never,
+        containers: Sequence[type[Container]] = (),
+        bindings: Mapping[str, Any] | None = None,
+    ) -> None:
+        if misplaced:
+            raise PolicyError("App takes its arguments by name: App(containers=[Sandbox], bindings={…})")
+        self.containers = _containers(containers)
+        self.bindings = _bindings({} if bindings is None else bindings)
+
+    def check_class(self, cls: object) -> None:
+        """Raises PolicyError if this isn't a container class of the app."""
+        if cls not in self.containers:
+            known = ", ".join(known.__name__ for known in self.containers)
+            if isinstance(cls, type):
+                raise PolicyError(f"{cls.__name__} is not a container of this app; it has: {known}")
+            raise PolicyError(f"{cls!r} is not a container class; pass one of the app's: {known}")
 
     def policy(self, cls: type[Container], generation: int) -> Policy:
         """The class's rules as they stand now.
 
-        Raises: PolicyError for rules that can't be, or a handler that uses a binding which the app doesn't have.
+        Raises: PolicyError for an invalid rule, or a handler that uses a binding which the app doesn't have.
         """
         return at_once(self.reading(cls, generation))
 
@@ -47,3 +61,28 @@ class App:
                 check_bindings(handler, name, self.bindings)
                 yield
         return policy
+
+
+def _containers(classes: Any) -> tuple[type[Container], ...]:
+    if isinstance(classes, str | type | Mapping) or not isinstance(classes, Iterable):
+        given = classes.__name__ if isinstance(classes, type) else repr(classes)
+        raise PolicyError(f"App(containers=…) takes a list of classes, not {given}; write App(containers=[Sandbox])")
+    found = tuple(classes)
+    if not found:
+        raise PolicyError("an App needs at least one container class: App(containers=[Sandbox])")
+    for cls in found:
+        if not (isinstance(cls, type) and issubclass(cls, Container)):
+            raise PolicyError(f"App(containers=…) takes subclasses of Container, not {cls!r}")
+    names = [cls.__name__ for cls in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise PolicyError(f"two container classes are called {twice.pop()}; rename one: a class's name is its identity")
+    return found
+
+
+def _bindings(bindings: Any) -> dict[str, Any]:
+    if not isinstance(bindings, Mapping):
+        raise PolicyError(f'App(bindings=…) maps names to values, as in {{"KV": KV()}}; {bindings!r} is no mapping')
+    for name in bindings:
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise PolicyError(f"App(bindings=…) maps names that env can have to values; {name!r} is none")
+    return dict(bindings)

@@ -1,4 +1,4 @@
-"""Reads an app from the file it is written in."""
+"""Loads an app from the Python file that defines it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pyinterceptor.errors import PolicyError
 def load_app(path: str) -> App:
     """Runs the file as a module, its directory on sys.path as for a script, and returns its `app`.
 
-    Raises: PolicyError, with the cause chained, where the file can't be read, fails, holds no App or rules that
-    can't be; the message begins with the place.
+    Raises: PolicyError, with the cause chained, if the file can't be read, fails, has no App, or has an invalid rule.
+    The message begins with the place.
     """
     file = os.path.abspath(path)
     if not os.path.isfile(file):
@@ -32,7 +32,7 @@ def load_app(path: str) -> App:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise PolicyError(f"{path}{_line_in(error, file)}: {_said(error, file)}") from error
+        raise PolicyError(f"{path}{_line_in(error, file)}: {_reason(error, file)}") from error
     app = getattr(module, "app", None)
     if not isinstance(app, App):
         raise PolicyError(f"{path}: defines no App called `app`; write app = App(containers=[…])")
@@ -45,22 +45,22 @@ def load_app(path: str) -> App:
 
 
 def _line_in(error: BaseException, file: str) -> str:
-    """`:12` for the deepest line of the user's file that the error came from, else nothing."""
+    """`:12`, the deepest line of the user's file in the traceback; "" if there is none."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f":{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f":{lines[-1]}" if lines else ""
 
 
-def _said(error: BaseException, file: str) -> str:
+def _reason(error: BaseException, file: str) -> str:
     if isinstance(error, PolicyError):
         return str(error)
-    said = error.msg if isinstance(error, SyntaxError) and error.filename == file else str(error)
-    return f"{type(error).__name__}: {said}"
+    reason = error.msg if isinstance(error, SyntaxError) and error.filename == file else str(error)
+    return f"{type(error).__name__}: {reason}"
 
 
 def _line_of(cls: type, file: str) -> str:
-    """`:12` for where a class of the user's file begins."""
+    """`:12`, the first line of a class of the user's file; "" if it is another file's."""
     try:
         return f":{inspect.getsourcelines(cls)[1]}" if inspect.getsourcefile(cls) == file else ""
     except (OSError, TypeError):

@@ -1,7 +1,7 @@
-"""Which bindings does a handler use? Told before it runs, so that a misspelt one is an error at start.
+"""Which bindings does a handler use? Asked before it runs, so that a misspelt one is an error at start.
 
-Reads the code, not the run: `env.NAME` of the parameter that is `env`, in the handler and in functions inside it.
-What a handler passes `env` on to isn't looked into, and a name that only `getattr` looks up is found when it is used.
+Reads the code, not the run: `env.NAME` of the parameter that is `env`, in the handler and in functions inside it. A
+function that a handler passes `env` to isn't read, and a name that `getattr` looks up is found when it is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ READS = {"LOAD_ATTR", "LOAD_METHOD"}
 
 
 def check_bindings(handler: Callable[..., Any], where: str, bindings: Collection[str]) -> None:
-    """Raises: PolicyError for a name in `env` that is none of `bindings`; `where` says whose handler it is."""
+    """Raises PolicyError if the handler reads a name in `env` that isn't one of `bindings`; `where` is its rule."""
     for name, line in bindings_used(handler):
         if name not in bindings and not hasattr(object, name):
             close = get_close_matches(name, bindings, 1)
@@ -30,7 +30,7 @@ def check_bindings(handler: Callable[..., Any], where: str, bindings: Collection
 
 
 def bindings_used(handler: Callable[..., Any]) -> Iterator[tuple[str, int]]:
-    """Names and lines. Nothing for what has no Python code, as a builtin or an object that is called."""
+    """Names and lines. None for a handler without Python code, as a builtin."""
     function = inspect.unwrap(handler)
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
@@ -42,7 +42,7 @@ def bindings_used(handler: Callable[..., Any]) -> Iterator[tuple[str, int]]:
 
 
 def _attributes(code: CodeType, variable: str) -> Iterator[tuple[str, int]]:
-    """The attributes read of a variable, here and in the functions inside that see it."""
+    """The attributes that are read of a variable, here and in the functions inside that share it."""
     if _is_assigned(code, variable):
         return
     line, is_loaded = code.co_firstlineno, False
@@ -57,5 +57,5 @@ def _attributes(code: CodeType, variable: str) -> Iterator[tuple[str, int]]:
 
 
 def _is_assigned(code: CodeType, variable: str) -> bool:
-    """It stands for something else, from some line on."""
+    """Whether it gets another value in this code."""
     return any(step.opname.startswith("STORE_") and step.argval == variable for step in dis.get_instructions(code))

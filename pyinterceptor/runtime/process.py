@@ -154,7 +154,14 @@ class Started:
 
 
 def split(argv: str | Sequence[str]) -> list[str]:
-    """A string is split as a shell would. Raises: RuntimeFailure for nothing, or quotes left open."""
+    """A string is split as a shell would.
+
+    Raises: RuntimeFailure if it is empty or a quote is left open; TypeError if it isn't made of str.
+    """
+    if not isinstance(argv, str | Sequence) or isinstance(argv, bytes | bytearray):
+        raise TypeError(f"a command is a str or a sequence of str, not {argv!r}")
+    if wrong := [word for word in argv if not isinstance(word, str | os.PathLike)]:
+        raise TypeError(f"a command's words are str, not {type(wrong[0]).__name__}: {wrong[0]!r}")
     try:
         words = shlex.split(argv) if isinstance(argv, str) else [os.fspath(word) for word in argv]
     except ValueError as error:

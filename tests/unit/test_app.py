@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,5 +101,74 @@ def test_the_classes_of_an_app_are_told_apart_by_name() -> None:
 
     with pytest.raises(PolicyError, match="two container classes are called Sandbox"):
         App(containers=[Sandbox, another()])
-    with pytest.raises(PolicyError, match="takes subclasses of Container, not 7"):
-        App(containers=[7])  # type: ignore[list-item]
+
+
+class Box(Container):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: App(), "an App needs at least one container class: App(containers=[Sandbox])"),
+        (lambda: App(Box), "App takes its arguments by name: App(containers=[Sandbox], bindings={…})"),
+        (lambda: App([Box], {}), "App takes its arguments by name: App(containers=[Sandbox], bindings={…})"),
+        (
+            lambda: App(containers=Box),
+            "App(containers=…) takes a list of classes, not Box; write App(containers=[Sandbox])",
+        ),
+        (
+            lambda: App(containers="Box"),
+            "App(containers=…) takes a list of classes, not 'Box'; write App(containers=[Sandbox])",
+        ),
+        (
+            lambda: App(containers=7),
+            "App(containers=…) takes a list of classes, not 7; write App(containers=[Sandbox])",
+        ),
+        (lambda: App(containers=[7]), "App(containers=…) takes subclasses of Container, not 7"),
+        (lambda: App(containers=["Box"]), "App(containers=…) takes subclasses of Container, not 'Box'"),
+        (
+            lambda: App(containers=[Box], bindings=["KV"]),
+            """App(bindings=…) maps names to values, as in {"KV": KV()}; ['KV'] is no mapping""",
+        ),
+        (
+            lambda: App(containers=[Box], bindings={"MY-KV": 1}),
+            "App(bindings=…) maps names that env can have to values; 'MY-KV' is none",
+        ),
+    ],
+)
+def test_an_app_of_something_else_is_refused_in_a_sentence(make: Any, sentence: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        make()
+    assert str(caught.value) == sentence
+
+
+def test_a_class_that_is_none_of_the_apps_is_refused_with_those_it_has() -> None:
+    class Other(Container):
+        pass
+
+    app = App(containers=[Box])
+    app.check_class(Box)
+    with pytest.raises(PolicyError, match="^Other is not a container of this app; it has: Box$"):
+        app.check_class(Other)
+    for wrong in ("Box", None, 7):
+        with pytest.raises(PolicyError, match=f"^{wrong!r} is not a container class; pass one of the app's: Box$"):
+            app.check_class(wrong)
+
+
+MISSPELT = {
+    "in a body": ("class Sandbox(Container):\n    enable_internett = False\n", 2),
+    "in an annotated body": ("class Sandbox(Container):\n    enable_internett: bool = False\n", 2),
+    "on assignment": ("class Sandbox(Container): ...\n\nSandbox.enable_internett = False\n", 4),
+}
+
+
+@pytest.mark.parametrize("how", MISSPELT)
+def test_a_misspelt_setting_in_a_file_is_said_with_its_line(how: str, tmp_path: Path) -> None:
+    text, line = MISSPELT[how]
+    file = tmp_path / "an_app.py"
+    file.write_text(HEAD + text + "app = App(containers=[Sandbox])\n")
+    with pytest.raises(PolicyError) as caught:
+        load_app(str(file))
+    sentence = "enable_internett: unknown attribute of Sandbox; did you mean enable_internet?"
+    assert str(caught.value) == f"{file}:{line}: {sentence}"
