@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
- * Which of our sockets gets what arrives in the gateway namespace?
+ * Decides which of our sockets gets a connection or datagram that arrives in the gateway namespace.
  *
- * Everything that arrives is local there (AnyIP), so each new TCP connection and each UDP datagram asks this
- * program once; packets of established connections don't. What it doesn't assign is refused at once: a reset for
- * TCP, port unreachable for UDP. A dead daemon's sockets leave the sockmap by themselves, and that refuses, too.
+ * Every destination is local there (AnyIP), so the kernel runs this program once for each new TCP connection and each
+ * UDP datagram, but not for packets of established connections. Traffic that it doesn't assign is refused at once: TCP
+ * with a reset, UDP with port unreachable. The kernel removes the sockets of a dead daemon from the sockmap, so all of
+ * its traffic is refused.
  */
 #include <uapi/linux/bpf.h>
 #include "abi.h"
 
-/* The kernel asks for a licence it knows; this is the GPL half of the SPDX line. */
+/* The kernel requires a licence that it knows; this is the GPL half of the SPDX line. */
 #define BPF_LICENSE GPL
 
 #define AF_INET 2
@@ -27,14 +28,14 @@ struct v6_key {
 	__be32 address[4];
 };
 
-/* Who may open connections. Written by the daemon before the interface exists; key: its ifindex. */
+/* The containers that may open connections, by ifindex. Written by the daemon before the interface exists. */
 BPF_HASH(containers, u32, struct container_entry, CONTAINERS_MAX);
-/* Our two sockets (LISTENER_*). Written by the daemon; the kernel removes a socket that is closed. */
+/* Our two sockets (LISTENER_*). Written by the daemon. The kernel removes a closed socket. */
 BPF_TABLE("sockmap", u32, u64, listeners, 2);
-/* What nobody may dial (REFUSE_*). Written by the daemon before the first container. */
+/* Destinations that are refused to all containers (REFUSE_*). Written by the daemon before the first container. */
 BPF_LPM_TRIE(refused4, struct v4_key, u32, REFUSED_MAX);
 BPF_LPM_TRIE(refused6, struct v6_key, u32, REFUSED_MAX);
-/* Outcomes (COUNTER_*). Written here, read by the daemon. */
+/* The number of each outcome (COUNTER_*). Written by this program, read by the daemon. */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 
 static inline void count(u32 outcome)
@@ -72,8 +73,8 @@ static inline int assign(struct bpf_sk_lookup *ctx, u32 slot, u32 outcome)
 
 int steer(struct bpf_sk_lookup *ctx)
 {
-	/* All words before the first branch: clang merges loads of the two families' branches into one through a
-	 * modified context pointer otherwise, which the verifier refuses. The other family's words read as zero. */
+	/* Load all words before the first branch. Otherwise clang merges the loads of the two families' branches into one
+	 * through a modified context pointer, which the verifier refuses. Words of the other family read as zero. */
 	struct v4_key to4 = { .prefix = 32, .address = ctx->local_ip4 };
 	struct v6_key to6 = { .prefix = 128,
 			      .address = { ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3] } };
@@ -85,24 +86,24 @@ int steer(struct bpf_sk_lookup *ctx)
 	struct container_entry *container = containers.lookup(&interface);
 
 	if (!container) {
-		/* Detached, or not one of ours. */
+		/* A detached container, or an interface that isn't ours. */
 		count(COUNTER_UNKNOWN_INTERFACE);
 		return SK_DROP;
 	}
 	if (protocol != IPPROTO_TCP && !(protocol == IPPROTO_UDP && is_dns)) {
-		/* UDP that is not DNS, QUIC above all: clients fall back to TCP when they are refused at once. */
+		/* UDP other than DNS, mainly QUIC: a client that is refused at once falls back to TCP. */
 		count(COUNTER_REFUSED_PROTOCOL);
 		return SK_DROP;
 	}
 	if (family == AF_INET6 && !is_dns && !(container->flags & CONTAINER_IPV6)) {
-		/* The host can't reach it: the client should try IPv4 now. DNS we answer ourselves. */
+		/* The host has no IPv6 route: the client should try IPv4 at once. DNS is excepted: we answer it. */
 		count(COUNTER_REFUSED_FAMILY);
 		return SK_DROP;
 	}
 	u32 *rule = family == AF_INET ? refused4.lookup(&to4) : refused6.lookup(&to6);
 
 	if (refused(rule, is_dns)) {
-		/* The gateway itself, another container, link-local (the metadata address), not unicast. */
+		/* The gateway itself, another container, a link-local (metadata) address, or no unicast address. */
 		count(COUNTER_REFUSED_DESTINATION);
 		return SK_DROP;
 	}

@@ -1,1 +1,1 @@
-"""How containers' connections come to us. What needs root is in `gateway/`."""
+"""Captures: they redirect containers' connections to our sockets. All code that needs root is in `gateway/`."""

@@ -1,4 +1,4 @@
-"""What every way of capturing gives: sockets that get the containers' traffic, and whose each interface is."""
+"""The interface of a capture: sockets that get the containers' traffic, and the container behind each interface."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A container's tie to a capture; known before its interface exists.
+    """A container's tie to a capture. It is reserved before its interface exists.
 
-    `container` is the container's number, `interface` the index of the interface its traffic comes in on.
+    `container` is the container's number. `interface` is the index of the interface on which its traffic arrives.
     """
 
     container: int
@@ -22,28 +22,28 @@ class Attachment:
 
 
 class Capture(Protocol):
-    """`listener` gets the containers' TCP connections, `dns` their UDP datagrams to port 53."""
+    """`listener` accepts the containers' TCP connections; `dns` receives their UDP datagrams to port 53."""
 
     listener: socket.socket
     dns: socket.socket
 
     def reserve(self, container: int) -> Attachment:
-        """An attachment with an interface and addresses that no other container has.
+        """Returns an attachment with an interface and addresses that no other container has.
 
-        Raises: CaptureError when all addresses are taken.
+        Raises CaptureError if all addresses are taken.
         """
 
     async def attach(self, attachment: Attachment, netns_fd: int) -> None:
         """Ties the container's network namespace (borrowed) to the capture.
 
-        Raises: CaptureError, with nothing left behind.
+        Raises CaptureError if that fails; nothing is left behind then.
         """
 
     async def detach(self, attachment: Attachment) -> None:
-        """Cuts the container off and frees its attachment; one that is free already is fine."""
+        """Cuts the container off and frees its attachment. A free attachment is no error."""
 
     def container_on(self, interface: int) -> int | None:
-        """The number of the container whose traffic comes in on the interface; None if it is nobody's."""
+        """Returns the number of the container whose traffic arrives on the interface; None if it has no container."""
 
     def set_ipv6(self, v6: bool) -> None:
-        """Whether the host has a v6 route: without one v6 connections are refused at once."""
+        """Sets whether the host has an IPv6 route. Without one, IPv6 connections are refused at once."""

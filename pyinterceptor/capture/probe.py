@@ -1,6 +1,7 @@
-"""What capture and the runtimes need of this machine, each tried out rather than guessed from versions.
+"""Checks whether this machine has the features that capture and the runtimes need.
 
-Everything is tried in a namespace of its own; nothing is left behind.
+Features are tried out instead of being inferred from version numbers: each in a new namespace, with nothing left
+behind.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ CAPABILITIES = {
     "CAP_BPF": 39,
 }
 KERNEL = "use a kernel of 5.9 or later with"
-# Programs by Debian package: the embedded runtime's, then what containers with an image need.
+# Programs and their Debian packages: those of the embedded runtime, then those for containers with an image.
 EMBEDDED = {"bwrap": "bubblewrap"}
 IN_IMAGES = {"podman": "podman", "runc": "runc"}
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that is needed; `remedy` says what to do where it is missing. `optional`: not by all uses."""
+    """The result of checking one requirement. `remedy` names the step that provides it; `optional` is True if only
+    some uses need it."""
 
     name: str
     ok: bool
@@ -60,7 +62,7 @@ class Check:
 
 
 def probe() -> list[Check]:
-    """Tries everything out; takes about half a second."""
+    """Checks all requirements. Takes about half a second."""
     capabilities = _capabilities()
     can_try = all(check.ok for check in capabilities)
     return [*capabilities, *_packages(), *_programs(), *_kernel(), *_tried(can_try)]
@@ -78,14 +80,14 @@ def _capabilities() -> list[Check]:
 def _packages() -> list[Check]:
     libbpf = _works(lambda: ctypes.CDLL("libbpf.so.1"))
     return [
-        Check("BCC", _has_bcc(), "apt install python3-bpfcc (the PyPI project bcc is something else)"),
+        Check("BCC", _has_bcc(), "apt install python3-bpfcc (bcc on PyPI is an unrelated project)"),
         Check("libbpf", libbpf, "apt install libbpf1"),
         Check(
             "nftables for Python",
             importlib.util.find_spec("nftables") is not None,
-            "apt install python3-nftables, and make the virtual environment with --system-site-packages",
+            "apt install python3-nftables, and create the virtual environment with --system-site-packages",
         ),
-        Check("the kernel program's source", _works(kernel_directory), "install pyinterceptor anew"),
+        Check("the kernel program's source", _works(kernel_directory), "reinstall pyinterceptor"),
     ]
 
 
@@ -116,7 +118,7 @@ def _kernel() -> Iterator[Check]:
     yield Check("system-call filters", filters, f"{KERNEL} CONFIG_SECCOMP_FILTER")
     yield Check("bpffs", bpffs, f"{KERNEL} CONFIG_BPF_SYSCALL")
     yield Check("IPv6", Path("/proc/net/if_inet6").exists(), "boot without ipv6.disable=1")
-    yield Check("a place for our state", os.access("/run", os.W_OK), "mount /run writable, and run as root")
+    yield Check("a writable /run", os.access("/run", os.W_OK), "mount /run writable, and run as root")
 
 
 def _tried(can_try: bool) -> Iterator[Check]:
@@ -149,7 +151,7 @@ def _try_sockets() -> None:
 
 
 def _inside(step: Callable[[], object]) -> Callable[[], object]:
-    """`step` in a new network namespace, which dies with its thread."""
+    """Returns a function that runs `step` in a new network namespace, which ends with its thread."""
 
     def run() -> None:
         unshare_network()

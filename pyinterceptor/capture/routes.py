@@ -1,4 +1,4 @@
-"""Whether the host has a way to IPv6 addresses, and when that changes."""
+"""Watches whether the host has a route to IPv6 addresses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NOTICE = 1 << 16  # bytes
 
 
 def has_ipv6() -> bool:
-    """Now."""
+    """Whether the host has an IPv6 route now."""
     return bool(lib.relay_has_route(socket.AF_INET6))
 
 
 async def follow_ipv6(tell: Callable[[bool], None]) -> None:
-    """Tells it now and whenever it changes, for ever."""
+    """Calls `tell` with has_ipv6() at once and after each change. Never returns."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     with socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE) as notices:
         notices.bind((0, ROUTES_OF_IPV6))
@@ -34,7 +34,8 @@ async def follow_ipv6(tell: Callable[[bool], None]) -> None:
 
 
 def _take_all(notices: socket.socket) -> None:
-    """What they say is looked up anyway, so that one that was lost (ENOBUFS) is no loss."""
+    """Discards all pending notices. Their content isn't needed, because the caller looks the route up again; so a
+    notice that the kernel dropped (ENOBUFS) does no harm either."""
     while True:
         try:
             notices.recv(NOTICE)

@@ -86,10 +86,10 @@ async def test_a_missing_or_foreign_bucket_fails_when_it_is_opened(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await opens(s3_server.url("tests"))
-    assert "not there" in str(await fails(lambda: opens(s3_server.url("nobodys-bucket")), 503))
+    assert "not found" in str(await fails(lambda: opens(s3_server.url("nobodys-bucket")), 503))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET.upper())
     error = await fails(lambda: opens(s3_server.url("tests")), 503)
-    assert "credentials are refused" in str(error)
+    assert "access denied" in str(error)
     assert SECRET.upper() not in f"{error!r} {error.__cause__!r} {error.__context__!r}"
 
 

@@ -108,7 +108,7 @@ async def test_a_body_not_asked_for_in_time_is_withheld_at_every_attempt() -> No
 async def test_a_refusal_is_reported_without_sending_the_body() -> None:
     asked = Asked()
     async with store(asked, after=0, says=FORBIDDEN, answers=b"") as opened:
-        assert "credentials are refused" in str(await fails(put(opened), 503))
+        assert "access denied" in str(await fails(put(opened), 503))
     assert asked.body == b""
 
 

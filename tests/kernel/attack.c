@@ -1,4 +1,4 @@
-/* What a hostile image tries, with nothing else in it: one line an attempt, "name: done" or the error. */
+/* The attempts of a hostile image, which holds only this program. Prints a line for each: "name: done" or the error. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/bpf.h>
@@ -26,7 +26,8 @@ static long set_link_down(void) {
   return ioctl(fd, SIOCSIFFLAGS, &request);
 }
 
-/* socketcall(2) of the 32-bit table, in a child since it may be killed: EFAULT, as it has no arguments to read. */
+/* socketcall(2) of the 32-bit table, in a child because it may be killed. If the call is allowed, it fails with EFAULT,
+ * because its arguments can't be read. */
 static long old_socketcall(void) {
   int status = 0;
   if (fork() == 0) {

@@ -1,4 +1,4 @@
-"""A throw-away container for kernel tests: a network namespace and what its programs would do."""
+"""A temporary container for kernel tests: a network namespace, and the network calls of programs in it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pyinterceptor.capture.gateway.namespace import inside, unshare_network
 from pyinterceptor.threads import on_own_thread
 
 T = TypeVar("T")
-DEADLINE = 5.0  # seconds; nothing that works comes near it
-AT_ONCE = 0.2  # seconds; a refusal that takes longer is a time-out to somebody
+DEADLINE = 5.0  # seconds; every successful call needs far less
+AT_ONCE = 0.2  # seconds; some client gives up before a later refusal
 PKTOPTIONS = 6  # IPV6_2292PKTOPTIONS
 
 
 def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test that is an async function."""
+    """Makes a test of an async function."""
 
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
@@ -37,7 +37,7 @@ def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """How a connection or datagram failed, and how long that took (seconds)."""
+    """The error of a refused connection or datagram, and the seconds until it came."""
 
     error: str
     seconds: float
@@ -45,7 +45,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Its descriptor is the namespace's only reference besides its sockets."""
+    """A network namespace. Only its descriptor and its sockets keep it alive."""
 
     fd: int
 
@@ -53,11 +53,11 @@ class Box:
         return inside(self.fd, step)
 
     def command(self, *argv: str) -> str:
-        """Runs a program inside; returns its standard output."""
+        """Runs a program inside. Returns its standard output."""
         return self.run(lambda: subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
 
     def connect(self, address: str, port: int) -> socket.socket:
-        """A connection from inside, with a deadline for all that is done on it."""
+        """Connects from inside. DEADLINE applies to each later call on the socket as well."""
 
         def step() -> socket.socket:
             opened = socket.socket(family(address), socket.SOCK_STREAM)
@@ -72,7 +72,7 @@ class Box:
         return self.run(step)
 
     def refusal(self, address: str, port: int) -> Refusal:
-        """What a connection that is refused got; an AssertionError if it was made."""
+        """Connects, and returns the refusal. Raises AssertionError if the connection succeeds."""
         start = time.monotonic()
         try:
             self.connect(address, port).close()
@@ -107,7 +107,7 @@ class Box:
         raise AssertionError(f"{address} port {port} answered")
 
     def packets(self, protocol: int) -> socket.socket:
-        """A packet socket on eth0: whole frames, as a hostile container would send them."""
+        """Returns a packet socket on eth0, for whole frames such as a hostile container would send."""
 
         def step() -> socket.socket:
             opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
@@ -147,12 +147,13 @@ async def accept(listener: socket.socket) -> socket.socket:
 
 
 def destination(accepted: socket.socket) -> tuple[str, int]:
-    """Where the container dialled, as it wrote it."""
+    """Returns the address and port that the container dialled, with an IPv4 address in IPv4 form."""
     return plain(accepted.getsockname()[0]), accepted.getsockname()[1]
 
 
 def interface(accepted: socket.socket) -> int:
-    """The interface the SYN came in on: after the control message's header, an address and then this."""
+    """Returns the index of the interface on which the SYN arrived. In the control message, it stands behind the header
+    and an address."""
     options = accepted.getsockopt(socket.IPPROTO_IPV6, PKTOPTIONS, 256)
     index: int = struct.unpack_from("=I", options, 32)[0]
     return index
@@ -160,7 +161,7 @@ def interface(accepted: socket.socket) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A datagram at the DNS socket."""
+    """A datagram that the DNS socket received."""
 
     payload: bytes
     client: Any
@@ -182,7 +183,7 @@ async def query(dns: socket.socket) -> Query:
 
 
 def answer(dns: socket.socket, to: Query, payload: bytes) -> None:
-    """From the address that was asked."""
+    """Answers from the address that the query was sent to."""
     source = ip_address(to.destination[0])
     wide = source if source.version == 6 else IPv6Address(bytes(10) + b"\xff\xff" + source.packed)
     control = struct.pack("=16sI", wide.packed, 0)

@@ -1,6 +1,6 @@
-"""Packets as a hostile container writes them: whole, and with whatever in them.
+"""Whole packets with arbitrary contents, as a hostile container could send them.
 
-Pure. Addresses are strings, `packet` and what goes into it choose the family by them.
+Pure. Addresses are strings; they determine the IP family of a packet and of its payload.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import struct
 from ipaddress import ip_address
 
 ICMP, IGMP, TCP, UDP, ICMPV6 = 1, 2, 6, 17, 58
-HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60  # IPv6 extension headers
+HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60  # the IPv6 extension headers
 ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 ARP = 0x0806
 SYN = 0x02
 
-_ports = itertools.count(20_000)  # a connection attempt each
+_ports = itertools.count(20_000)  # each connection attempt gets a new one
 
 
 def version(address: str) -> int:
@@ -27,7 +27,7 @@ def packed(*addresses: str) -> bytes:
 
 
 def checksum(data: bytes) -> int:
-    """RFC 1071."""
+    """Returns the Internet checksum of RFC 1071."""
     data += bytes(len(data) % 2)
     total = sum(word for (word,) in struct.iter_unpack("!H", data))
     while total >> 16:
@@ -36,7 +36,8 @@ def checksum(data: bytes) -> int:
 
 
 def packet(source: str, target: str, protocol: int, payload: bytes, **options: int | bytes) -> bytes:
-    """IPv4: `options` (bytes, a multiple of four), `fragment` (flags and offset, the header's field). IPv6: `hops`."""
+    """Returns an IP packet. Options for IPv4: `options` (bytes, a multiple of four) and `fragment` (the header field
+    with flags and offset); for IPv6: `hops`."""
     return (ipv4 if version(target) == 4 else ipv6)(source, target, protocol, payload, **options)  # type: ignore[operator]
 
 
@@ -53,7 +54,7 @@ def ipv6(source: str, target: str, protocol: int, payload: bytes, *, hops: int =
 
 
 def with_checksum(source: str, target: str, protocol: int, message: bytes, at: int) -> bytes:
-    """The message with its checksum, over the pseudo-header too, written at that offset."""
+    """Returns the message with its checksum, which covers the pseudo-header, at this offset."""
     pseudo = packed(source, target) + struct.pack("!II", len(message), protocol)
     return message[:at] + struct.pack("!H", checksum(pseudo + message)) + message[at + 2 :]
 
@@ -78,24 +79,24 @@ def icmp(source: str, target: str, kind: int, code: int, rest: bytes) -> bytes:
 
 
 def syn(source: str, target: str, port: int = 80, **options: int | bytes) -> bytes:
-    """A whole packet that asks for a connection."""
+    """Returns a whole packet with a TCP SYN."""
     return packet(source, target, TCP, tcp(source, target, port), **options)
 
 
 def question(source: str, target: str, port: int = 53, **options: int | bytes) -> bytes:
-    """A whole packet with a datagram; to port 53 it is for the DNS socket."""
+    """Returns a whole packet with a UDP datagram. With port 53, it is meant for the DNS socket."""
     return packet(source, target, UDP, udp(source, target, port), **options)
 
 
 def echo(source: str, target: str) -> bytes:
-    """A ping."""
+    """Returns an ICMP echo request."""
     v6 = version(target) == 6
     message = icmp(source, target, 128 if v6 else 8, 0, struct.pack("!HH", 1, 1))
     return packet(source, target, ICMPV6 if v6 else ICMP, message)
 
 
 def discovery(source: str, target: str, kind: int, rest: bytes, *, hops: int = 255) -> bytes:
-    """A neighbour or router discovery message (RFC 4861): `rest` is what follows the checksum."""
+    """Returns a neighbour or router discovery message (RFC 4861). `rest` is the part after the checksum."""
     return ipv6(source, target, ICMPV6, icmp(source, target, kind, 0, rest), hops=hops)
 
 
@@ -106,6 +107,6 @@ def arp(operation: int, mac: str, sender: str, target: str) -> bytes:
 
 
 def ethernet(target: str, source: str, kind: int, payload: bytes, tags: bytes = b"") -> bytes:
-    """`tags` stand before the type: 802.1Q, 802.1ad."""
+    """Returns an Ethernet frame. `tags` are the 802.1Q or 802.1ad tags before its type."""
     addresses = bytes.fromhex((target + source).replace(":", ""))
     return (addresses + tags + struct.pack("!H", kind) + payload).ljust(60, b"\0")

@@ -1,11 +1,11 @@
-"""Somebody whose place others take: `predecessor.py INSTANCE NETNS [INTERPRETER]`.
+"""An instance that is killed, so that another can take its place: `predecessor.py INSTANCE NETNS [INTERPRETER]`.
 
-Opens the gateway of that name and attaches the network namespace of the descriptor NETNS, says "attached" and waits to
-be killed. INTERPRETER is who compiles the kernel program, instead of the usual one.
+Opens the gateway of that name, attaches the network namespace of the descriptor NETNS, prints "attached" and waits to
+be killed. INTERPRETER compiles the kernel program instead of the usual interpreter.
 
-`predecessor.py INSTANCE NETNS each` reads lines "FUNCTION NUMBER" instead and makes a predecessor for each, which kills
-itself before it executes that statement of the function (its qualified name), as they are counted when it runs; or when
-it is attached. Says "dead" when it is.
+`predecessor.py INSTANCE NETNS each` instead reads lines "FUNCTION NUMBER", and starts a predecessor for each. That one
+kills itself before it executes statement NUMBER of the function with this qualified name, counted in order of
+execution, or else once it is attached. Prints "dead" after each one's end.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def die_at(function: str, number: int) -> None:
 
 @cache
 def begins(file: str) -> set[int]:
-    """The lines that begin a statement."""
+    """Returns the numbers of the lines that begin a statement."""
     return {node.lineno for node in ast.walk(ast.parse(Path(file).read_text())) if isinstance(node, ast.stmt)}
 
 

@@ -1,4 +1,4 @@
-"""Resources on a disk that is full: the documented error, what was kept stays, and it goes on when there is room."""
+"""Resources on a full disk raise the documented error, keep their data, and work again once there is room."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_on_a_disk_that_values_have_filled_they_and_objects_can_be_deleted
 
 
 def used(disk: Path) -> int:
-    """Bytes of the objects' files."""
+    """Returns the total size of the objects' files, in bytes."""
     return sum(path.stat().st_size for path in (disk / "r2/BUCKET/objects").glob("*/*"))
 
 
@@ -125,7 +125,7 @@ async def test_parts_that_find_the_disk_full_are_507_and_the_upload_goes_on(disk
         parts.append(await upload.upload_part(3, b"the last"))
         await bucket.put("more", stream(4 * MIB))
         with pytest.raises(BindingError, match="no space left") as caught:
-            await upload.complete(parts)  # it takes the parts' space again, for a moment
+            await upload.complete(parts)  # for a moment, it needs the space of the parts a second time
         assert caught.value.status == 507
         assert await bucket.head("key") is None
         await bucket.delete("filler")
@@ -136,7 +136,7 @@ async def test_parts_that_find_the_disk_full_are_507_and_the_upload_goes_on(disk
 
 @in_trio
 async def test_who_has_filled_the_disk_with_objects_can_delete_them(disk: Path) -> None:
-    """However small they are: the index has room left."""
+    """Deletion works for objects of any size, because the index still has room."""
     async with R2Bucket().open("BUCKET", disk) as bucket:
         keys: list[str] = []
 

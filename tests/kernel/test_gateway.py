@@ -1,4 +1,4 @@
-"""What a container's connections meet at the gateway."""
+"""The gateway's treatment of a container's connections and datagrams."""
 
 import errno
 import os
@@ -56,7 +56,7 @@ async def test_dns_to_any_unicast_address_arrives_and_is_answered_from_there(ins
             attachment = gateway.reserve(1)
             await gateway.attach(attachment, box.fd)
             with box.udp(address) as client:
-                client.connect((address, 53))  # so that an answer from anywhere else would not be taken
+                client.connect((address, 53))  # so that the kernel drops an answer from any other address
                 client.send(b"question")
                 asked = await query(gateway.dns)
                 assert (asked.payload, asked.interface) == (b"question", attachment.interface)
@@ -67,7 +67,7 @@ async def test_dns_to_any_unicast_address_arrives_and_is_answered_from_there(ins
 
 @in_trio
 async def test_the_very_first_answer_arrives(instance: str) -> None:
-    """However soon after attaching: an address or link that the kernel has yet to take up would lose some."""
+    """This holds right after attaching: packets would be lost if an address or link weren't ready in the kernel yet."""
     async with open_gateway(instance, v6=True) as gateway:
         for address in (V4, V6) * 30:
             with open_box() as box:
@@ -97,7 +97,7 @@ async def test_other_udp_is_refused_at_once_every_time(instance: str, address: s
     async with open_gateway(instance, v6=True) as gateway:
         with open_box() as box:
             await gateway.attach(gateway.reserve(1), box.fd)
-            for _ in range(50):  # the kernel's rate limit for such answers would let six pass
+            for _ in range(50):  # the kernel's rate limit would allow only six such answers
                 refusal = box.datagram_refusal(address, 443)
                 assert refusal.error == "ConnectionRefusedError"
                 assert refusal.seconds < AT_ONCE
@@ -117,7 +117,7 @@ async def test_addresses_that_are_not_the_internets_are_refused_at_once(instance
             with box.connect(V4, 80), await accept(gateway.listener) as accepted:
                 assert destination(accepted) == (V4, 80)
             if address.startswith(("0.", "127.")):
-                assert gateway.counters()["assigned_tcp"] == 1  # it never left the container
+                assert gateway.counters()["assigned_tcp"] == 1  # the packet never left the container
             else:
                 assert (refusal.error, refusal.seconds < AT_ONCE) == ("ConnectionRefusedError", True)
                 assert gateway.counters()["refused_destination"] == 1
@@ -190,7 +190,7 @@ async def test_a_failed_attach_says_why_and_leaves_nothing(instance: str) -> Non
             attachment, other = gateway.reserve(1), gateway.reserve(1)
             await gateway.attach(attachment, box.fd)
             with pytest.raises(CaptureError, match=os.strerror(errno.EEXIST)):
-                await gateway.attach(other, box.fd)  # there is an eth0 already
+                await gateway.attach(other, box.fd)  # the namespace has an eth0 already
             assert box.interfaces() == {"lo", "eth0"}
             with open_box() as fresh:
                 await gateway.attach(other, fresh.fd)

@@ -1,6 +1,6 @@
-"""A container that writes its own packets gets nowhere else, stands for nobody else and changes nothing for others.
+"""A container that sends raw packets reaches no more destinations, and can neither imitate nor affect another one.
 
-Each refusal stands beside what gets through: the same packet, honest, or with the guard in question lifted.
+Each refusal has a control that gets through: the same packet without the forgery, or without the guard under test.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from tests.kernel.frames import echo, packet, question, syn, tcp, udp, version
 V4, V6 = "198.51.100.7", "2001:db8:7::7"
 THE_INTERNET = {4: V4, 6: V6}
 ALL_FRAMES = 0x0003  # ETH_P_ALL
-# What a system says of its own accord is all multicast: without it only our packets are counted.
+# The packets that a system sends by itself are all multicast. This rule drops them, so that only ours are counted.
 QUIET = "add table inet quiet; add chain inet quiet out { type filter hook output priority 0; }; \
 add rule inet quiet out ip6 daddr ff00::/8 drop"
 MARK = b"that was all"
-TAKEN = {"assigned_tcp": 1, "assigned_dns": 1}  # an honest connection and an honest question
+TAKEN = {"assigned_tcp": 1, "assigned_dns": 1}  # one valid connection and one valid DNS query
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A container with a packet socket of its own."""
+    """A container with a packet socket on its interface."""
 
     box: Box
     attachment: Attachment
     raw: socket.socket
 
     def own(self, address: str) -> str:
-        """Its address of that one's family."""
+        """Returns this container's address of the same family as `address`."""
         return str(self.attachment.v4 if version(address) == 4 else self.attachment.v6)
 
     def send(self, *whole: bytes) -> None:
-        """Frames, all on one CPU: so that they arrive in this order."""
+        """Sends frames, all on one CPU, so that they arrive in this order."""
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(allowed)})
         try:
@@ -62,7 +62,7 @@ class Member:
         return frames.ethernet(to or veth.GATEWAY_MAC, by or veth.mac(self.attachment), kind, payload, tags)
 
     def received(self) -> list[bytes]:
-        """The frames that have come so far; the gateway's own multicast reports (in a hop-by-hop header) aside."""
+        """Returns the frames received so far, without the gateway's multicast reports (with a hop-by-hop header)."""
         found = []
         self.raw.setblocking(False)
         while True:
@@ -76,7 +76,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A gateway with a hostile container and another one."""
+    """A gateway with a hostile container and a second one."""
 
     gateway: Gateway
     hostile: Member
@@ -84,7 +84,7 @@ class Scene:
     instance: str
 
     async def outcome(self, *payloads: bytes) -> dict[str, int]:
-        """What became of these packets: the counters that moved."""
+        """Sends these packets. Returns the counters that they increased."""
         return await self.outcome_of_frames(*map(self.hostile.frame, payloads))
 
     async def outcome_of_frames(self, *sent: bytes) -> dict[str, int]:
@@ -99,28 +99,28 @@ class Scene:
         return {name: after[name] - before[name] for name in after if after[name] != before[name]}
 
     def command(self, *argv: str) -> str:
-        """Runs one in the gateway's namespace."""
+        """Runs a command in the gateway's namespace. Returns its output."""
         entered = ["nsenter", f"--net={state_of(self.instance).namespace}", *argv]
         return subprocess.run(entered, capture_output=True, text=True, check=True).stdout
 
     def from_gateway(self, step: Callable[[], None]) -> None:
-        """Runs it in the gateway's namespace."""
+        """Runs `step` in the gateway's namespace."""
         with open(state_of(self.instance).namespace) as namespace:
             inside(namespace.fileno(), step)
 
     def statistic(self, name: str) -> int:
-        """What the kernel counts of a protocol, by nstat(8)'s name."""
+        """Returns a counter of the kernel's protocol statistics, by its name in nstat(8)."""
         return int(self.command("nstat", "-asz", name).split()[-2])
 
     def lift_rules(self) -> None:
-        """Ours, and the kernel's own look at IPv4 sources."""
+        """Removes our rules, and the kernel's own check of IPv4 source addresses."""
         self.command("sysctl", "-qw", "net.ipv4.conf.all.accept_local=1")
         for table in ("inet", "arp"):
             self.command("nft", "flush", "chain", table, "gateway", "arriving")
             self.command("nft", "chain", table, "gateway", "arriving", "{ policy accept; }")
 
     def network(self) -> str:
-        """The gateway's addresses, routes, rules and neighbours."""
+        """Returns the gateway's addresses, routes, rules and neighbours as text."""
         commands = ("address", "route show table all", "-6 route show table all", "rule", "-6 rule", "neighbour")
         return "\n".join(self.command("ip", *command.split()) for command in commands)
 
@@ -139,7 +139,7 @@ async def scene(instance: str) -> AsyncIterator[Scene]:
                 yield Scene(gateway, *members, instance)
 
 
-# --- who is asking ----------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ async def scene(instance: str) -> AsyncIterator[Scene]:
         "the other container's v6",
         "203.0.113.10",
         "2001:db8:1::10",
-        "100.96.200.1",  # nobody's
+        "100.96.200.1",  # no container's
         "fd70:7969:6e74::c801",
         "169.254.1.1",  # the gateway's
         "64:ff9b::cb00:710a",
@@ -193,7 +193,7 @@ async def test_what_is_dropped_would_have_been_answered_to_the_other_container(i
 )
 @in_trio
 async def test_a_source_that_can_be_nobodys_is_dropped(instance: str, source: str) -> None:
-    """Some of these the kernel drops before our rules, and without them."""
+    """The kernel drops some of these before our rules see them, and also without our rules."""
     async with scene(instance) as at:
         target = THE_INTERNET[version(source)]
         own = at.hostile.own(target)
@@ -231,7 +231,7 @@ async def test_an_interface_that_nobody_registered_is_refused(instance: str) -> 
                 assert interface(accepted) == attachment.interface
 
 
-# --- where to ---------------------------------------------------------------------------------------------------
+# --- destinations -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [V4, V6])
@@ -246,7 +246,7 @@ async def test_another_containers_services_are_out_of_reach(instance: str, targe
         ):
             for listening in (server, datagrams, names):
                 listening.settimeout(5)
-            # The control: there is a way, which the gateway itself can go.
+            # The control: a route exists, and the gateway itself can use it.
             at.from_gateway(lambda: reach(theirs))
             server.accept()[0].close()
             assert datagrams.recv(64) == names.recv(64) == b"hello"
@@ -255,17 +255,17 @@ async def test_another_containers_services_are_out_of_reach(instance: str, targe
             own = at.hostile.own(theirs)
             tried = syn(own, theirs, 8080), question(own, theirs, 8080)
             assert await at.outcome(*tried) == {"refused_destination": 1, "refused_protocol": 1}
-            # Port 53 is ours at any address.
+            # We answer port 53 on any address.
             assert await at.outcome(syn(own, theirs, 53), question(own, theirs)) == TAKEN
             assert at.other.received() == []
 
 
 def reach(address: str) -> None:
-    """From an address that both have a way to."""
+    """Connects and sends to `address`, from a source address to which both sides have a route."""
     for kind, port in ((socket.SOCK_STREAM, 8080), (socket.SOCK_DGRAM, 8080), (socket.SOCK_DGRAM, 53)):
         with socket.socket(family(address), kind) as opened:
             opened.settimeout(5)
-            opened.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND, of both families
+            opened.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND; covers both families
             opened.bind((THE_INTERNET[version(address)], 0))
             opened.connect((address, port))
             opened.send(b"hello")
@@ -279,7 +279,7 @@ def bound_udp(address: str, port: int) -> socket.socket:
 
 @in_trio
 async def test_addresses_that_are_not_on_the_wire_are_refused_there_too(instance: str) -> None:
-    """An honest stack never sends to these; a packet socket does, and some the kernel drops before it asks us."""
+    """A normal network stack never sends to these, but a packet socket can. The kernel drops some before our rules."""
     v4 = ("127.0.0.1", "127.1.2.3", "0.0.0.0", "0.1.2.3")
     v6 = ("::1", "::", "::127.0.0.1", "::ffff:198.51.100.7", "fe80::1", "fe80::2")
     async with scene(instance) as at:
@@ -346,7 +346,8 @@ async def test_nothing_answers_a_ping(instance: str, target: str) -> None:
 @pytest.mark.parametrize("target", [V4, V6])
 @in_trio
 async def test_only_tcp_and_udp_get_as_far_as_a_decision(instance: str, target: str) -> None:
-    """Above all no tunnel: IP in IP is 4, 6in4 41, GRE 47, ESP 50, AH 51, L2TP 115, SCTP 132, UDP-Lite 136."""
+    """Above all, tunnels are dropped: IP in IP (4), 6in4 (41), GRE (47), ESP (50), AH (51) and L2TP (115). SCTP (132)
+    and UDP-Lite (136) are dropped as well."""
     async with scene(instance) as at:
         own, theirs = at.hostile.own(target), at.other.own(target)
         hostile, other = at.hostile.attachment, at.other.attachment
@@ -361,7 +362,7 @@ async def test_only_tcp_and_udp_get_as_far_as_a_decision(instance: str, target: 
 
 @in_trio
 async def test_frames_that_are_not_ip_are_nobodys(instance: str) -> None:
-    """MPLS, PPPoE, MACsec, LLC, LLDP, and a type that nobody has."""
+    """The frames are MPLS, PPPoE, MACsec, LLC, LLDP, and one of an unassigned type."""
     async with scene(instance) as at:
         payload = syn(str(at.hostile.attachment.v4), V4)
         for kind in (0x8847, 0x8863, 0x8864, 0x88E5, 0x0004, 0x88CC, 0x9999):
@@ -372,7 +373,7 @@ async def test_frames_that_are_not_ip_are_nobodys(instance: str) -> None:
 @pytest.mark.parametrize("option", ["MP_CAPABLE", "MP_JOIN"])
 @in_trio
 async def test_a_multipath_connection_is_an_ordinary_one(instance: str, option: str) -> None:
-    """MPTCP could carry on over paths that nobody judged: so no answer ever offers it."""
+    """MPTCP could add paths that no policy has decided on, so no answer offers it."""
     options = {
         "MP_CAPABLE": struct.pack("!BBBB", 30, 4, 0x01, 0x01),
         "MP_JOIN": struct.pack("!BBBBII", 30, 12, 0x10, 1, 0x1234, 0x5678),
@@ -416,7 +417,7 @@ def has_option(frame: bytes, kind: int) -> bool:
     return False
 
 
-# --- the shapes a packet can have -------------------------------------------------------------------------------
+# --- unusual packets --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("option", ["loose source route", "strict source route"])
@@ -435,7 +436,7 @@ async def test_a_source_route_leads_nowhere(instance: str, option: str) -> None:
 
 @in_trio
 async def test_an_ipv6_routing_header_leads_nowhere(instance: str) -> None:
-    """Types 0 and 2 (RFC 6275), 3 (RPL) and 4 (segment routing)."""
+    """The header types are 0, 2 (RFC 6275), 3 (RPL) and 4 (segment routing)."""
     async with scene(instance) as at:
         own, theirs = str(at.hostile.attachment.v6), str(at.other.attachment.v6)
 
@@ -448,7 +449,7 @@ async def test_an_ipv6_routing_header_leads_nowhere(instance: str) -> None:
             for payload in ((frames.TCP, tcp(own, theirs, 80)), (frames.UDP, udp(own, theirs, 53))):
                 assert await at.outcome(routed(kind, 1, *payload)) == {}, kind
         assert at.other.received() == []
-        # The control: with no segments left it is a packet like any other; the newer types not even so.
+        # The control: with no segments left, it is an ordinary packet. The newer types are dropped even then.
         for kind, expected in ((0, {"assigned_tcp": 1}), (2, {"assigned_tcp": 1}), (3, {}), (4, {})):
             assert await at.outcome(routed(kind, 0, frames.TCP, tcp(own, V6, 80))) == expected
 
@@ -498,7 +499,7 @@ async def test_fragments_hide_neither_source_nor_port(instance: str, target: str
 
 
 def fragments(source: str, target: str, port: int) -> list[bytes]:
-    """A datagram cut after its header."""
+    """Returns a datagram in two fragments. The first has only the UDP header."""
     whole = udp(source, target, port)
     first, second = whole[:8], whole[8:]
     if version(target) == 4:
@@ -510,7 +511,7 @@ def fragments(source: str, target: str, port: int) -> list[bytes]:
 
 @in_trio
 async def test_tagged_frames_are_nobodys(instance: str) -> None:
-    """802.1Q, 802.1ad, one behind a priority tag, and QinQ."""
+    """The tags are 802.1Q, 802.1ad, 802.1Q behind a priority tag, and QinQ."""
     async with scene(instance) as at:
         own = str(at.hostile.attachment.v4)
         for tags in map(bytes.fromhex, ("81000005", "88a80005", "8100000081000005", "88a8000581000005")):
@@ -538,13 +539,13 @@ async def test_another_containers_hardware_address_leads_nowhere(instance: str) 
         towards = [at.hostile.frame(payload, to=theirs) for payload in (syn(own, V4), question(own, V4))]
         assert await at.outcome_of_frames(*towards) == {}
         assert at.hostile.received() == []
-        # As the sender it is not looked at: the answer goes where the addresses say.
+        # As the sender's address it is ignored: the answer is sent by IP address.
         assert await at.outcome_of_frames(at.hostile.frame(syn(own, V4), by=theirs)) == {"assigned_tcp": 1}
         assert at.hostile.received()
         assert at.other.received() == []
 
 
-# --- what others stand on ---------------------------------------------------------------------------------------
+# --- state that other containers depend on ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hops", [255, 64])
@@ -559,7 +560,7 @@ async def test_a_router_advertisement_changes_nothing(instance: str, hops: int) 
         outcome = await at.outcome(*advertised)
         assert outcome == {"link_local": 2, "not_unicast": 1, "other_protocols": 1}
         assert at.network() == before
-        # The control: it is well made, and changes a host that believes it.
+        # The control: the advertisement is well-formed, and changes a host that accepts advertisements.
         at.lift_rules()
         own = veth.name(at.hostile.attachment)
         at.command("sysctl", "-qw", f"net.ipv6.conf.{own}.accept_ra=1", f"net.ipv6.conf.{own}.autoconf=1")
@@ -586,13 +587,13 @@ async def test_a_redirect_changes_nothing(instance: str) -> None:
         at.lift_rules()
         await at.outcome(*redirects)
         assert (at.statistic("IcmpInRedirects"), at.statistic("Icmp6InRedirects")) == (1, 2)
-        assert at.network() == before  # nor would the gateway have followed one
+        assert at.network() == before  # the gateway ignores redirects even without our rules
 
 
 @pytest.mark.parametrize("target", [V4, V6])
 @in_trio
 async def test_no_container_shrinks_the_path_to_another(instance: str, target: str) -> None:
-    """An ICMP error about a packet that our DNS socket might have sent to the other container."""
+    """The container sends an ICMP error about a packet that our DNS socket could have sent to the other container."""
     async with scene(instance) as at:
         own, theirs = at.hostile.own(target), at.other.own(target)
         inner = packet(target, theirs, frames.UDP, struct.pack("!HHHH", 53, 4000, 1400, 1) + bytes(64))
@@ -609,7 +610,8 @@ async def test_no_container_shrinks_the_path_to_another(instance: str, target: s
 
 @in_trio
 async def test_arp_is_not_answered_and_teaches_nothing(instance: str) -> None:
-    """Who has what is written down; the kernel's table of learnt neighbours is one for all namespaces, and small."""
+    """All neighbours are permanent entries. The kernel's table of learnt neighbours is small, and all namespaces share
+    it."""
     async with scene(instance) as at:
         mine, theirs = veth.mac(at.hostile.attachment), str(at.other.attachment.v4)
         own = str(at.hostile.attachment.v4)
@@ -667,7 +669,7 @@ async def test_neighbour_discovery_is_not_answered_and_teaches_nothing(instance:
 async def test_a_flood_of_connection_attempts_keeps_nobody_else_out(instance: str, address: str) -> None:
     async with scene(instance) as at:
         own = at.hostile.own(address)
-        # Nothing resets what is half open: the flooder's own system hears no answer.
+        # The half-open connections stay: the flooder's own stack gets no answer that it could reset.
         deaf = "add table inet deaf; add chain inet deaf input { type filter hook input priority 0; policy drop; }"
         at.hostile.box.command("nft", deaf)
         at.hostile.send(*(at.hostile.frame(syn(own, address)) for _ in range(6_000)))
@@ -687,7 +689,7 @@ async def test_a_flood_of_questions_leaves_room_for_anothers(instance: str) -> N
         flood = [at.hostile.frame(packet(own, V4, frames.UDP, udp(own, V4, 53, bytes(1400)))) for _ in range(5_000)]
 
         def questions_beside_a_flood() -> set[bytes]:
-            """What the other container's reach the DNS socket, which nobody reads meanwhile."""
+            """Returns the other container's queries that reach the DNS socket, which isn't read during the flood."""
             at.hostile.send(*flood)
             for number in range(100):
                 at.other.box.send(str(number).encode(), V4, 53)

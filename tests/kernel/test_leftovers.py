@@ -1,4 +1,4 @@
-"""Who is killed leaves a closed door, and nothing that hinders the next."""
+"""A killed instance leaves a gateway that refuses everything, and nothing that prevents the next start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ V4, V6 = "198.51.100.7", "2001:db8:7::7"
 
 @contextmanager
 def predecessor(instance: str, box: Box, *how: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of tests/kernel/predecessor.py; killed at the end if it lives."""
+    """Runs tests/kernel/predecessor.py, and kills it at the end of the block if it still runs."""
     argv = [sys.executable, str(Path(__file__).with_name("predecessor.py")), instance, str(box.fd), *how]
     with subprocess.Popen(argv, pass_fds=[box.fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
@@ -33,13 +33,13 @@ def predecessor(instance: str, box: Box, *how: str) -> Iterator[subprocess.Popen
 
 
 def is_attached(process: subprocess.Popen[bytes]) -> bool:
-    """Waits for it to say so; False if it is dead instead."""
+    """Waits until the predecessor is attached. Returns False if it has died instead."""
     assert process.stdout is not None
     return process.stdout.readline() == b"attached\n"
 
 
 def mounts(instance: str) -> set[str]:
-    """What is mounted below an instance's directory."""
+    """Returns the names of the mounts below an instance's directory."""
     places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     directory = state_of(instance).directory
     return {place.removeprefix(f"{directory}/") for place in places if place.startswith(f"{directory}/")}
@@ -98,7 +98,7 @@ async def test_wherever_in_opening_it_is_killed_the_next_starts(instance: str, f
 
 
 def dies_attached(predecessors: subprocess.Popen[bytes], where: str) -> bool:
-    """Makes one that dies there; True if it lived until it was attached."""
+    """Starts a predecessor that dies at `where`. Returns True if it was attached before its death."""
     assert predecessors.stdin is not None
     assert predecessors.stdout is not None
     predecessors.stdin.write(f"{where}\n".encode())
@@ -116,7 +116,7 @@ async def test_leftovers_are_removed_without_a_start(instance: str) -> None:
         with predecessor(instance, box) as dying:
             assert is_attached(dying)
             with pytest.raises(CaptureError, match="is running already"):
-                remove_leftovers(instance)  # it lives
+                remove_leftovers(instance)  # the instance is alive
             assert box.interfaces() == {"lo", "eth0"}
         dying.wait()
         assert mounts(instance) == {"gateway", "bpf"}
@@ -175,7 +175,7 @@ def test_a_compiler_that_outlives_its_owner_does_not_touch_the_next(instance: st
         with predecessor(instance, box, first.program):
             orphan = os.pidfd_open(first.wait_until_called())
         with predecessor(instance, box, second.program) as living:
-            second.wait_until_called()  # everything is there but the program and its pins
+            second.wait_until_called()  # now everything exists except the program and its pins
             first.go_on()
             assert select.select([orphan], [], [], 30)[0], "the orphan has not ended"
             os.close(orphan)
@@ -188,7 +188,7 @@ def test_a_compiler_that_outlives_its_owner_does_not_touch_the_next(instance: st
 
 
 class Compiler:
-    """An interpreter for the kernel program's compilation that waits to be told before it begins."""
+    """An interpreter for compiling the kernel program. It waits for `go_on` before it begins."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -201,7 +201,7 @@ class Compiler:
         self.program = str(script)
 
     def wait_until_called(self) -> int:
-        """Its pid."""
+        """Waits until the interpreter was started. Returns its pid."""
         return int(self._called.read_text())
 
     def go_on(self) -> None:
@@ -224,7 +224,7 @@ async def test_a_copy_of_our_mounts_keeps_nothing_alive(instance: str) -> None:
 
 @contextmanager
 def copy_of_our_mounts() -> Iterator[Path]:
-    """A mount namespace that learns nothing of ours from now on: its list of mounts."""
+    """Copies our mount namespace, without later changes to ours. Yields the path of the copy's list of mounts."""
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo copied; read -r _"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as copy:
         assert copy.stdout is not None
@@ -266,12 +266,12 @@ def test_a_change_of_the_host_would_be_seen() -> None:
 
 
 def host() -> dict[str, str]:
-    """The network of the test's own namespace: every sysctl, and what ip and nft list."""
+    """Returns the network state of the test's own namespace: every sysctl, and the listings of ip and nft."""
     found = {}
     for path in Path("/proc/sys/net").rglob("*"):
         try:
             found[str(path)] = path.read_text() if path.is_file() else ""
-        except OSError as error:  # write-only ones, and per-interface ones that have none
+        except OSError as error:  # write-only files, and per-interface files without a value
             found[str(path)] = type(error).__name__
     for command in (
         "ip -d link",

@@ -1,4 +1,4 @@
-"""An interceptor's time: what comes out of it, and what stays when it ends."""
+"""The lifetime of an interceptor: the exceptions that it raises, and the cleanup at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyinterceptor import App, CaptureError, Container, PolicyError, Response, o
 
 
 class Box(Container):
-    """No rules."""
+    """A container without rules."""
 
 
 APP = App(containers=[Box])
@@ -54,7 +54,7 @@ def test_several_errors_of_the_users_own_stay_a_group(instance: str) -> None:
 def test_an_instance_that_runs_already_is_said_so_and_lives_on(instance: str) -> None:
     async def main() -> None:
         async with open_interceptor(APP, instance=instance) as first:
-            with pytest.raises(CaptureError, match="is running already; give this one another name"):
+            with pytest.raises(CaptureError, match="is running already; choose another name"):
                 async with open_interceptor(APP, instance=instance):
                     raise AssertionError("the second was opened")
             assert (await (await first.get_container(Box)).exec("echo alive")).text == "alive\n"
@@ -105,7 +105,7 @@ def test_a_flow_that_is_still_with_its_handler_at_the_end_is_told_like_any_other
     async def main() -> None:
         async with open_interceptor(App(containers=[Slow]), instance=instance) as interceptor:
             box = await interceptor.get_container(Slow)
-            assert (await box.exec("curl -s -m 0.5 http://slow.test/")).returncode == 28  # it gave up
+            assert (await box.exec("curl -s -m 0.5 http://slow.test/")).returncode == 28  # curl's timeout
 
     trio.run(main)
     assert [line.split()[:2] for line in caplog.messages] == [["HANDLE", "slow.test"]]

@@ -1,4 +1,4 @@
-"""Containers of the podman runtime: an image under the rules from its first instruction, and no way around them."""
+"""Containers of the podman runtime: the rules apply to an image from its first instruction, and can't be bypassed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ATTACK = Path(__file__).with_name("attack.c")
 
 
 def import_image(name: str, command: Sequence[str], files: dict[str, bytes] | None = None) -> None:
-    """busybox with further programs, and a command of its own."""
+    """Imports an image of busybox with more programs, which runs `command`."""
     written = io.BytesIO(root_archive())
     with tarfile.open(fileobj=written, mode="a") as archive:
         for path, content in (files or {}).items():
@@ -65,7 +65,7 @@ def images(attack: Path) -> Iterator[None]:
 
 
 async def no_network(netns_fd: int) -> None:
-    """Attaches nothing."""
+    """Does nothing: the container stays unattached."""
 
 
 def in_box(scenario: Callable[[PodmanContainer], Awaitable[T]], image: str = IMAGE) -> T:
@@ -77,7 +77,7 @@ def in_box(scenario: Callable[[PodmanContainer], Awaitable[T]], image: str = IMA
 
 
 def ours() -> list[str]:
-    """The podman containers that are there."""
+    """Returns the existing podman containers."""
     listed = subprocess.run([*PODMAN, "ps", "--all", "--format", "{{.Names}}"], capture_output=True, check=True)
     return [name for name in listed.stdout.decode().split() if name.startswith("pyinterceptor-")]
 
@@ -160,7 +160,7 @@ def test_hostile_code_as_root_inside_gains_nothing_past_its_own_streams(attack: 
             assert (await box.exec("id -u")).text == "0\n"
             status = (await box.exec("cat /proc/self/status")).text
             assert "NoNewPrivs:\t1" in status
-            assert "CapBnd:\t00000000000404fb" in status  # as CAPABILITIES says: no NET_ADMIN, NET_RAW, SYS_ADMIN
+            assert "CapBnd:\t00000000000404fb" in status  # CAPABILITIES: no NET_ADMIN, NET_RAW, SYS_ADMIN
             return await box.exec("/attack")
 
     told = dict(line.split(": ") for line in trio.run(main).text.splitlines())

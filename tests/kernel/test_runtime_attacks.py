@@ -1,7 +1,7 @@
-"""A hostile process in an attached container, as uid 0 inside and as nobody, tries its ways out.
+"""A hostile process in an attached container tries to escape, as uid 0 inside and as the user nobody.
 
-The same attempts are made from outside, where each of them works: so what is refused is refused to the
-container, not to everybody.
+The same attempts are made from outside, where each of them succeeds. So a refusal is due to the container, and not to
+the machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pyinterceptor.runtime import open_netns_container
 
 PYTHON = "/usr/bin/python3"
 USERS = pytest.mark.parametrize("user", ["root", "nobody"])
-# A script defines the functions that are `attempts`; prints what became of each: "done", or the error's name.
+# The script that follows defines the functions in `attempts`. The result of each is "done", or the name of its error.
 TRY = """
 import ctypes, errno, json, os, socket, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +56,7 @@ def workdir() -> Iterator[Path]:
 
 
 def attempts_inside(script: str, *arguments: str, instance: str, **options: Any) -> dict[str, str]:
-    """What an attached container's attempts came to."""
+    """Makes the attempts in an attached container. Returns the result of each by its name."""
 
     async def main() -> dict[str, str]:
         async with open_gateway(instance, v6=True) as gateway:
@@ -72,7 +72,7 @@ def attempts_inside(script: str, *arguments: str, instance: str, **options: Any)
 
 
 def attempts_outside(script: str, *arguments: str) -> dict[str, str]:
-    """The same in a network namespace made for it, by root."""
+    """Makes the same attempts as root, in a new network namespace."""
     argv = ["unshare", "--net", "--mount", PYTHON, "-c", TRY + script, *arguments]
     told: dict[str, str] = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
     return told
@@ -149,7 +149,7 @@ def test_it_gets_no_socket_that_speaks_past_the_rules(user: str, instance: str) 
 
 
 def without_alg(told: dict[str, str]) -> set[str]:
-    """This kernel may have no AF_ALG at all."""
+    """Omits AF_ALG if this kernel doesn't support it."""
     return {"algorithm"} if told["algorithm"] == "EAFNOSUPPORT" else set()
 
 
@@ -182,7 +182,7 @@ tell([list_state, open_gateway, open_pin, make_map, mount_pins, enter_another])
 def test_the_gateway_and_its_pins_are_out_of_reach(user: str, instance: str) -> None:
     state = str(RUN / instance)
     told = attempts_inside(GATEWAY, state, instance=instance, user=user)
-    assert told.pop("enter_another") in ("ENOENT", "EACCES")  # EACCES: of process 1
+    assert told.pop("enter_another") in ("ENOENT", "EACCES")  # EACCES is for process 1
     assert told == {
         "list_state": "ENOENT",
         "open_gateway": "ENOENT",
@@ -241,7 +241,7 @@ def of_the_host(): os.close(os.open("/dev/disk-of-a-test", os.O_RDONLY))
 def found(): os.close(os.open("found", os.O_RDONLY))
 tell([made_here, made_in_tmp, of_the_host, found])
 """
-LOOP = (7, 0)  # a block device that root may open also where the machine keeps its disks from everybody
+LOOP = (7, 0)  # a block device that root can open even on a machine that hides its disks
 
 
 @USERS
@@ -278,13 +278,13 @@ def take_its_pipe(): os.close(call(438, os.pidfd_open(pid), 0, 0))
 def change_its_memory(): os.close(os.open(f"/proc/{pid}/mem", os.O_WRONLY))
 tell([kill, trace, hold_its_pipe, take_its_pipe, change_its_memory])
 if process:
-    os.kill(pid, signal.SIGKILL)  # Popen.kill takes one that is traced and stopped for one that has ended
+    os.kill(pid, signal.SIGKILL)  # Popen.kill takes a traced, stopped process for an ended one
 """
 
 
 @USERS
 def test_the_process_that_ends_with_us_is_not_its_to_stop(user: str, instance: str) -> None:
-    """The control: the same with a process of its own."""
+    """The control: the same attempts on a process of one's own."""
     refused = {"kill": "EPERM", "trace": "EPERM", "take_its_pipe": "EPERM"}
     refused |= {"hold_its_pipe": "EACCES", "change_its_memory": "EACCES"}
     assert attempts_inside(HOLD, "1", instance=instance, user=user) == refused
@@ -311,7 +311,7 @@ os.kill(0, signal.SIGKILL)
 
 @pytest.mark.parametrize("where", ["inside", "outside"])
 def test_signalling_its_process_group_reaches_neither_us_nor_who_called_us(where: str) -> None:
-    """The control: the same script run directly takes the shell that called it along."""
+    """The control: run directly, the same script also kills the shell that called it."""
     attack = [PYTHON, "-c", GROUP_ATTACK]
     ours = [sys.executable, "-c", RUN_AS_A_SCRIPT] if where == "inside" else []
     argv = ["sh", "-c", '"$@"; echo "went on"; cat /proc/self/stat', "sh", *ours, *attack]
@@ -331,7 +331,7 @@ id -u
 
 
 def test_programs_and_libraries_that_it_plants_are_run_as_itself_at_most(workdir: Path) -> None:
-    """A later command, whose caller names the working directory in PATH and for the dynamic linker."""
+    """The caller of a later command has the working directory in PATH and in LD_PRELOAD."""
     library = workdir / "planted.c"
     library.write_text(
         "#include <fcntl.h>\n#include <unistd.h>\n"
@@ -348,7 +348,7 @@ def test_programs_and_libraries_that_it_plants_are_run_as_itself_at_most(workdir
     environment = {"PATH": f"{workdir}:/usr/bin:/bin", "LD_PRELOAD": str(planted)}
 
     async def attach(netns_fd: int) -> None:
-        """Attaches nothing."""
+        """Does nothing: the container stays unattached."""
 
     async def main() -> None:
         async with open_netns_container(name="planted", attach=attach, user="nobody", workdir=workdir) as box:

@@ -1,4 +1,4 @@
-"""The library's containers: `get_container`, `exec`, `start`, `stop`, in a real gateway."""
+"""The library's containers in a real gateway: `get_container`, `exec`, `start`, `stop`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Another(Container):
 
 
 class Stranger(Container):
-    """Not of the app."""
+    """A container class that the app doesn't have."""
 
 
 def with_interceptor(instance: str, scenario: Callable[[Any], Awaitable[None]]) -> None:
@@ -37,7 +37,7 @@ def with_interceptor(instance: str, scenario: Callable[[Any], Awaitable[None]]) 
 
 
 async def network_of(box: Any) -> str:
-    """Which network namespace it is in: as good as its identity."""
+    """Returns the container's network namespace, which identifies it."""
     return str((await box.exec("readlink /proc/self/ns/net")).text.strip())
 
 
@@ -90,7 +90,7 @@ def test_stop_returns_when_the_container_is_gone_and_the_next_one_is_fresh(insta
         running = await box.start(["sh", "-c", "echo up; exec sleep 1000"], stdout=subprocess.PIPE)
         assert await running.stdout.receive_some(3) == b"up\n"
         assert len(processes_in(network)) >= 3
-        async with trio.open_nursery() as nursery:  # asked twice at once, and for a new one meanwhile
+        async with trio.open_nursery() as nursery:  # twice at the same time, and for another container meanwhile
             nursery.start_soon(box.stop)
             nursery.start_soon(box.stop)
             await trio.testing.wait_all_tasks_blocked()

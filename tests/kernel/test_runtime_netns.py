@@ -1,6 +1,6 @@
-"""What a container of the embedded runtime can do, and what it can't although it tries.
+"""The abilities of a container of the embedded runtime, and the attempts that are refused to it.
 
-Every attempt stands beside a control: the same attempt from outside, or what is allowed inside.
+Every attempt has a control: the same attempt from outside, or an allowed one inside.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOBODY = pwd.getpwnam("nobody")
 
 
 async def no_network(netns_fd: int) -> None:
-    """Attaches nothing."""
+    """Does nothing: the container stays unattached."""
 
 
 def in_box(scenario: Callable[[NetnsContainer], Awaitable[T]], **options: Any) -> T:
@@ -50,7 +50,7 @@ def outside(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
 
 @pytest.fixture
 def workdir() -> Iterator[Path]:
-    """A directory that everybody may write, not below pytest's own private one."""
+    """A world-writable directory, outside pytest's private one."""
     with tempfile.TemporaryDirectory(prefix="box-") as name:
         path = Path(name)
         path.chmod(0o777)
@@ -232,7 +232,7 @@ def processes_of(namespace: str) -> Iterator[int]:
                 yield int(link.parts[2])
 
 
-# --- who ---
+# --- users ---
 
 
 def test_it_runs_as_the_user_who_invoked_us(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_only_the_working_directory_is_the_hosts_and_writable(workdir: Path) -> 
         for path in workdir.iterdir():
             path.unlink()
     probe = Path("/var/tmp/pyinterceptor-was-here")
-    probe.touch()  # the same from outside is no trouble
+    probe.touch()  # the control: it works from outside
     probe.unlink()
 
 
@@ -464,7 +464,7 @@ own.kill()
             said = inside(PYTHON, "-c", script, str(host.pid)).text
             own = outside(PYTHON, "-c", script, str(host.pid)).stdout
             assert own == b"[True, True, True] [True, True, True]\n"
-            if host.pid > 50:  # a number that the container hasn't used itself
+            if host.pid > 50:  # no process inside has this number
                 assert said == "[False, False, False] [True, True, True]\n"
             names = inside("ps", "-eo", "comm=").text.split()
             assert sorted(names) == ["cat", "ps"]

@@ -33,7 +33,7 @@ import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-# Says which signals come, one a line, and ends with 7 at the second "end" of its input or SIGUSR1.
+# Prints the name of each signal that it gets, and ends with 7 at SIGUSR1.
 LISTEN = """
 import os, signal, sys
 def say(number, frame):
@@ -49,7 +49,7 @@ while True:
 
 
 class Terminal:
-    """The other end of a pty. What was read stays in `said`."""
+    """The other end of a pty. `said` holds all bytes read so far."""
 
     def __init__(self, fd: int, process: subprocess.Popen[bytes]) -> None:
         self.fd = fd
@@ -57,7 +57,7 @@ class Terminal:
         self.said = b""
 
     def until(self, text: bytes) -> None:
-        """Reads until this has been said since the last call; a minute is long enough for anything."""
+        """Reads until `text` has appeared since the last call. Fails after 20 s."""
 
         async def read() -> None:
             with trio.fail_after(20):

@@ -1,1 +1,1 @@
-"""The gateway: the network namespace where every container's veth ends. All of it needs root."""
+"""The gateway: the network namespace where every container's veth ends. All code here needs root."""

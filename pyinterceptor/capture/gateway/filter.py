@@ -1,7 +1,7 @@
 """The nft rules of the gateway, loaded in one transaction from kernel/gateway.nft.json, and their counters.
 
-They let TCP and UDP through, from an interface's own addresses to one address each: that is what the program judges.
-Of questions to DNS only so many a second.
+They accept TCP and UDP with a source address of the interface's container and a unicast destination, for which the
+kernel program then decides, and drop all other packets. They limit the DNS queries per second of each interface.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pyinterceptor.errors import CaptureError
 
 
 class Filter:
-    """The gateway's rules; made inside its namespace, usable from anywhere after."""
+    """The gateway's rules. Must be created inside its namespace; can be used from any namespace then."""
 
     def __init__(self, rules: Path) -> None:
         try:
@@ -23,18 +23,18 @@ class Filter:
             raise CaptureError(
                 "load the gateway's rules: the module nftables is missing; install Debian's python3-nftables"
             ) from error
-        self._nft = Nftables()  # opens its netlink socket here, so it stays in this namespace
+        self._nft = Nftables()  # opens its netlink socket now, which stays in the current namespace
         self._nft.set_json_output(True)
         self._command(json.loads(rules.read_text()))
 
     def close(self) -> None:
-        """Lets the socket go; the rules stay as long as the namespace."""
+        """Closes the netlink socket. The rules last as long as the namespace."""
         del self._nft
 
     def counters(self) -> dict[str, int]:
-        """Packets by the counters' names in the rules."""
+        """Returns the number of packets for each counter in the rules, by its name."""
         counts = {}
-        for family in ("inet", "arp"):  # one command each: the answers to two are not one JSON text
+        for family in ("inet", "arp"):  # one command each: the answers to two commands together aren't valid JSON
             for entry in self._command({"nftables": [{"list": {"counters": {"family": family}}}]}):
                 if counter := entry.get("counter"):
                     counts[counter["name"]] = counter["packets"]

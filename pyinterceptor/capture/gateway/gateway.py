@@ -1,7 +1,7 @@
-"""The gateway: the network namespace where every container's veth ends, and two sockets that get what arrives.
+"""The gateway: the network namespace where every container's veth ends, and the two sockets that get the traffic.
 
-It is fail-closed: what the program does not assign is refused, and so is everything once we are dead, since the
-namespace and the program stay until the next start or an orderly close.
+It fails closed: traffic that the kernel program doesn't assign to a socket is refused. If this process dies, all
+traffic is refused, because the namespace and the program stay until the next start or an orderly close.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from pyinterceptor.paths import InstancePaths
 
 __all__ = ["Gateway", "free_instance", "open_gateway", "remove_leftovers"]
 
-FIRST_IFINDEX = 1000  # above what the namespace makes of itself
-COMPILE_DEADLINE = 60.0  # seconds; it takes 0.3
+FIRST_IFINDEX = 1000  # above the indexes of the interfaces that the kernel creates in the namespace
+COMPILE_DEADLINE = 60.0  # seconds; compiling takes 0.3
 
-# Inherited values can't be trusted: every one we rely on is written. `default` is what a veth is born with.
+# A new namespace may inherit any value, so every setting that we rely on is written. A new veth gets `default`.
 SYSCTLS = {
     "net/core/somaxconn": "4096",
     "net/ipv4/ip_forward": "0",
-    "net/ipv4/icmp_echo_ignore_all": "1",  # else the gateway itself answers every ping
-    "net/ipv4/icmp_ratemask": "0",  # else only the first six refused datagrams are refused at once
+    "net/ipv4/icmp_echo_ignore_all": "1",  # otherwise the gateway itself answers every ping
+    "net/ipv4/icmp_ratemask": "0",  # otherwise only the first six refused datagrams get an ICMP error at once
     "net/ipv4/ping_group_range": "1 0",
     "net/ipv6/conf/all/forwarding": "0",
     "net/ipv6/icmp/echo_ignore_all": "1",
@@ -62,18 +62,19 @@ SYSCTLS = {
         ("ipv4", "send_redirects", "0"),
         ("ipv4", "accept_source_route", "0"),
         ("ipv6", "disable_ipv6", "0"),
-        ("ipv6", "accept_ra", "0"),  # one router advertisement of a container would re-route the gateway
+        ("ipv6", "accept_ra", "0"),  # otherwise a router advertisement of a container changes the gateway's routes
         ("ipv6", "autoconf", "0"),
         ("ipv6", "accept_redirects", "0"),
         ("ipv6", "accept_source_route", "-1"),
         ("ipv6", "seg6_enabled", "0"),
         ("ipv6", "rpl_seg_enabled", "0"),
         ("ipv6", "accept_dad", "0"),
-        ("ipv6", "addr_gen_mode", "1"),  # none: fe80::1 is the only one
+        ("ipv6", "addr_gen_mode", "1"),  # none is generated: fe80::1 is the only link-local address
     )
 }
 
-# What nobody may dial. Containers' and link-local addresses are open to DNS, which we answer on any address.
+# Destinations that are refused to all containers. REFUSED_BUT_DNS and the containers' own addresses may still be asked
+# for DNS, which we answer on any address.
 REFUSED = (
     *("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32"),
     *("::/96", "::ffff:0:0/96", "ff00::/8", "fe80::/10"),
@@ -82,7 +83,7 @@ REFUSED_BUT_DNS = ("169.254.0.0/16",)  # 169.254.169.254, the metadata address, 
 
 
 class Gateway:
-    """Made by `open_gateway`. `listener` gets the containers' TCP connections, `dns` their UDP to port 53."""
+    """The Capture made by `open_gateway`."""
 
     def __init__(
         self, parts: Parts, maps: dict[str, Map], v6: bool, container_v4: IPv4Network, container_v6: IPv6Network
@@ -95,17 +96,17 @@ class Gateway:
         self._flags = abi()["CONTAINER_IPV6"] if v6 else 0
         self._v4 = container_v4
         self._v6 = container_v6
-        self._next = 1  # the first of the network is not a host's
+        self._next = 1  # address 0 is the network's own
         self._free: deque[int] = deque()
         self._ifindexes = FIRST_IFINDEX
         self._reserved: dict[int, Attachment] = {}
         self._attached: dict[int, Attachment] = {}
-        self._one_at_a_time = trio.Lock()  # answers on the one netlink socket
+        self._one_at_a_time = trio.Lock()  # the netlink socket is shared, and its answers must not mix
 
     def reserve(self, container: int) -> Attachment:
-        """An attachment with an interface index that no flow ever came from, and addresses of its own.
+        """Returns an attachment with an interface index that was never used before, and addresses of its own.
 
-        Raises: CaptureError when all addresses are taken.
+        Raises CaptureError if all addresses are taken.
         """
         number = self._number()
         attachment = Attachment(container, self._ifindexes, self._v4[number], self._v6[number])
@@ -116,7 +117,7 @@ class Gateway:
     async def attach(self, attachment: Attachment, netns_fd: int) -> None:
         """Ties the container's namespace (borrowed) to the gateway.
 
-        Raises: CaptureError, with nothing left behind.
+        Raises CaptureError if that fails; nothing is left behind then.
         """
         async with self._one_at_a_time:
             self._attached[attachment.interface] = attachment
@@ -128,7 +129,7 @@ class Gateway:
                 raise
 
     async def detach(self, attachment: Attachment) -> None:
-        """Cuts the container off and frees its attachment; one that is free already is fine."""
+        """Cuts the container off and frees its attachment. A free attachment is no error."""
         if self._reserved.pop(attachment.interface, None) is None:
             return
         if attachment.interface in self._attached:
@@ -138,18 +139,18 @@ class Gateway:
         self._free.append(int(attachment.v4) - int(self._v4.network_address))
 
     def set_ipv6(self, v6: bool) -> None:
-        """Whether the host has a v6 route: without one v6 connections are refused at once."""
+        """Sets whether the host has an IPv6 route. Without one, IPv6 connections are refused at once."""
         self._flags = abi()["CONTAINER_IPV6"] if v6 else 0
         for attachment in self._attached.values():
             self._write_entry(attachment)
 
     def container_on(self, interface: int) -> int | None:
-        """The number of the container at this interface; None if it is nobody's."""
+        """Returns the number of the container at this interface; None if it has no container."""
         attachment = self._attached.get(interface)
         return None if attachment is None else attachment.container
 
     def counters(self) -> dict[str, int]:
-        """What the program and the rules did, by name: new connections and datagrams, packets dropped."""
+        """Returns the counters of the program (new connections and datagrams) and of the rules (dropped packets)."""
         counts = self._filter.counters()
         size = 8 * possible_cpus()
         for name, index in abi().items():
@@ -176,7 +177,7 @@ class Gateway:
 
 
 class Parts:
-    """What is made inside the namespace and used from outside."""
+    """The objects that are created inside the namespace and used from outside."""
 
     def __init__(self, stack: ExitStack, rules: Path) -> None:
         for name, value in SYSCTLS.items():
@@ -197,11 +198,11 @@ async def open_gateway(
     container_v4: str = "100.96.0.0/16",
     container_v6: str = "fd70:7969:6e74::/64",
 ) -> AsyncIterator[Gateway]:
-    """Opens the gateway of this instance name; all of it is gone when the block ends.
+    """Opens the gateway of the instance with this name, and removes it when the block ends.
 
-    What a dead instance of the name left is removed first. `v6` says that the host has a v6 route.
+    First removes leftovers of a dead instance with the same name. `v6`: whether the host has an IPv6 route.
 
-    Raises: CaptureError with the step and the remedy.
+    Raises CaptureError, whose message has the step and the remedy.
     """
     state = state_of(instance)
     networks = IPv4Network(container_v4), IPv6Network(container_v6)
@@ -242,7 +243,7 @@ def _write_sysctl(name: str, value: str) -> None:
 
 
 def _make_all_local(netlink: socket.socket) -> None:
-    """AnyIP: whatever arrives is local; what we answer goes by the containers' host routes."""
+    """AnyIP: makes every arriving packet's destination local. Answers take the host routes to the containers."""
     host = 254  # RT_SCOPE_HOST
     with new_batch() as batch:
         batch.link("set", index=1, state="up")
@@ -257,7 +258,8 @@ def _make_all_local(netlink: socket.socket) -> None:
 def _load_program(namespace: int, pins: Path) -> None:
     """Runs program.py in the first interpreter that has BCC.
 
-    It gets descriptors, not names: if we are killed now, what it still does can't touch whoever has our name next.
+    The child gets descriptors instead of paths. If this process is killed, the child may go on, but it can't change a
+    later instance with the same name.
     """
     directory = os.open(pins, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -277,12 +279,12 @@ def _run_program(namespace: int, pins: int) -> None:
                 capture_output=True,
                 text=True,
                 timeout=COMPILE_DEADLINE,
-                start_new_session=True,  # a Ctrl-C is for us to act on
+                start_new_session=True,  # Ctrl-C must reach this process only
             )
         except FileNotFoundError:
             continue
         except subprocess.TimeoutExpired as error:
-            raise CaptureError(f"load the kernel program: not done in {COMPILE_DEADLINE:.0f} s") from error
+            raise CaptureError(f"load the kernel program: timed out after {COMPILE_DEADLINE:.0f} s") from error
         if child.returncode == 0:
             return
         if child.returncode != program.NO_BCC:
@@ -292,7 +294,7 @@ def _run_program(namespace: int, pins: int) -> None:
 
 def _verify(namespace: int) -> None:
     if (links := links_of(os.fstat(namespace).st_ino)) != 1:
-        raise CaptureError(f"load the kernel program: {links} programs are attached to the gateway, not one")
+        raise CaptureError(f"load the kernel program: {links} programs are attached to the gateway instead of one")
 
 
 def _open_maps(stack: ExitStack, pins: Path) -> dict[str, Map]:

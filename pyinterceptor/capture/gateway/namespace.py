@@ -1,6 +1,6 @@
-"""Entering, making and pinning network namespaces, and the few mounts that keep things by name.
+"""Creates, enters and pins network namespaces, and mounts the files that keep them and BPF objects alive.
 
-A namespace is entered on a thread of its own that ends afterwards, so no other code ever runs in a wrong one.
+A namespace is entered on a new thread that ends afterwards, so no other code ever runs in the wrong namespace.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def inside(namespace: int, step: Callable[[], T]) -> T:
-    """Runs `step` in the network namespace of the file descriptor (borrowed)."""
+    """Runs `step` in the network namespace of the descriptor `namespace` (borrowed), and returns its result."""
 
     def run() -> T:
         if _libc.setns(namespace, CLONE_NEWNET):
@@ -35,7 +35,7 @@ def inside(namespace: int, step: Callable[[], T]) -> T:
 
 
 def make_namespace(path: Path) -> int:
-    """Makes a network namespace, mounts it at `path`, where it outlives us, and returns a descriptor of it."""
+    """Creates a network namespace and mounts it at `path`, where it outlives this process. Returns its descriptor."""
 
     def run() -> int:
         unshare_network()
@@ -47,19 +47,19 @@ def make_namespace(path: Path) -> int:
 
 
 def unshare_network() -> None:
-    """Puts the calling thread into a new network namespace; for threads that end soon."""
+    """Moves the calling thread into a new network namespace. Only for threads that end right after."""
     if _libc.unshare(CLONE_NEWNET):
         raise _failure("make a network namespace")
 
 
 def mount(source: str, target: Path, kind: str, flags: int = 0) -> None:
-    """mount(2). Raises: CaptureError."""
+    """mount(2). Raises CaptureError."""
     if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), flags, None):
         raise _failure(f"mount {kind or 'the namespace'} at {target}")
 
 
 def unmount_all(target: Path) -> None:
-    """Takes off everything that is mounted at `target`; nothing there is fine."""
+    """Unmounts everything that is mounted at `target`. No mount is no error."""
     while _libc.umount2(os.fsencode(target), MNT_DETACH) == 0:
         pass
 

@@ -1,6 +1,6 @@
-"""Batches of route netlink messages, encoded by pyroute2 and sent at once.
+"""Batches of rtnetlink messages, encoded by pyroute2 and sent at once.
 
-A socket stays in the namespace where it was made, so the gateway's is used from anywhere.
+A socket belongs to the namespace in which it was created, so the gateway's socket can be used from any namespace.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ ANSWERS = 1 << 16  # bytes; an acknowledgement repeats the message it is for
 
 
 def open_netlink() -> socket.socket:
-    """A route netlink socket of the calling thread's namespace."""
+    """Returns an rtnetlink socket of the calling thread's namespace."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
     opened.bind((0, 0))
     return opened
 
 
 def new_batch() -> Any:
-    """An encoder with pyroute2's methods (link, addr, route, rule, neigh); a context manager."""
-    from pyroute2 import IPBatch  # a quarter of a second: only for who attaches
+    """Returns an encoder with pyroute2's methods (link, addr, route, rule, neigh). It is a context manager."""
+    from pyroute2 import IPBatch  # here, because the import takes a quarter of a second
 
     return IPBatch()
 
 
 def send(to: socket.socket, batch: Any, step: str, *, ignore: frozenset[int] = frozenset()) -> list[bytes]:
-    """Sends what the batch has collected and empties it; waits for every acknowledgement, returns what else came.
+    """Sends the messages in the batch and empties it. Waits for all acknowledgements, and returns the other answers.
 
-    Raises: CaptureError with the first error whose errno is not in `ignore`.
+    Raises CaptureError for the first error whose errno is not in `ignore`.
     """
     messages = bytes(batch.batch)
     batch.reset()
@@ -57,7 +57,7 @@ def send(to: socket.socket, batch: Any, step: str, *, ignore: frozenset[int] = f
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each message with its type."""
+    """Yields the type and the bytes of each message."""
     at = 0
     while at < len(data):
         length, kind, *_ = HEADER.unpack_from(data, at)

@@ -1,6 +1,6 @@
-"""Pinned BPF objects, through bpf(2) alone: no libbpf, no LLVM in the daemon.
+"""Pinned BPF objects, used through bpf(2) alone, so that the daemon loads neither libbpf nor LLVM.
 
-Keys and values are bytes as the map has them. Raises OSError with the kernel's errno.
+Keys and values are the map's raw bytes. All functions raise OSError with the kernel's errno.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SK_LOOKUP_PROGRAM = 30  # enum bpf_prog_type
 SK_LOOKUP_ATTACH = 36  # enum bpf_attach_type
 LINK_TYPE_NETNS = 5  # enum bpf_link_type
 SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
-INFO_SIZE = 256  # bytes, more than any bpf_link_info so far
+INFO_SIZE = 256  # bytes; larger than bpf_link_info in any kernel so far
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_pin(path: Path) -> int:
-    """A file descriptor of the object pinned there."""
+    """Returns a file descriptor of the object that is pinned at `path`."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     return _bpf(OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0))
 
@@ -48,7 +48,7 @@ class Map:
         self._element(MAP_UPDATE_ELEM, key, ctypes.create_string_buffer(value, len(value)))
 
     def delete(self, key: bytes) -> bool:
-        """False if there is no such key."""
+        """Deletes the key. Returns False if the map doesn't contain it."""
         try:
             self._element(MAP_DELETE_ELEM, key, None)
         except FileNotFoundError:
@@ -56,7 +56,10 @@ class Map:
         return True
 
     def lookup(self, key: bytes, size: int) -> bytes | None:
-        """The value of `size` bytes, None if there is no such key; of a per-CPU map: eight for each possible CPU."""
+        """Returns the value, which has `size` bytes; None if the map doesn't contain the key.
+
+        `size` must be exact: for a per-CPU map of u64, eight bytes for each possible CPU.
+        """
         value = ctypes.create_string_buffer(size)
         try:
             self._element(MAP_LOOKUP_ELEM, key, value)
@@ -71,7 +74,7 @@ class Map:
 
 
 def try_program() -> None:
-    """Loads a socket look-up program that passes everything, attached to nothing; raises OSError if it can't be."""
+    """Loads a socket lookup program that accepts everything, without attaching it. Raises OSError if loading fails."""
     instructions = ctypes.create_string_buffer(bytes.fromhex("b700000001000000 9500000000000000"))  # r0 = 1; exit
     licence = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
@@ -94,13 +97,13 @@ def try_program() -> None:
 
 
 def possible_cpus() -> int:
-    """How many values a per-CPU map has for a key."""
+    """Returns the number of possible CPUs, for each of which a per-CPU map has a value."""
     last = Path("/sys/devices/system/cpu/possible").read_text().strip().replace(",", "-").split("-")[-1]
     return int(last) + 1
 
 
 def links_of(namespace: int) -> int:
-    """How many BPF links are attached to the network namespace of this inode number (0: to dead ones)."""
+    """Returns the number of BPF links on the network namespace with this inode number (0: on dead namespaces)."""
     found, last = 0, 0
     while True:
         request = ctypes.create_string_buffer(struct.pack("=III", last, 0, 0), 12)
@@ -121,7 +124,7 @@ def links_of(namespace: int) -> int:
 
 
 def _link_info(fd: int) -> tuple[int, int]:
-    """The link's type and, where it is a namespace's, the namespace's inode."""
+    """Returns the link's type and, if it is on a network namespace, the namespace's inode number."""
     info = ctypes.create_string_buffer(INFO_SIZE)
     _bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, INFO_SIZE, ctypes.addressof(info)))
     kind, _, _, _, inode = struct.unpack_from("=IIIII", info.raw)
@@ -135,7 +138,7 @@ def _bpf(command: int, attributes: bytes) -> int:
 def _bpf_buffer(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     number = SYSCALL.get(platform.machine())
     if number is None:
-        raise OSError(38, f"bpf(2): its number on {platform.machine()} is not known here")
+        raise OSError(38, f"bpf(2): unknown system call number on {platform.machine()}")
     result: int = _libc.syscall(number, command, attributes, len(attributes))
     if result < 0:
         error = ctypes.get_errno()

@@ -1,8 +1,8 @@
 """Compiles, loads, attaches and pins the steering program: `python3 program.py SOURCES NAMESPACE PINS`.
 
-Runs as a short-lived child, alone in its interpreter (the one that has Debian's python3-bpfcc, maybe not ours),
-because a process that has compiled keeps 125 MB of LLVM. So it imports nothing of the package. It says what failed
-in one last line on standard error; exit code 3 means that this interpreter has no BCC.
+Runs as a short-lived child process, because a process that has compiled keeps 125 MB of LLVM in memory. Its interpreter
+is the one that has Debian's python3-bpfcc, which may not be ours, so this file imports nothing from the package. It
+reports an error as the last line on standard error. Exit code 3 means that the interpreter has no BCC.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import ctypes
 import os
 import sys
 
-SK_LOOKUP_PROGRAM = 30  # enum bpf_prog_type; loads only with its expected attach type
+SK_LOOKUP_PROGRAM = 30  # enum bpf_prog_type; loading requires the expected attach type
 SK_LOOKUP_ATTACH = 36  # enum bpf_attach_type
 MAPS = ("containers", "listeners", "refused4", "refused6", "counters")
 NO_BCC = 3
-INTERPRETERS = ("/usr/bin/python3",)  # who may have BCC, before our own
+INTERPRETERS = ("/usr/bin/python3",)  # tried before our own
 
 
 def main(sources: str, namespace: str, pins: str) -> None:
-    """Leaves `program`, `link` and the maps pinned in the directory `pins` of a bpffs."""
+    """Pins `program`, `link` and the maps in the directory `pins` of a bpffs."""
     os.environ["BCC_KERNEL_SOURCE"] = os.path.join(sources, "bcc_headers")
     try:
         import bcc
@@ -36,7 +36,7 @@ def main(sources: str, namespace: str, pins: str) -> None:
 
 
 def attach(program: int, namespace: str) -> int:
-    """Links the program to the namespace with libbpf, since BCC can't; returns the link."""
+    """Links the program to the namespace, with libbpf because BCC can't do that. Returns the link's descriptor."""
     libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
     target = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:

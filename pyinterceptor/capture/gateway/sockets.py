@@ -1,4 +1,4 @@
-"""The gateway's two sockets; made inside its namespace."""
+"""The gateway's two sockets, which must be created inside its namespace."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import suppress
 from pyinterceptor.capture.gateway.files import abi
 
 BACKLOG = 4096
-DNS_QUEUE = 4 << 20  # bytes, which the kernel doubles and of which a datagram of 1 500 takes 2 304
-SO_RCVBUFFORCE = 33  # asm-generic/socket.h; past net.core.rmem_max, which is the host's
-# linux/in.h and linux/in6.h; Python's socket module has only some of them
+DNS_QUEUE = 4 << 20  # bytes, which the kernel doubles; a datagram of 1 500 bytes occupies 2 304 of them
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h; exceeds net.core.rmem_max, which is a setting of the host
+# linux/in.h and linux/in6.h; Python's socket module has only some of these
 IP_PKTINFO = 8
 IP_FREEBIND = 15
 IP_RECVORIGDSTADDR = 20
@@ -20,24 +20,24 @@ IPV6_RECVORIGDSTADDR = 74
 
 
 def open_listener() -> socket.socket:
-    """Takes TCP of both families, of any port: the program assigns it."""
+    """Returns a listener for TCP of both families. The kernel program assigns connections to any port to it."""
     listener = _open(socket.SOCK_STREAM)
-    # Inherited by what is accepted: when we are killed open flows are reset; no answer cut short looks complete.
+    # Accepted sockets inherit this: if we are killed, open flows are reset, so no truncated answer looks complete.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited, too
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited as well
     listener.bind(("::", 0))
     listener.listen(BACKLOG)
     return listener
 
 
 def open_dns() -> socket.socket:
-    """Takes UDP to port 53 of any address, and may answer from there."""
+    """Returns a socket for UDP to port 53 of any address, which can also answer from any address."""
     dns = _open(socket.SOCK_DGRAM)
-    # Else an IPv6 answer from an address that isn't ours is EINVAL. (The IPv4 option serves both.)
+    # Otherwise an IPv6 answer from an address that isn't ours fails with EINVAL. The IPv4 option covers both families.
     dns.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     dns.setsockopt(socket.IPPROTO_IP, IP_RECVORIGDSTADDR, 1)
     dns.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
-    with suppress(PermissionError):  # in a user namespace it is the host's to say, and the queue stays short
+    with suppress(PermissionError):  # not allowed in a user namespace: the queue stays short there
         dns.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, DNS_QUEUE)
     dns.bind(("::", abi()["DNS_PORT"]))
     return dns

@@ -1,6 +1,6 @@
 """The files of a running instance: a lock, the gateway's namespace and the pins.
 
-The lock is held as long as the instance lives; what lies beside a lock that nobody holds is a dead one's.
+An instance holds its lock as long as it lives. Files beside a lock that no process holds are left by a dead instance.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pyinterceptor.paths import NAME_RULE, RUN, InstancePaths, is_name
 
 
 def state_of(instance: str) -> InstancePaths:
-    """Raises: CaptureError for a name that can't be a directory's."""
+    """Returns the paths of an instance. Raises CaptureError if its name is no valid directory name."""
     if not is_name(instance):
         raise CaptureError(f"instance {instance!r}: {NAME_RULE}")
     return InstancePaths(RUN / instance)
 
 
 def hold(state: InstancePaths) -> int:
-    """Takes the instance's lock; returns the descriptor that holds it. Raises: CaptureError if another does."""
+    """Locks the instance, and returns the descriptor that holds the lock. Raises CaptureError if it is locked."""
     while True:
         try:
             state.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(state.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
-            continue  # the one before us was just removing the directory
+            continue  # the instance before us was just removing the directory
         except OSError as error:
             raise CaptureError(f"lock {state.lock}: {error.strerror}; pyinterceptor needs root") from error
         try:
@@ -40,7 +40,7 @@ def hold(state: InstancePaths) -> int:
         except BlockingIOError as error:
             os.close(fd)
             raise CaptureError(
-                f"instance {state.directory.name!r} is running already; give this one another name"
+                f"instance {state.directory.name!r} is running already; choose another name"
             ) from error
         with suppress(FileNotFoundError):
             if os.stat(state.lock).st_ino == os.fstat(fd).st_ino:
@@ -49,16 +49,16 @@ def hold(state: InstancePaths) -> int:
 
 
 def release(state: InstancePaths, lock: int) -> None:
-    """Removes the directory and lets the lock go."""
+    """Removes the directory and releases the lock."""
     with suppress(FileNotFoundError):
         os.unlink(state.lock)
-    with suppress(OSError):  # somebody locked it again at once
+    with suppress(OSError):  # another process has created a new lock already
         state.directory.rmdir()
     os.close(lock)
 
 
 def clear(state: InstancePaths) -> None:
-    """Removes the interfaces, the namespace and the pins that are there; the caller holds the lock."""
+    """Removes the interfaces, the namespace and the pins that exist. The caller must hold the lock."""
     _delete_interfaces(state.namespace)
     for path in (state.pins, state.namespace):
         unmount_all(path)
@@ -69,7 +69,7 @@ def clear(state: InstancePaths) -> None:
 
 
 def remove_leftovers(instance: str) -> None:
-    """Removes all that a dead instance of this name left. Raises: CaptureError if it lives."""
+    """Removes the leftovers of a dead instance with this name. Raises CaptureError if it is alive."""
     state = state_of(instance)
     if not state.directory.exists():
         return
@@ -81,7 +81,7 @@ def remove_leftovers(instance: str) -> None:
 
 
 def free_instance(prefix: str) -> str:
-    """A name that no other process uses; what dead ones of the same prefix left is removed."""
+    """Returns a name that no other process uses. Removes leftovers of dead instances with the same prefix."""
     for left in sorted(RUN.glob(f"{prefix}-*")):
         with suppress(CaptureError):
             remove_leftovers(left.name)
@@ -89,7 +89,8 @@ def free_instance(prefix: str) -> str:
 
 
 def _delete_interfaces(namespace: Path) -> None:
-    """So that the containers' ends are gone when we return; the kernel alone would do it some time later."""
+    """Deletes the veth pairs, so that the containers' ends are gone on return. The kernel would delete them with the
+    namespace, but later."""
     try:
         fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -97,7 +98,7 @@ def _delete_interfaces(namespace: Path) -> None:
     try:
         own: socket.socket = inside(fd, open_netlink)
     except CaptureError:
-        return  # killed between making the file and mounting the namespace there
+        return  # the instance was killed after it had created the file and before it mounted the namespace
     finally:
         os.close(fd)
     with own:

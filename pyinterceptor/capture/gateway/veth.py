@@ -1,7 +1,7 @@
-"""The pair of interfaces that ties a container to the gateway.
+"""The veth pair that ties a container to the gateway.
 
-Neighbours are permanent entries on both ends: nothing to resolve, nothing for a container to forge, and no share
-of the kernel's one table of learnt neighbours (1 024 by default, for all namespaces together).
+Neighbours are permanent entries on both ends. So no address has to be resolved, a container can't forge an answer, and
+no entry counts against the kernel's table of learnt neighbours (1 024 by default, for all namespaces together).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INSIDE = "eth0"
 GATEWAY_V4 = "169.254.1.1"
 GATEWAY_V6 = "fe80::1"
 GATEWAY_MAC = "02:70:79:00:00:01"
-GROUP = 0x7079  # of all our ends, so that one message deletes them
+GROUP = 0x7079  # the group of all our ends, so that one message can delete them
 NODAD = 0x02  # IFA_F_NODAD, rtnetlink(7)
 LINK = 253  # RT_SCOPE_LINK
 LOCAL = 255  # RT_TABLE_LOCAL
@@ -31,9 +31,9 @@ UP_INTERVAL = 0.001  # seconds
 
 
 def attach(gateway: socket.socket, attachment: Attachment, container: int) -> None:
-    """Makes the pair, its far end as eth0 in the namespace of the file descriptor `container` (borrowed).
+    """Creates the pair. Its far end is eth0 in the namespace of the descriptor `container` (borrowed).
 
-    Raises: CaptureError, with nothing left behind.
+    Raises CaptureError if that fails; nothing is left behind then.
     """
     step = f"attach a container as {attachment.v4}"
     with new_batch() as batch:
@@ -59,14 +59,14 @@ def attach(gateway: socket.socket, attachment: Attachment, container: int) -> No
 
 
 def detach(gateway: socket.socket, attachment: Attachment) -> None:
-    """Deletes the pair; one that is gone already (its container's namespace died) is fine."""
+    """Deletes the pair. A missing one, deleted with the container's namespace, is no error."""
     with new_batch() as batch:
         batch.link("del", index=attachment.interface)
         send(gateway, batch, f"detach {attachment.v4}", ignore=frozenset({errno.ENODEV}))
 
 
 def detach_all(gateway: socket.socket) -> None:
-    """Deletes every pair at once; none is fine."""
+    """Deletes all pairs at once. It is no error if there are none."""
     with new_batch() as batch:
         batch.link("del", group=GROUP)
         send(gateway, batch, "detach all containers", ignore=frozenset({errno.ENODEV, errno.EINVAL}))
@@ -77,7 +77,7 @@ def name(attachment: Attachment) -> str:
 
 
 def mac(attachment: Attachment) -> str:
-    """A locally administered address that no other attachment has."""
+    """Returns a locally administered MAC address that no other attachment has."""
     return ":".join(f"{byte:02x}" for byte in b"\x02\x71" + attachment.v4.packed)
 
 
@@ -91,15 +91,15 @@ def _furnish_gateway(batch: Any, attachment: Attachment) -> None:
 
 
 def _furnish_container(batch: Any, attachment: Attachment, step: str) -> None:
-    """Runs inside the container's namespace."""
-    with suppress(FileNotFoundError):  # a kernel without IPv6 says so below
-        Path(f"/proc/sys/net/ipv6/conf/{INSIDE}/disable_ipv6").write_text("0")  # container engines set it
+    """Configures the container's end. Must run inside the container's namespace."""
+    with suppress(FileNotFoundError):  # without IPv6 in the kernel, the addresses below fail with a clear error
+        Path(f"/proc/sys/net/ipv6/conf/{INSIDE}/disable_ipv6").write_text("0")  # container engines set it to 1
     index = socket.if_nametoindex(INSIDE)
     batch.link("set", index=1, state="up")
     batch.link("set", index=index, state="up")
     batch.addr("add", index=index, address=str(attachment.v4), prefixlen=32)
     batch.addr("add", index=index, address=str(attachment.v6), prefixlen=128, flags=NODAD)
-    # The kernel adds this route, too, but later: until then answers to the address would be nobody's.
+    # The kernel adds this route itself, but later: until then, answers to the address would be dropped.
     batch.route("add", dst=f"{attachment.v6}/128", oif=index, table=LOCAL, type="local")
     batch.route("add", dst=f"{GATEWAY_V4}/32", oif=index, scope=LINK)
     batch.route("add", dst="0.0.0.0/0", gateway=GATEWAY_V4, oif=index)
@@ -111,9 +111,8 @@ def _furnish_container(batch: Any, attachment: Attachment, step: str) -> None:
 
 
 def _wait_until_up(gateway: socket.socket, batch: Any, attachment: Attachment, step: str) -> None:
-    """The kernel notices some time later that the other end is up, and drops what is sent until then: the first answer.
-
-    Since Linux 6.8 it looks when it is asked.
+    """Waits until the gateway's end is up. The kernel notices only after a delay that the other end is up, and drops
+    packets until then: the first answer would be lost. Since Linux 6.8, this query itself makes it check.
     """
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
@@ -126,4 +125,4 @@ def _wait_until_up(gateway: socket.socket, batch: Any, attachment: Attachment, s
         if link.get_attr("IFLA_OPERSTATE") == "UP":
             return
         time.sleep(UP_INTERVAL)
-    raise CaptureError(f"{step}: its interface has not come up in {UP_DEADLINE:.0f} s")
+    raise CaptureError(f"{step}: the interface is not up after {UP_DEADLINE:.0f} s")
