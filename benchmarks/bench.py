@@ -1,4 +1,4 @@
-"""What the benchmarks stand on: a client's namespace beside the containers, wrk, processes on one core."""
+"""Shared parts of the benchmarks: a client in a namespace outside the containers, wrk, processes on one core."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SERVER_CORE, CLIENT_CORE = "0", "1"
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A namespace whose way to the world is plain kernel forwarding by the host."""
+    """A namespace whose traffic to the world is forwarded by the host's kernel alone."""
 
     namespace: int
 
     def enter(self, argv: Sequence[str]) -> list[str]:
-        """The command that runs `argv` there; `namespace` must be passed on to it."""
+        """Returns a command that runs `argv` in the namespace. It must inherit the descriptor `namespace`."""
         return ["nsenter", f"--net=/proc/self/fd/{self.namespace}", *argv]
 
     def run(self, argv: Sequence[str]) -> str:
@@ -33,7 +33,7 @@ class Client:
 
 @contextmanager
 def forwarded_client(world: World) -> Iterator[Client]:
-    """A client at 198.51.100.130, routed by the host without NAT."""
+    """Creates a client at 198.51.100.130, which the host routes without NAT."""
     client = Client(new_namespace())
     peer = f"/proc/self/fd/{client.namespace}"
     try:
@@ -49,20 +49,20 @@ def forwarded_client(world: World) -> Iterator[Client]:
         ):
             client.run(command.split())
         world.run(["ip", "route", "add", "198.51.100.128/30", "via", "192.0.2.2"])
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")  # of the namespace that is the host here
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")  # in the namespace that plays the host
         yield client
     finally:
         os.close(client.namespace)
 
 
 def wrk(url: str, *, seconds: int, close: bool = False) -> list[str]:
-    """64 connections from one thread on the client's core."""
+    """Returns a command of wrk with 64 connections from one thread, on the client's core."""
     header = ["-H", "Connection: close"] if close else []
     return ["taskset", "-c", CLIENT_CORE, "wrk", "-t1", "-c64", f"-d{seconds}s", *header, url]
 
 
 def rate(output: str) -> float:
-    """Requests a second, as wrk printed them. Raises: AssertionError where requests failed."""
+    """Returns the requests per second that wrk printed. Raises AssertionError if requests failed."""
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
     assert failed is None, output
     found = re.search(r"Requests/sec:\s+([\d.]+)", output)
@@ -75,7 +75,7 @@ def on_one_core(argv: Sequence[str]) -> list[str]:
 
 
 def stay_on_one_core() -> None:
-    """Our own process, all its threads."""
+    """Moves all threads of this process to the server's core."""
     for task in os.listdir("/proc/self/task"):
         os.sched_setaffinity(int(task), {int(SERVER_CORE)})
 

@@ -1,8 +1,8 @@
-"""What KV and R2 cost.
+"""Measures the cost of KV and R2.
 
-KV: wrk with 64 keep-alive connections asks a handler that gets, or puts, a value of 100 bytes: through the embedded KV,
-through plain sqlite3 called in the handler (what blocks while it waits for the disk), through a KV on Redis; beside a
-handler that asks for nothing. R2: one stream of a large object through a handler, beside nginx with the same file.
+KV: wrk with 64 keep-alive connections calls a handler that gets, or puts, a value of 100 bytes. The handler uses the
+embedded KV, plain sqlite3 (which blocks the loop while it waits for the disk), a KV on Redis, or no store at all.
+R2: one stream of a large object through a handler, compared with nginx and the same file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ http {{
 
 
 class Benched(Container):
-    """A name for each engine."""
+    """A container with a host name for each engine."""
 
 
 @Benched.outbound_by_host("nothing.kv")
@@ -89,7 +89,7 @@ async def _kept(request: Any, kv: Any) -> Response:
 def main() -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as kept, World() as world, forwarded_client(world) as client:
         STATE.mkdir(exist_ok=True)
-        run(["mount", "--bind", kept, str(STATE)])  # a disk: the tests' state is in memory
+        run(["mount", "--bind", kept, str(STATE)])  # a real disk, because the tests' state is in memory
         with redis_server(kept), nginx(kept), closing(plain_sqlite(kept)) as database:
             bindings = {
                 "EMBEDDED": KV(),
@@ -113,7 +113,7 @@ async def benchmark(app: App, client: Client, kept: Path) -> None:
 
 
 async def _values(box: Any, kept: Path) -> str:
-    """Requests a second and their 99th percentile, the median of rounds that take turns."""
+    """Returns a table of requests per second and of their 99th percentile: medians of interleaved rounds."""
     script = kept / "put.lua"
     script.write_text(PUT)
     engines = ["nothing", "embedded", "sqlite3", "redis"]
@@ -165,7 +165,7 @@ def _large_file(path: Path) -> None:
 
 
 def plain_sqlite(kept: str) -> sqlite3.Connection:
-    """As durable as the embedded engine."""
+    """Its settings make it as durable as the embedded engine."""
     database = sqlite3.connect(Path(kept, "plain.sqlite"), isolation_level=None)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
@@ -175,7 +175,7 @@ def plain_sqlite(kept: str) -> sqlite3.Connection:
 
 @contextmanager
 def redis_server(kept: str) -> Iterator[None]:
-    """As durable as the embedded engine."""
+    """Its settings make it as durable as the embedded engine."""
     options = ["--appendonly", "yes", "--appendfsync", "always", "--dir", kept, "--save", ""]
     process = subprocess.Popen(
         on_one_core(["redis-server", "--port", str(REDIS_PORT), "--bind", "127.0.0.1", *options]),

@@ -1,7 +1,8 @@
-"""Has this tree become slower than that one? `./dev bench compare BEFORE [AFTER]`, commits or directories of checkouts.
+"""Checks whether one tree is slower than another: `./dev bench compare BEFORE [AFTER]`, commits or checkouts.
 
-Measures the processor time that the server spends on an operation: of both trees, and of BEFORE a second time, whose
-difference from the first is the spread. The three run side by side and are measured in turns, on a core of their own.
+Measures the processor time that the server spends on an operation, for both trees, and for BEFORE a second time. The
+difference between the two measurements of BEFORE is the spread. The three servers run side by side on the same core and
+are measured in turns.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from tests.world import World
 
 ROOT = Path(__file__).parents[1]
 BUILT = ROOT / "build" / "compare"
-ALLOWED = 1.05  # of BEFORE's time; more is slower, unless BEFORE differs as much from itself
+ALLOWED = 1.05  # of BEFORE's time; AFTER is slower above this, unless the two measurements of BEFORE differ as much
 
 
 @dataclass
 class Server:
-    """A tree's process, and the nanoseconds that each operation cost in each round."""
+    """The server of a tree. `costs` holds the nanoseconds per operation of each round."""
 
     tree: Path
     process: subprocess.Popen[str]
@@ -45,7 +46,7 @@ class Server:
 
 
 def checkout(name: str) -> Path:
-    """The directory of that name, or the commit's tree below build/, with its extension compiled."""
+    """Returns the directory `name`, or the tree of the commit `name` below build/, with its extension compiled."""
     if Path(name).is_dir():
         return Path(name).resolve()
     commit = git("rev-parse", "--verify", f"{name}^{{commit}}").decode().strip()
@@ -70,7 +71,7 @@ def serve(tree: Path, instance: str) -> Iterator[Server]:
 
 
 def measure(servers: Sequence[Server], rounds: int, seconds: int) -> None:
-    """In each round another server is the first; what comes before the rounds warms up."""
+    """Measures all operations in each round, after a round for warming up. A different server begins each round."""
     for turn in range(-1, rounds):
         order = [servers[(turn + place) % len(servers)] for place in range(len(servers))]
         for operation in OPERATIONS:
@@ -81,7 +82,7 @@ def measure(servers: Sequence[Server], rounds: int, seconds: int) -> None:
 
 
 def compared(operation: str, before: Server, again: Server, after: Server) -> list[str]:
-    """The row of an operation."""
+    """Returns the table's row for an operation."""
     was, itself, now = (server.costs[operation] for server in (before, again, after))
     spread = [one / other for one, other in zip(itself, was, strict=True)]
     ratio = statistics.median(one / ((a + b) / 2) for one, a, b in zip(now, was, itself, strict=True))
@@ -105,10 +106,10 @@ def main() -> int:
     parser.add_argument("before", metavar="BEFORE")
     parser.add_argument("after", metavar="AFTER", nargs="?", default=str(ROOT), help="default: this checkout")
     parser.add_argument("--rounds", type=int, default=12, help="default: 12")
-    parser.add_argument("--seconds", type=int, default=1, help="of each measurement; default: 1")
+    parser.add_argument("--seconds", type=int, default=1, help="per measurement; default: 1")
     options = parser.parse_args()
     before, after = checkout(options.before), checkout(options.after)
-    os.sched_setaffinity(0, {int(CLIENT_CORE)})  # the world's servers, too
+    os.sched_setaffinity(0, {int(CLIENT_CORE)})  # inherited by the world's servers
     with World(), ExitStack() as stack:
         trees = {"before": before, "again": before, "after": after}
         servers = [stack.enter_context(serve(tree, f"bench-{name}")) for name, tree in trees.items()]

@@ -1,4 +1,4 @@
-"""Gets a URL over HTTP/1.1 and prints Gbit/s of its body: `python get.py URL`. The bytes are dropped in the kernel."""
+"""Gets a URL over HTTP/1.1 and prints Gbit/s of its body: `python get.py URL`. The kernel discards the bytes."""
 
 import re
 import socket

@@ -1,6 +1,6 @@
-"""What a handler costs: uvicorn (uvloop, httptools) and a handler of ours, each on one core, wrk on another.
+"""Measures the cost of a handler: uvicorn (uvloop, httptools) and a handler of ours, each on one core, wrk on another.
 
-64 keep-alive connections, an answer of two bytes.
+wrk uses 64 keep-alive connections; the answer has two bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECONDS, ROUNDS = 4, 3
 
 
 class Handled(Container):
-    """One name, answered by a handler."""
+    """A container with one host name, which a handler answers."""
 
 
 @Handled.outbound_by_host("my.kv")
@@ -34,7 +34,7 @@ async def answer(request: Any, env: Any, ctx: Any) -> Response:
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """The same as an ASGI application, for uvicorn."""
+    """The same answer as an ASGI application, for uvicorn."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -52,7 +52,7 @@ def uvicorn() -> Iterator[None]:
 
 
 async def benchmark(client: Client) -> dict[str, float]:
-    """Requests a second, the median of rounds that take turns."""
+    """Returns the requests per second of both servers: medians of interleaved rounds."""
     rates: dict[str, list[float]] = {"uvicorn": [], "pyinterceptor": []}
     async with open_interceptor(App(containers=[Handled]), instance="bench") as interceptor:
         box = await interceptor.get_container(Handled, "one")

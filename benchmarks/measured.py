@@ -1,7 +1,8 @@
-"""A server that compare.py measures: `measured.py TREE INSTANCE`, with the package of TREE, whatever its layout.
+"""A server that compare.py measures: `measured.py TREE INSTANCE`, with the package of TREE.
 
-Reads lines "OPERATION SECONDS", lets wrk in a container do that for so long, and prints a line with the nanoseconds
-of processor time that all threads of this process took, and the number of operations.
+Uses only public names, so that the package's layout doesn't matter. Reads lines "OPERATION SECONDS". For each it runs
+wrk in a container, and prints the nanoseconds of processor time that all threads of this process took, and the number
+of operations.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 
 import trio
 
-ORIGIN = "http://203.0.113.10/ok"  # nginx in tests/world, by its address: no name is resolved
-CORE = "1"  # of the clients: bench.CLIENT_CORE
+ORIGIN = "http://203.0.113.10/ok"  # nginx in tests/world, by its address, so that no name is resolved
+CORE = "1"  # of the clients; the same as bench.CLIENT_CORE
 CONNECTIONS = 64
 # Operation: the container's class, and wrk's arguments.
 OPERATIONS = {
@@ -46,10 +47,10 @@ async def main(tree: str, instance: str) -> None:
     assert str(pyinterceptor.__file__).startswith(f"{tree}/"), pyinterceptor.__file__
 
     class Passing(Container):
-        """Everything passes."""
+        """A container without rules."""
 
     class Ruled(Container):
-        """One name is handled; the rest passes, and is followed."""
+        """A container with a handler for one name; all other traffic is passed through, and followed."""
 
     async def answer(request: Any, env: Any, ctx: Any) -> Response:
         return Response("ok")

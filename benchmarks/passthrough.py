@@ -1,7 +1,8 @@
-"""What passing through costs: the kernel forwarding, nginx's stream proxy, and a splice of ours, in one run.
+"""Measures the cost of passing traffic through: kernel forwarding, nginx's stream proxy and our splice, in one run.
 
 Bulk: one stream from source.py to sink.py. New connections: wrk closes each after one small answer of the world's
-nginx. nginx stream is dialled directly, which spares it the work of capturing; one worker process, as ours is one.
+nginx. The client dials nginx's stream proxy directly, so that one has no capturing to do. It has one worker process, as
+we do.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from tests.world.network import wait_for_port
 
 HERE = Path(__file__).parent
 PORT, PROXIED_PORT, PROXIED_HTTP = 9100, 9101, 9102
-HOST = "192.0.2.2"  # where the host's nginx stream listens
-BYTES = 4 * 1024**3  # a round of bulk
-SECONDS = 4  # a round of connections
+HOST = "192.0.2.2"  # the address of nginx's stream proxy
+BYTES = 4 * 1024**3  # per round of bulk
+SECONDS = 4  # per round of connections
 ROUNDS = 3
 
 STREAM = """
@@ -45,7 +46,7 @@ Run = Callable[[Sequence[str]], Awaitable[str]]
 
 
 class Passing(Container):
-    """Everything passes."""
+    """A container without rules."""
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def nginx_stream() -> Iterator[None]:
 
 
 async def measure(ways: dict[str, tuple[Run, str, int, int]]) -> dict[str, tuple[float, float]]:
-    """Median Gbit/s and connections a second of each way, the rounds of all interleaved."""
+    """Returns Gbit/s and connections per second of each way: medians of interleaved rounds."""
     bulk: dict[str, list[float]] = {name: [] for name in ways}
     connections: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):

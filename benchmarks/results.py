@@ -1,4 +1,4 @@
-"""Tables of benchmarks: printed, and kept in RESULTS.md, one section a benchmark."""
+"""Prints the benchmarks' tables, and stores them in RESULTS.md, with a section for each benchmark."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 PLACE = Path(__file__).with_name("RESULTS.md")
-TITLE = "# Results\n\nEach table is one run, all of its rows on one machine side by side: compare rows, not tables.\n"
+TITLE = "# Results\n\nEach table is one run on one machine. Compare the rows of a table, not tables.\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown, the columns aligned."""
+    """Returns a Markdown table with aligned columns."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -25,7 +25,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def publish(section: str, text: str, versions: Mapping[str, str]) -> None:
-    """Prints it, and puts it in the place of its section's last results."""
+    """Prints the text, and replaces the section's earlier results with it."""
     made = f"## {section}\n\n{machine()}; {', '.join(f'{name} {what}' for name, what in versions.items())}\n\n{text}\n"
     print(made, flush=True)
     kept = PLACE.read_text() if PLACE.exists() else TITLE
@@ -44,7 +44,7 @@ def machine() -> str:
 
 
 def debian(package: str) -> str:
-    """The version of an installed Debian package."""
+    """Returns the version of an installed Debian package."""
     shown = subprocess.run(
         ["dpkg-query", "-W", "-f", "${Version}", package], capture_output=True, text=True, check=True
     )

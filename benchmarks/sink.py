@@ -1,4 +1,4 @@
-"""Asks source.py for bytes and prints Gbit/s: `python sink.py HOST PORT COUNT`. The bytes are dropped in the kernel."""
+"""Requests bytes from source.py and prints Gbit/s: `python sink.py HOST PORT COUNT`. The kernel discards the bytes."""
 
 import socket
 import sys

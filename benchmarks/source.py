@@ -1,6 +1,6 @@
 """A TCP server that sends as fast as the kernel can: `python source.py PORT`.
 
-It is asked with 8 bytes, a big-endian count.
+A request is the number of bytes to send, as 8 bytes in big-endian order.
 """
 
 import os
@@ -8,7 +8,7 @@ import socket
 import socketserver
 import sys
 
-BLOCK = 64 * 1024 * 1024  # bytes of the file that is sent again and again
+BLOCK = 64 * 1024 * 1024  # bytes of the file that is sent repeatedly
 
 
 class Source(socketserver.BaseRequestHandler):

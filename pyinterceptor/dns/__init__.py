@@ -1,1 +1,1 @@
-"""DNS as the containers see it: names that rules serve get addresses of their own, the rest is asked upstream."""
+"""The containers' DNS: names that rules serve get synthetic addresses, all others are resolved upstream."""

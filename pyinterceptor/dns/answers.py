@@ -1,4 +1,4 @@
-"""What a container is told: answers of our own, and upstream's. Pure. RFC 1035, RFC 6891."""
+"""Encodes the answers to a container: our own, and those from upstream. Pure. RFC 1035, RFC 6891."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dns.rdatatype import AAAA, HTTPS, OPT, SVCB, A, RdataType
 
 from pyinterceptor.dns.query import OPCODE, QUERY_MAX, Query
 
-TTL = 60  # seconds, of a synthetic answer
-UDP_MAX = 1232  # bytes, whatever EDNS says: no fragments
+TTL = 60  # seconds; of a synthetic answer
+UDP_MAX = 1232  # bytes, even if EDNS permits more: a longer datagram could be fragmented
 PLAIN_UDP = 512  # bytes, without EDNS
 OURS = int(dns.flags.QR | dns.flags.RA)
 FROM_QUESTION = OPCODE | int(dns.flags.RD | dns.flags.CD)
-NAME_OF_QUESTION = 0xC000 | 12  # a compression pointer to it
+NAME_OF_QUESTION = 0xC000 | 12  # a compression pointer to the question's name
 
 
 def reply(query: Query, code: Rcode = NOERROR, record: bytes | None = None) -> bytes:
-    """An answer of our own: one record of the type that was asked for, or none."""
+    """Returns our own answer, with one record of the type in the question, or none."""
     flags = OURS | query.flags & FROM_QUESTION | code & 0xF
     counts = (bool(query.question), record is not None, 0, query.payload > 0)
     parts = [struct.pack("!6H", query.id, flags, *counts), query.question]
@@ -36,9 +36,9 @@ def reply(query: Query, code: Rcode = NOERROR, record: bytes | None = None) -> b
 
 
 def passed(query: Query, response: dns.message.Message, *, v6: bool, udp: bool) -> bytes:
-    """Upstream's answer to the same question; over UDP cut down to what fits, with TC set.
+    """Returns upstream's answer to the same question. If it is too long for UDP, it has no records, and TC is set.
 
-    Without `v6` it is less its AAAA records, and HTTPS and SVCB ones, whose hints name addresses.
+    Without `v6`, its AAAA records are left out, and also HTTPS and SVCB records, because their hints contain addresses.
     """
     made = dns.message.QueryMessage(query.id)
     made.flags = dns.flags.Flag(OURS | query.flags & FROM_QUESTION | response.rcode() & 0xF)
@@ -57,7 +57,10 @@ def passed(query: Query, response: dns.message.Message, *, v6: bool, udp: bool) 
 
 
 def addresses(response: dns.message.Message) -> tuple[list[str], int]:
-    """The A and AAAA records' addresses, whatever CNAMEs lead there, and the shortest TTL in seconds."""
+    """Returns the addresses of all A and AAAA records, and the shortest TTL in the answer, in seconds, at most a day.
+
+    The CNAME records that lead to the addresses are not checked.
+    """
     found, ttl = [], 86400
     for records in response.answer:
         ttl = min(ttl, records.ttl)

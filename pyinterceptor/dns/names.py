@@ -1,6 +1,6 @@
-"""Synthetic addresses: one of each family for every name that a rule serves, per container.
+"""Synthetic addresses: each container gets one of each family for every name that a rule serves.
 
-Pure; the caller says what time it is.
+Pure. The caller passes the time.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ from itertools import islice
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import Address
 
-NAMES_MAX = 4096  # a container's
-REUSE_AFTER = 3600.0  # seconds since a name was last asked for
-TRIES = 8  # addresses that flows may turn out to hold, for one name
+NAMES_MAX = 4096  # per container
+REUSE_AFTER = 3600.0  # seconds after the last query for a name, when its addresses may go to another name
+TRIES = 8  # address pairs to try for one new name; a pair with open flows can't be reused
 FIRST = 256  # offset of the first address in both networks
 
 
 class NamesFull(Exception):
-    """All addresses are in use: the answer is SERVFAIL."""
+    """All addresses are in use. The query is answered with SERVFAIL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """Where synthetic addresses come from.
-
-    Raises: PolicyError for networks that have not enough of them.
-    """
+    """The networks of the synthetic addresses. Raises PolicyError if one of them is too small."""
 
     v4: ipaddress.IPv4Network
     v6: ipaddress.IPv6Network
@@ -37,21 +34,21 @@ class Networks:
     def __post_init__(self) -> None:
         for network in (self.v4, self.v6):
             if network.num_addresses <= FIRST + NAMES_MAX:
-                raise PolicyError(f"synthetic network {network}: needs {FIRST + NAMES_MAX} addresses")
+                raise PolicyError(f"synthetic network {network}: more than {FIRST + NAMES_MAX} addresses are needed")
 
     def __contains__(self, address: Address) -> bool:
         return address in self.v4 or address in self.v6
 
 
 SYNTHETIC = Networks(
-    ipaddress.IPv4Network("198.18.0.0/15"),  # benchmarking, RFC 2544: nobody's on the internet
+    ipaddress.IPv4Network("198.18.0.0/15"),  # for benchmarks, RFC 2544; not used on the internet
     ipaddress.IPv6Network("fd70:7969:6e74:1::/64"),  # unique local, RFC 4193
 )
 
 
 @dataclass(slots=True)
 class Synthetic:
-    """A name's pair of addresses."""
+    """A name and its pair of addresses. `asked` is the time of its last query."""
 
     name: str
     v4: ipaddress.IPv4Address
@@ -67,17 +64,17 @@ class Names:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
-        self._by_name: OrderedDict[str, Synthetic] = OrderedDict()  # least lately asked first
+        self._by_name: OrderedDict[str, Synthetic] = OrderedDict()  # the least recently asked first
         self._by_address: dict[Address, str] = {}
 
     def name_of(self, address: Address) -> str | None:
-        """The name that has this address."""
+        """Returns the name that has this address; None if no name has it."""
         return self._by_address.get(address)
 
     def pair(self, name: str, now: float, publish: Publish) -> Synthetic:
-        """The name's addresses. A new name's are published first; False says that flows are still open to them.
+        """Returns the name's addresses. For a new name, they are published first.
 
-        Raises: NamesFull.
+        `publish` returns False if flows to these addresses are still open. Raises NamesFull if no pair is free.
         """
         known = self._by_name.get(name)
         if known is None:

@@ -1,7 +1,7 @@
-"""A container's question, read from the wire. RFC 1035 section 4.1, RFC 6891, RFC 9619.
+"""Parses a container's DNS query. RFC 1035 section 4.1, RFC 6891, RFC 9619.
 
-Pure, and by hand: it is one name and two numbers. The name is kept as it was written, so that the answer repeats
-its very letters; compression pointers, which no question needs, are not followed.
+Pure. The parser is written by hand, because a question is only one name and two numbers. The name keeps its upper and
+lower case, so that the answer can repeat it exactly. Compression pointers, which no question needs, are not followed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from dns.rdatatype import ANY, OPT
 
 from pyinterceptor.errors import PeerError
 
-QUERY_MAX = 4096  # bytes; a question with EDNS options is far shorter
+QUERY_MAX = 4096  # bytes; a query with EDNS options is far shorter
 NAME_MAX = 255  # bytes on the wire
 LABEL_MAX = 63  # bytes
 HEADER = 12  # bytes
 RESPONSE, OPCODE = 0x8000, 0x7800  # flags
-META = {0, OPT, *range(128, ANY)}  # types that ask for no records (RFC 6895 section 3.1)
+META = {0, OPT, *range(128, ANY)}  # types that stand for no records (RFC 6895 section 3.1)
 HOST_LABEL = re.compile(rb"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """`code` is what the answer has to say to the question's form, NOERROR where it can be answered.
+    """A parsed query.
 
-    `question` is name, type and class as they came, empty where they can't be read. `host` is the name as rules
-    compare it, "" for what is no host name. `payload` is the size of an answer over UDP that EDNS permits, 0
-    without EDNS.
+    `code` is NOERROR if the query can be answered; otherwise it is the error code for the answer. `question` holds the
+    bytes of name, type and class; empty if they are malformed. `host` is the name in the form that rules compare; "" if
+    it is no host name. `payload` is the size of an answer over UDP that EDNS permits, in bytes; 0 without EDNS.
     """
 
     id: int
@@ -45,15 +45,12 @@ class Query:
 
 
 def read(wire: bytes) -> Query:
-    """What is asked.
-
-    Raises: PeerError for what can't even be answered.
-    """
+    """Parses a message. Raises PeerError if it can't even be answered with an error."""
     if len(wire) < HEADER:
-        raise PeerError("a DNS message ends in its header")
+        raise PeerError("a DNS message is shorter than its header")
     number, flags, questions, answers, authorities, additional = struct.unpack_from("!6H", wire)
     if flags & RESPONSE:
-        raise PeerError("a DNS answer where a question was due")
+        raise PeerError("a DNS answer came instead of a query")
     if flags & OPCODE:
         return Query(number, flags, NOTIMP)
     name = _name(wire)
@@ -67,7 +64,8 @@ def read(wire: bytes) -> Query:
 
 
 def _name(wire: bytes) -> tuple[tuple[bytes, ...], int] | None:
-    """The labels of the name after the header, and where it ends; None for what is no name with a type and class."""
+    """Returns the labels of the name after the header, and the offset of its end. None if the name is malformed, or no
+    type and class follow it."""
     labels: list[bytes] = []
     at = HEADER
     while at + 4 < len(wire) and at - HEADER < NAME_MAX:
@@ -89,7 +87,7 @@ def _host(labels: tuple[bytes, ...]) -> str:
 
 
 def _edns(record: bytes) -> tuple[int, int]:
-    """Payload size and version of an OPT record; zeros for another one. (RFC 6891 section 6.1)"""
+    """Returns payload size and version of an OPT record, and zeros for any other record. RFC 6891 section 6.1."""
     if len(record) < 11 or record[:3] != b"\0\0\x29":
         return 0, 0
     return max(int.from_bytes(record[3:5], "big"), 512), record[6]

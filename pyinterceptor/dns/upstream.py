@@ -1,4 +1,4 @@
-"""The resolvers that the host uses, asked for what no rule serves."""
+"""The host's resolvers, which are asked for names that no rule serves."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from pyinterceptor.paths import RESOLV_CONF
 from pyinterceptor.policy.addresses import split_port
 
 PORT = 53
-TRY = 2.0  # seconds, one server once
+TRY = 2.0  # seconds for one query to one server
 ROUNDS = 2  # over all servers
-SECOND_FAMILY = 1.0  # seconds that one family's addresses wait for the other's
+SECOND_FAMILY = 1.0  # seconds to wait for the other family, once one family has addresses
 
 Server = tuple[str, int]
 
 
 class NoAnswer(Exception):
-    """No server answered."""
+    """No upstream server answered."""
 
 
 @dataclass(slots=True)
 class Addresses:
-    """What a name resolves to, as text; `ttl` in seconds."""
+    """The addresses of a name, as text. `ttl` is in seconds."""
 
     v4: list[str] = field(default_factory=list)
     v6: list[str] = field(default_factory=list)
     ttl: int = 86400
 
     def both(self) -> list[str]:
-        """All, the families taking turns."""
+        """Returns all addresses, with the families alternating, IPv6 first."""
         turns = chain.from_iterable(zip_longest(self.v6, self.v4))
         return [text for text in turns if text is not None]
 
 
 @dataclass(slots=True)
 class Flight:
-    """A question that is out; whoever has the same one waits for its answer."""
+    """A query in progress. Callers with the same question wait for its answer."""
 
     landed: trio.Event = field(default_factory=trio.Event)
     answer: dns.message.Message | None = None
@@ -59,24 +59,28 @@ class Flight:
 
 
 class Upstream:
-    """`servers` as "address" or "address:port" / "[v6]:port"; None: those of /etc/resolv.conf, as it stands now."""
+    """Resolves names with the upstream servers.
+
+    `servers` are "address", "address:port" or "[v6]:port". None means the servers in /etc/resolv.conf, which is read
+    for each query.
+    """
 
     def __init__(self, servers: Sequence[str] | None = None) -> None:
         self._servers = None if servers is None else [_server(text) for text in servers]
         self._flights: dict[tuple[dns.name.Name, int], Flight] = {}
 
     async def query(self, name: dns.name.Name, kind: int) -> dns.message.Message:
-        """The answer, not to be changed: others who ask the same now get the same.
+        """Returns the answer. The caller must not change it: concurrent callers with the same question share it.
 
-        A server that says neither yes nor no (SERVFAIL, REFUSED, …) is believed after the others have been asked.
-        Raises: NoAnswer.
+        An error of a server (SERVFAIL, REFUSED, …) is returned only if no other server has a better answer.
+        Raises NoAnswer.
         """
         while flight := self._flights.get((name, kind)):
             await flight.landed.wait()
             if flight.answer is not None:
                 return flight.answer
             if flight.has_failed:
-                raise NoAnswer("no upstream resolver answers")
+                raise NoAnswer("no upstream server answers")
         flight = self._flights[name, kind] = Flight()
         try:
             flight.answer = await self._ask_all(dns.message.make_query(name, RdataType.make(kind)))
@@ -89,9 +93,10 @@ class Upstream:
             flight.landed.set()
 
     async def resolve(self, name: str) -> Addresses:
-        """Both families of a name, asked at once; addresses stand for themselves, localhost for loopback (RFC 6761).
+        """Returns the addresses of a name; none if it can't be resolved.
 
-        When one family has addresses the other's are waited for a little, not to the end.
+        Both families are queried at once. Once one has addresses, the other is awaited for only SECOND_FAMILY more. An
+        address resolves to itself, and localhost to the loopback addresses (RFC 6761).
         """
         literal = _literal(name)
         if literal is not None:
@@ -128,14 +133,15 @@ class Upstream:
                 unsure = answer
             if unsure is not None:
                 return unsure
-        raise NoAnswer("no upstream resolver answers")
+        raise NoAnswer("no upstream server answers")
 
 
 async def _exchange(question: dns.message.Message, server: Server) -> dns.message.Message:
-    """One server's answer; over TCP where UDP's was cut. What does not answer the question is not looked at."""
+    """Returns one server's answer: over UDP, or over TCP if that one was truncated. Messages that don't answer the
+    question are ignored."""
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     with trio.socket.socket(family, socket.SOCK_DGRAM) as sock:
-        await sock.connect(server)  # so the kernel drops what others send, and tells when nobody listens
+        await sock.connect(server)  # so that the kernel drops datagrams of others, and reports a closed port
         await sock.send(question.to_wire())
         while True:
             answer = _parsed(await sock.recv(65535))
@@ -164,7 +170,7 @@ def _literal(name: str) -> Addresses | None:
 
 
 def _system() -> list[Server]:
-    """The host's; the host itself where resolv.conf(5) names none."""
+    """Returns the host's servers, or the host itself if resolv.conf(5) names none."""
     try:
         lines = RESOLV_CONF.read_text("ascii", "replace").splitlines()
     except OSError:
@@ -178,9 +184,9 @@ def _system() -> list[Server]:
 
 
 def _server(text: str) -> Server:
-    """Raises: PolicyError for what is no address."""
+    """Parses a server's address. Raises PolicyError if it is invalid."""
     try:
         host, port = split_port(text)
         return str(ipaddress.ip_address(host)), port or PORT
     except ValueError as error:
-        raise PolicyError(f"nameserver {text!r} is not an address, with or without a port: {error}") from error
+        raise PolicyError(f"nameserver {text!r} must be an address, with or without a port: {error}") from error

@@ -1,4 +1,4 @@
-"""Tests on real sockets whose timeouts take no time."""
+"""A clock for tests on real sockets, with which timeouts take almost no time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import trio
 import trio.testing
 
-QUIET = 0.05  # seconds in which nothing happens on any socket: then the clock jumps
-TIME = 120  # of the jumping clock's seconds, for one test
+QUIET = 0.05  # seconds without activity on any socket, after which the clock jumps to the next deadline
+TIME = 120  # seconds of the jumping clock, for one test
 
 
 def with_jumping_clock(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test that is an async function and all of whose peers are in this process."""
+    """Runs an async test. All of its peers must be in this process, or the clock jumps while they work."""
 
     @wraps(test)
     def run(**fixtures: Any) -> None:

@@ -1,4 +1,4 @@
-"""Real sockets on the loopback address: connected pairs, hub streams, a pump in Python."""
+"""Real sockets on the loopback address: connected pairs, hub streams, and pumps in Python and C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Options, open_relay
 from pyinterceptor.relay.stream import HubStream
 
-PATIENCE = 30.0  # seconds until a test counts as stuck
+PATIENCE = 30.0  # seconds after which a test counts as stuck
 
 
 def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -38,7 +38,7 @@ def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 def pair(*, small: bool = False) -> tuple[socket.socket, socket.socket]:
-    """Two ends of a TCP connection; `small`: with buffers of a few kilobytes."""
+    """Returns the two ends of a TCP connection. `small`: with buffers of a few kilobytes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         one = socket.socket()
         if small:
@@ -51,7 +51,7 @@ def pair(*, small: bool = False) -> tuple[socket.socket, socket.socket]:
 
 
 def reset(sock: socket.socket) -> None:
-    """Closes so that the other end sees a reset."""
+    """Closes the socket with a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
@@ -67,7 +67,7 @@ async def open_hub() -> AsyncIterator[Hub]:
 
 @asynccontextmanager
 async def hub_pair(*, small: bool = False) -> AsyncIterator[tuple[HubStream, trio.SocketStream]]:
-    """A hub's stream and its peer, an ordinary one of Trio's."""
+    """Yields a hub's stream and its peer, an ordinary stream of Trio."""
     async with open_hub() as hub:
         theirs, ours = pair(small=small)
         stream, peer = hub.stream(ours), plain(theirs)
@@ -84,7 +84,7 @@ def plain(sock: socket.socket) -> trio.SocketStream:
 
 
 class PythonPumping:
-    """What `Relay.pump` does in C."""
+    """Does the same as `Relay.pump` in C."""
 
     def __init__(self, source: socket.socket, sink: socket.socket, limit: int) -> None:
         self.moved = 0
@@ -115,19 +115,19 @@ def python_pump(source: socket.socket, sink: socket.socket, limit: int) -> Itera
 
 @asynccontextmanager
 async def c_pump() -> AsyncIterator[Pump]:
-    """The relay's own, of a container without a network."""
+    """Yields the pump of a relay, for a container without a network."""
     async with open_relay(Options()) as relay:
         relay.add_container(0, nowhere(7), Budget())
         yield partial(relay.pump, 7)
 
 
 def nowhere(container: int) -> Attachment:
-    """The attachment of a container that no connection comes from."""
+    """Returns an attachment on which no connection arrives."""
     return Attachment(container, 0, ipaddress.IPv4Address("198.51.100.1"), ipaddress.IPv6Address("2001:db8::1"))
 
 
 class Counted:
-    """A pump, and what was moved by it each time."""
+    """A pump that records the number of bytes that each use moved."""
 
     def __init__(self, pump: Pump) -> None:
         self.pumped: list[int] = []
@@ -144,7 +144,7 @@ class Counted:
 
 @asynccontextmanager
 async def open_pump(kind: str) -> AsyncIterator[Counted]:
-    """In "Python" or in "C"."""
+    """Yields the pump in "Python" or in "C"."""
     if kind == "Python":
         yield Counted(python_pump)
     else:
@@ -153,7 +153,7 @@ async def open_pump(kind: str) -> AsyncIterator[Counted]:
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> tuple[bytes, bool]:
-    """Everything to the end, and whether that was a reset."""
+    """Returns all bytes up to the end of the stream, and whether it ended with a reset."""
     got = bytearray()
     try:
         while data := await stream.receive_some(65536):

@@ -1,4 +1,4 @@
-"""A DNS server on loopback that answers as a test tells it."""
+"""A DNS server on the loopback address, whose answers a test defines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Answer = Callable[[dns.message.Message, bool], Sequence[bytes] | None]
 
 
 class Nameserver:
-    """`answer(query, udp)` gives the messages to send, None for silence. `asked` has "name type transport" of each."""
+    """A DNS server. `answer(query, udp)` returns the messages to send, or None to send none. `asked` holds
+    "name type transport" for each query."""
 
     def __init__(self, port: int, answer: Answer) -> None:
         self.server = f"127.0.0.1:{port}"
@@ -36,7 +37,7 @@ class Nameserver:
 async def open_nameserver(answer: Answer) -> AsyncIterator[Nameserver]:
     """Serves UDP and TCP on the same port until the block ends."""
     with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, trio.socket.socket() as listener:
-        await listener.bind(("127.0.0.1", 0))  # first: a connection that has ended may still have a TCP port
+        await listener.bind(("127.0.0.1", 0))  # TCP first: a closed connection may still occupy the TCP port
         await datagrams.bind(listener.getsockname())
         listener.listen()
         nameserver = Nameserver(listener.getsockname()[1], answer)
@@ -76,7 +77,7 @@ def response(query: dns.message.Message, *records: Record, code: int = dns.rcode
 
 
 def zone(*records: Record) -> Answer:
-    """Answers from these records; other names don't exist."""
+    """Returns an answer function with these records. Other names don't exist."""
 
     def answer(query: dns.message.Message, udp: bool) -> Sequence[bytes]:
         name = query.question[0].name.to_text(omit_final_dot=True).lower()
@@ -90,4 +91,4 @@ def zone(*records: Record) -> Answer:
 
 
 def silent(query: dns.message.Message, udp: bool) -> None:
-    """A server that hears and says nothing."""
+    """An answer function that never answers."""

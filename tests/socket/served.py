@@ -1,4 +1,4 @@
-"""A server and a client of ours over real sockets, between a test's container and its origin."""
+"""Our server and our client over real sockets, between a test's container and its origin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUICK = Limits(farewell=0.1, linger=0.1, stall=0.5)
 
 
 class Loopback:
-    """A server for clients of `connect`, whose handlers fetch from whoever listens at `origin`."""
+    """A server for the connections that `connect` makes. Its handlers' fetches arrive at `origin`."""
 
     def __init__(self, hub: Hub, nursery: trio.Nursery, respond: Any, limits: Limits, pump: Counted | None) -> None:
         self.hub = hub
@@ -42,7 +42,7 @@ class Loopback:
         return self.hub.stream(await connect_socket(*self._listener.getsockname()[:2]))
 
     async def origin(self) -> trio.SocketStream:
-        """The next connection that was dialled, at its other end."""
+        """Returns the origin's end of the next connection that was dialled."""
         await trio.lowlevel.wait_readable(self._listener)
         return plain(self._listener.accept()[0])
 
@@ -84,12 +84,12 @@ async def loopback(
         async with open_client(made.dial, pump=pump) as made.client, open_server(limits) as made.server:
             yield made
             made.close()
-            while nursery.child_tasks:  # every connection ends by itself
+            while nursery.child_tasks:  # the test fails by its deadline if a connection doesn't end by itself
                 await trio.testing.wait_all_tasks_blocked(0.05)
 
 
 async def gets(stream: trio.SocketStream, expected: bytes) -> None:
-    """Exactly these bytes come next, Date fields apart."""
+    """Asserts that the stream's next bytes are exactly these, except for Date fields."""
     got = b""
     while len(got) < len(expected):
         data = await stream.receive_some(65536)

@@ -1,4 +1,4 @@
-"""What the tests of streams speak with: a client, a server and an origin in memory, and a clock that jumps."""
+"""The parties of the stream tests: a client and a server in memory, and a clock that jumps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pyinterceptor.http.server import Limits, open_server
 from pyinterceptor.web import Request, Response
 
 DATE = re.compile(rb"date: [^\r]*\r\n")
-PATIENCE = 10_000.0  # seconds of the jumping clock: whoever waits for longer waits for ever
+PATIENCE = 10_000.0  # seconds of the jumping clock; a longer wait counts as endless
 
 
 def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Runs an async test on a clock that jumps to the next deadline when nobody has anything to do."""
+    """Runs an async test on a clock that jumps to the next deadline once all tasks are blocked."""
 
     @functools.wraps(test)
     def run(**arguments: Any) -> None:
@@ -33,7 +33,7 @@ def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 def http(*lines: str, body: bytes = b"") -> bytes:
-    """A message: its head's lines, then its body."""
+    """Returns an HTTP message with these lines in its head, and a body."""
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
@@ -41,13 +41,13 @@ GET = http("GET / HTTP/1.1", "Host: my.kv")
 
 
 def ok(body: str = "ok", *fields: str) -> bytes:
-    """The response to a handler's `Response(body)`."""
+    """Returns the bytes of a handler's `Response(body)`."""
     text = "content-type: text/plain; charset=utf-8"
     return http("HTTP/1.1 200 OK", text, f"content-length: {len(body)}", *fields, body=body.encode())
 
 
 class MemoryConnection:
-    """The server's end, as `HubStream` is one; `was_reset` says how it ended."""
+    """The server's end of a connection, with the interface of `HubStream`. `was_reset`: whether it was reset."""
 
     socket = None
 
@@ -61,7 +61,7 @@ class MemoryConnection:
         return False
 
     def leave(self, *, is_reset: bool) -> None:
-        """The client's FIN or RST arrives."""
+        """Simulates the arrival of the client's FIN or RST."""
         self.has_left = True
         if self.on_leave is not None:
             self.on_leave(is_reset)
@@ -81,11 +81,11 @@ class MemoryConnection:
 
     def close(self) -> None:
         for end in (self._stream.send_stream, self._stream.receive_stream):
-            end.close()  # memory streams have it
+            end.close()  # memory streams can close synchronously
 
 
 class Client:
-    """A client's end: what it sends, what it gets."""
+    """A client's end of a connection."""
 
     def __init__(self, stream: trio.StapledStream[Any, Any], connection: MemoryConnection) -> None:
         self.stream = stream
@@ -99,7 +99,7 @@ class Client:
                 await trio.testing.wait_all_tasks_blocked()
 
     async def gets(self, expected: bytes) -> None:
-        """Exactly these bytes come next, Date fields apart."""
+        """Asserts that the next bytes are exactly these, except for Date fields."""
         while len(self._heard) < len(expected) and expected.startswith(self._heard):
             data = await self.stream.receive_some()
             self._heard = DATE.sub(b"", self._heard + data)
@@ -109,7 +109,7 @@ class Client:
         self._heard = self._heard[len(expected) :]
 
     async def gets_a_refusal(self, status: int) -> None:
-        """An error that closes the connection, whatever its text."""
+        """Asserts that an error response with this status, and any text, comes next and ends the connection."""
         while data := await self.stream.receive_some():
             self._heard += data
         head, _, body = self._heard.partition(b"\r\n\r\n")
@@ -120,7 +120,7 @@ class Client:
         assert body.startswith(b"pyinterceptor: ")
 
     async def gets_nothing_more(self) -> None:
-        """The server ends the connection."""
+        """Asserts that the server ends the connection without sending more."""
         try:
             data = await self.stream.receive_some()
         except trio.BrokenResourceError:
@@ -148,7 +148,7 @@ async def serving(
     destination: tuple[str, int] = ("198.51.100.7", 80),
     make: Callable[[], tuple[Client, MemoryConnection]] = pair,
 ) -> AsyncIterator[Client]:
-    """A client that is served; when the block ends, it leaves and the server must be done with it."""
+    """Yields a client that a server serves. At the end of the block the client closes, and the server must finish."""
     client, connection = make()
     async with open_server(limits) as server, trio.open_nursery() as nursery:
 
@@ -168,7 +168,7 @@ async def answer_ok(request: Request) -> Response:
 
 
 def answering(response: Callable[[], Response]) -> Respond:
-    """Whoever asks gets this response."""
+    """Returns a handler that answers each request with a new response from `response`."""
 
     async def respond(request: Request) -> Response:
         return response()
@@ -177,5 +177,5 @@ def answering(response: Callable[[], Response]) -> Respond:
 
 
 async def echo(request: Request) -> Response:
-    """Reads all, then says it."""
+    """Reads the whole body, then answers with it."""
     return Response(await request.bytes())

@@ -1,4 +1,4 @@
-"""The internet of the stream tests: whoever dials reaches the test itself."""
+"""The internet of the stream tests: each connection that is dialled arrives in the test itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.stream.dialogue import MemoryConnection
 
 
 class Origin(Speaker):
-    """One accepted connection: what the origin gets, what it sends."""
+    """The origin's end of one connection."""
 
     async def hears_the_end(self) -> None:
-        """The client has closed the connection."""
+        """Asserts that the client closes the connection without sending more."""
         try:
             data = await self.stream.receive_some()
         except trio.BrokenResourceError:
@@ -31,7 +31,7 @@ class Origin(Speaker):
 
 
 class Coming:
-    """A fetch that goes on while the origin speaks."""
+    """A fetch in progress, while the test acts as its origin."""
 
     def __init__(self) -> None:
         self._done = trio.Event()
@@ -60,7 +60,7 @@ class Coming:
 
 
 class Internet:
-    """`client` fetches; each connection it dials is waited for with `dialled`."""
+    """An internet with one client. `dialled` waits for the next connection that `client` dials."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.client: Client

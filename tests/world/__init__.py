@@ -1,10 +1,9 @@
-"""An internet of the tests' own, in a network namespace beside the host's, on documentation addresses.
+"""A private internet for the tests, in a network namespace beside the host's, with documentation addresses.
 
-    with World() as world: ...     # in a network namespace made for it, as `./dev test` and `./dev demo` do
+    with World() as world: ...     # inside a temporary network namespace, such as `./dev test` and `./dev demo` create
 
-The host's default routes lead there. It has real servers, each a process of ours that ends with the block:
-nginx (80, 443), sshd (22), redis (6379), git over HTTP, DNS (53), and small ones of services.py (echo,
-digest, greeting).
+The host's default routes lead into it. It has real servers, each a child process that ends with the block: nginx (80,
+443), sshd (22), redis (6379), git over HTTP, DNS (53), and the small servers of services.py (echo, digest, greeting).
 """
 
 from tests.world.world import (

@@ -1,4 +1,4 @@
-"""A podman image without a registry: busybox and nothing else."""
+"""A podman image that contains only busybox, built without a registry."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 
 
 def busybox_image(name: str) -> None:
-    """Imports it under this name. Raises: AssertionError with podman's complaint."""
+    """Imports the image of busybox under this name. Raises AssertionError with podman's error message."""
     _import(name, root_archive())
 
 
 def curl_image(name: str) -> None:
-    """busybox and the host's curl, with the libraries that it needs."""
+    """Imports an image with busybox and the host's curl, including curl's libraries."""
     curl = shutil.which("curl")
     assert curl is not None, "curl is missing: apt install curl"
     linked = subprocess.run(["ldd", curl], capture_output=True, text=True, check=True).stdout
@@ -47,7 +47,7 @@ def remove_image(name: str) -> None:
 
 
 def root_archive() -> bytes:
-    """The root file system as a tar: /bin/busybox and a link for each of its programs."""
+    """Returns a root file system as a tar archive: /bin/busybox, and a link for each of its programs."""
     busybox = shutil.which("busybox")
     assert busybox is not None, "busybox is missing: apt install busybox-static"
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()

@@ -1,4 +1,4 @@
-"""Network namespaces without a name or a mount: a descriptor holds them."""
+"""Network namespaces without a name or a mount, which a descriptor keeps alive."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import threading
 import time
 
 CLONE_NEWNET = 0x40000000
-READY = 15.0  # seconds a server may take to listen
+READY = 15.0  # seconds for a server to listen
 
 
 def new_namespace() -> int:
-    """A descriptor of a fresh network namespace, which ends with its last descriptor and process."""
+    """Creates a network namespace and returns its descriptor. It ends with its last descriptor and process."""
     libc = ctypes.CDLL(None, use_errno=True)
     made: list[int] = []
 
-    def make() -> None:  # in a thread: a namespace is a thread's own, and the thread is thrown away
+    def make() -> None:  # on a temporary thread, because unshare(2) moves the calling thread
         if libc.unshare(CLONE_NEWNET) == 0:
             made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
@@ -29,7 +29,7 @@ def new_namespace() -> int:
 
 
 def wait_for_port(address: str, port: int) -> None:
-    """Returns when something accepts there. Raises: AssertionError after READY seconds."""
+    """Returns once a server accepts a connection. Raises AssertionError after READY seconds."""
     deadline, pause = time.monotonic() + READY, threading.Event()
     while True:
         try:

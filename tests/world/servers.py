@@ -1,6 +1,6 @@
-"""The world's servers: their configuration, their processes, and what they serve.
+"""The world's servers: their configuration, their processes and their content.
 
-Each process is started by us and ended by its own id.
+This module starts each process, and ends it by its process id.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import TracebackType
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = b"<!doctype html><title>origin</title><p>This page comes from a real nginx.\n"
 LARGE = 200 * 1024 * 1024  # bytes of /large.bin
-BLOCK = 1024 * 1024  # bytes; each of the file's blocks differs from the next
+BLOCK = 1024 * 1024  # bytes; no two blocks of the file are equal
 PORTS = {
     "ssh": 22,
     "dns": 53,
@@ -39,7 +39,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "other.test": OTHER,
     "v4.origin.test": ORIGIN[:1],
     "v6.origin.test": ORIGIN[1:],
-    "halfdead.test": (ORIGIN[0], "2001:db8:dead::1"),  # its IPv6 address answers nothing at all
+    "halfdead.test": (ORIGIN[0], "2001:db8:dead::1"),  # its IPv6 address never answers
     "inside.test": ("127.0.0.1", "::1"),
     "mapped.test": ("::ffff:127.0.0.1",),
     "nat64.test": ("64:ff9b::7f00:1",),
@@ -91,9 +91,9 @@ PrintMotd no
 
 
 class Servers:
-    """Starts them all when entered, in the namespace that `popen` starts things in; ends them when left.
+    """The servers. Entering starts them with `popen`, which chooses the namespace; leaving ends them.
 
-    `vhosts`: further `server {…}` blocks for nginx's http section.
+    `vhosts`: more `server {…}` blocks for nginx's http section.
     """
 
     def __init__(
@@ -107,22 +107,22 @@ class Servers:
 
     @property
     def ports(self) -> list[int]:
-        """The TCP ports they listen on."""
+        """The servers' TCP ports."""
         return list(PORTS.values())
 
     @property
     def ssh_key(self) -> Path:
-        """The private key that sshd lets in as root."""
+        """The path of the private key that sshd accepts for root."""
         return self._directory / "client_key"
 
     @property
     def certificate(self) -> Path:
-        """nginx's certificate for every name under .test, signed by itself."""
+        """The path of nginx's self-signed certificate for every name under .test."""
         return self._directory / "tls.crt"
 
     @property
     def large_sha256(self) -> str:
-        """Of /large.bin."""
+        """The SHA-256 of /large.bin, in hexadecimal."""
         return large_digest()
 
     def __enter__(self) -> Servers:
@@ -168,7 +168,7 @@ class Servers:
         self._stack.close()
 
     def name(self, name: str, addresses: Iterable[str], ttl: int) -> None:
-        """Changes the DNS server's answers; it reads them anew at its next query."""
+        """Changes the DNS server's answers for a name. The server reads them again at its next query."""
         self._names[name] = tuple(addresses)
         self._write_names(ttl)
 
@@ -201,7 +201,7 @@ class Servers:
         )
 
     def _repository(self) -> None:
-        """git/project.git: one commit whose file says where it came from."""
+        """Makes git/project.git, with one commit, whose file has the text "cloned from the world"."""
         work, bare = self._directory / "work", self._directory / "git" / "project.git"
         call("git", "init", "-q", "-b", "main", str(work))
         (work / "file.txt").write_text("cloned from the world\n")
@@ -213,7 +213,7 @@ class Servers:
 
 
 def large_file() -> Path:
-    """200 MiB that no compression or repetition shortens a check of; kept in build/ for the next time."""
+    """Returns the path of a file of 200 MiB that is incompressible and doesn't repeat. It is kept in build/."""
     kept = ROOT / "build" / "world" / "large.bin"
     if not kept.is_file() or kept.stat().st_size != LARGE:
         kept.parent.mkdir(parents=True, exist_ok=True)

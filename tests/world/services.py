@@ -1,7 +1,7 @@
-"""The world's small servers, as one process: DNS (53), echo (7), digest (9), greeting (25), git's CGI (8080).
+"""The world's small servers, in one process: DNS (53), echo (7), digest (9), greeting (25), git's CGI (8080).
 
-Run inside the world: `python services.py DIRECTORY`. echo sends back what comes; digest reads to the end,
-then answers with the count and SHA-256 of it; greeting speaks first, as mail and SSH servers do, then echoes.
+Run inside the world: `python services.py DIRECTORY`. echo sends back the bytes that it gets. digest reads to the end,
+then answers with their number and SHA-256. greeting speaks first, as mail and SSH servers do, and then echoes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ CHUNK = 256 * 1024  # bytes
 
 
 class Names:
-    """Answers from names.json, read anew when it changes; writes down what was asked."""
+    """Answers DNS queries from names.json, which is read again when it changes, and logs each query."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "names.json"
-        self._log = open(directory / "queries.log", "a", buffering=1)  # noqa: SIM115  # open as long as we live
+        self._log = open(directory / "queries.log", "a", buffering=1)  # noqa: SIM115  # open until the process ends
 
     def answer(self, data: bytes) -> bytes:
         query = dns.message.from_wire(data)
@@ -109,7 +109,7 @@ async def greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 class Cgi(http.server.BaseHTTPRequestHandler):
-    """/git/… by git-http-backend(1); /upload answers with the count and SHA-256 of the body."""
+    """Serves /git/… with git-http-backend(1). /upload answers with the size and SHA-256 of the request's body."""
 
     protocol_version = "HTTP/1.1"
     directory: Path
@@ -187,7 +187,7 @@ def listener(kind: socket.SocketKind, family: socket.AddressFamily, port: int) -
 
 
 def dns_socket(address: str) -> socket.socket:
-    """Bound to the very address, so that answers come from it."""
+    """Returns a UDP socket bound to this address, so that answers come from it."""
     made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     made.bind((address, 53))
     made.setblocking(False)

@@ -1,4 +1,4 @@
-"""The world's network and the lives of its servers.
+"""The world's network and the lifetime of its servers.
 
 Links: host `world0` 192.0.2.2, 2001:db8:ffff::2 ↔ internet `uplink` 192.0.2.1, 2001:db8:ffff::1.
 """
@@ -23,7 +23,7 @@ from tests.world.servers import Servers
 ORIGIN_V4, ORIGIN_V6 = "203.0.113.10", "2001:db8:1::10"
 OTHER_V4, OTHER_V6 = "198.51.100.20", "2001:db8:2::20"
 NAMESERVER_V4, NAMESERVER_V6 = "203.0.113.53", "2001:db8:1::53"
-DEAD_V6 = "2001:db8:dead::1"  # packets to it vanish, without an answer
+DEAD_V6 = "2001:db8:dead::1"  # packets to it are dropped without an answer
 
 T = TypeVar("T")
 
@@ -82,35 +82,35 @@ class World:
 
     @property
     def namespace(self) -> int:
-        """The descriptor of the internet's network namespace; borrow it."""
+        """The descriptor of the internet's network namespace, to be borrowed."""
         return self._namespace
 
     def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Starts a command in the internet; it is killed when this thread ends."""
+        """Starts a command in the internet. It is killed when the calling thread ends."""
         entered = self._entered(["setpriv", "--pdeathsig", "KILL", *argv])
         return subprocess.Popen(entered, pass_fds=[self._namespace], **options)
 
     def run(self, argv: Sequence[str], stdin: str = "") -> str:
-        """Runs a command in the internet; returns its standard output."""
+        """Runs a command in the internet. Returns its standard output."""
         return run(self._entered(argv), stdin, [self._namespace])
 
     def _entered(self, argv: Sequence[str]) -> list[str]:
         return ["nsenter", f"--net=/proc/self/fd/{self._namespace}", *argv]
 
     def inside(self, step: Callable[[], T]) -> T:
-        """Runs `step` with the internet's network: sockets that it makes stay there."""
+        """Runs `step` in the internet's network namespace. Sockets that it creates stay in that namespace."""
         return inside(self._namespace, step)
 
     def name(self, name: str, *addresses: str, ttl: int = 60) -> None:
-        """Sets what the DNS server answers for a name from now on; nothing: the name does not exist."""
+        """Sets the DNS server's answer for a name. Without addresses, the name does not exist."""
         self.servers.name(name, addresses, ttl)
 
     def queries(self) -> list[tuple[str, str]]:
-        """What the DNS server was asked, as (name, type), oldest first."""
+        """Returns the queries that the DNS server got, as (name, type), oldest first."""
         return self.servers.queries()
 
     def counts(self) -> Counts:
-        """What has arrived so far."""
+        """Returns the number of packets that have arrived so far."""
         found = json.loads(self.run(["nft", "-j", "list", "counters", "table", "inet", "world"]))["nftables"]
         counters = [one["counter"] for one in found if "counter" in one]
         return Counts(**{counter["name"]: counter["packets"] for counter in counters})
@@ -146,7 +146,7 @@ class World:
 
 
 def run(argv: Sequence[str], stdin: str = "", pass_fds: Sequence[int] = ()) -> str:
-    """A command's standard output. Raises: AssertionError with its complaint where it fails."""
+    """Runs a command. Returns its standard output. Raises AssertionError with its error message if it fails."""
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, pass_fds=pass_fds, check=False)
     assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr.strip()}"
     return done.stdout
