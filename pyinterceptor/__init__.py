@@ -15,8 +15,8 @@ from pyinterceptor.errors import (
     RuntimeFailure,
 )
 from pyinterceptor.http.fetch import fetch
+from pyinterceptor.opening import open_interceptor
 from pyinterceptor.policy.budget import Budget
-from pyinterceptor.serving.interceptor import open_interceptor
 from pyinterceptor.web import URL, Headers, Request, Response
 
 __all__ = [

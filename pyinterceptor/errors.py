@@ -5,12 +5,12 @@ class InterceptorError(Exception):
     """All of ours. The message names the step and the thing it failed on."""
 
 
-def ungrouped(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception that nurseries have wrapped, however often; the group itself where it holds several."""
-    inner: BaseException = group
+def ungrouped(error: BaseException) -> BaseException:
+    """The one exception that nurseries have wrapped, however often; the group itself if it holds several."""
+    inner = error
     while isinstance(inner, BaseExceptionGroup):
         if len(inner.exceptions) > 1:
-            return group
+            return error
         inner = inner.exceptions[0]
     return inner
 

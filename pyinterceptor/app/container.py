@@ -34,6 +34,18 @@ Handler = Callable[[Request, Any, Context], Awaitable[Response] | Response]
 H = TypeVar("H", bound=Handler)
 
 
+@dataclass(frozen=True, slots=True)
+class ContainerContext:
+    """`self.ctx` of a container's instance: which container it is.
+
+    `id` is 64 hex digits made from class and name, the same at every start.
+    """
+
+    id: str
+    class_name: str
+    name: str
+
+
 def container_id(class_name: str, name: str) -> str:
     """64 hex digits that stand for this class and name."""
     return hashlib.sha256(f"{class_name}\0{name}".encode()).hexdigest()
@@ -198,6 +210,14 @@ class Container(metaclass=ContainerType):
     local_networks: Sequence[str] = ()
     image: str | None = None
     budget: Budget = Budget()
+
+    def __init__(self, ctx: ContainerContext, env: Any) -> None:
+        """Made once for each class and name, before the first start; kept while the interceptor is open.
+
+        `env` holds the app's bindings. A subclass that overrides it calls `super().__init__(ctx, env)`.
+        """
+        self.ctx = ctx
+        self.env = env
 
     if TYPE_CHECKING:  # for assignments in a body, where mypy takes the first parameter away, as from a method
         outbound: Callable[[Any, Context], Awaitable[Response] | Response] | None

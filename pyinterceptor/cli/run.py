@@ -16,8 +16,8 @@ from pyinterceptor.app.load import load_app
 from pyinterceptor.bindings.state import state_of_file
 from pyinterceptor.capture.gateway.state import free_instance
 from pyinterceptor.errors import InterceptorError, PolicyError
+from pyinterceptor.opening import open_interceptor
 from pyinterceptor.runtime.terminal import until_signalled
-from pyinterceptor.serving.interceptor import open_interceptor
 
 USAGE = (
     "%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--binding NAME=VALUE]"

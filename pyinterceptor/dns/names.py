@@ -63,7 +63,7 @@ class Names:
     """The synthetic names of one container."""
 
     def __init__(self, networks: Networks) -> None:
-        self._networks = networks
+        self.networks = networks
         self._by_name: OrderedDict[str, Synthetic] = OrderedDict()  # the least recently asked first
         self._by_address: dict[Address, str] = {}
 
@@ -85,7 +85,7 @@ class Names:
     def _give(self, name: str, now: float, publish: Publish) -> Synthetic:
         if len(self._by_name) < NAMES_MAX:
             offset = FIRST + len(self._by_name)
-            given = Synthetic(name, self._networks.v4[offset], self._networks.v6[offset], now)
+            given = Synthetic(name, self.networks.v4[offset], self.networks.v6[offset], now)
             if publish(given):
                 return self._keep(given)
             raise NamesFull(name)

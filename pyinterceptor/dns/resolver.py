@@ -21,7 +21,7 @@ from dns.rdatatype import AAAA, PTR, A
 
 from pyinterceptor._relay import lib
 from pyinterceptor.dns.answers import addresses, passed, reply
-from pyinterceptor.dns.names import SYNTHETIC, Names, NamesFull, Networks, Synthetic
+from pyinterceptor.dns.names import Names, NamesFull, Synthetic
 from pyinterceptor.dns.query import Query, read
 from pyinterceptor.dns.upstream import NoAnswer, Upstream
 from pyinterceptor.errors import PeerError
@@ -58,94 +58,92 @@ class Counts:
 
 
 @dataclass(slots=True)
-class Asker:
-    """A container that has asked something."""
+class Lookups:
+    """The DNS side of one container's run, which owns it: synthetic names, budget and counts.
 
-    container: int  # ifindex
-    names: Names
+    `decide(host)` returns the verdict of an HTTP request for the host.
+    """
+
+    container: int  # its number
+    decide: Callable[[str], int]
     budget: Budget
+    names: Names
     counts: Counts = field(default_factory=Counts)
     waiting: int = 0
     streams: int = 0
 
+    @contextmanager
+    def stream(self) -> Iterator[bool]:
+        """A TCP connection's place in the budget; yields False if there is none."""
+        has_place = self.streams < self.budget.query_streams
+        self.counts.over_budget += not has_place
+        self.streams += 1
+        try:
+            yield has_place
+        finally:
+            self.streams -= 1
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A query that waits for upstream; it has its place in the budget, which `Resolver.passed` gives back."""
+    """A query that waits for upstream. It has its place in the budget, which `Resolver.passed` gives back."""
 
-    asker: Asker
+    lookups: Lookups
     query: Query
     udp: bool
 
 
 class Resolver:
-    """`decide(container, host)` gives the verdict of an HTTP request for the host, None for no container;
-    `budget_of(container)` what it may have waiting."""
+    """Answers for every container; what belongs to one is in its `Lookups`."""
 
-    def __init__(
-        self,
-        *,
-        decide: Callable[[int, str], int | None],
-        budget_of: Callable[[int], Budget],
-        upstream: Upstream,
-        relay: Publisher,
-        v6: bool,
-        networks: Networks = SYNTHETIC,
-    ) -> None:
-        self._decide = decide
-        self._budget_of = budget_of
+    def __init__(self, *, upstream: Upstream, relay: Publisher, v6: bool) -> None:
         self._upstream = upstream
         self._relay = relay
         self._v6 = v6
-        self._networks = networks
-        self._askers: dict[int, Asker] = {}
 
-    def answer_nowait(self, container: int, wire: bytes, *, udp: bool) -> bytes | Waiting | None:
-        """The bytes to answer with, None where there is nothing to say; what only upstream knows is `passed`."""
+    def answer_nowait(self, lookups: Lookups, wire: bytes, *, udp: bool) -> bytes | Waiting | None:
+        """Returns the bytes to answer with, a `Waiting` for `passed` if only upstream knows, None for no answer."""
         try:
             query = read(wire)
         except PeerError:
             return None
         host = query.host
-        verdict = self._decide(container, host)
-        if verdict is None:
-            return None
-        asker = self._asker(container)
-        asker.counts.queries += 1
+        verdict = lookups.decide(host)
+        lookups.counts.queries += 1
         if query.code != NOERROR:
             return reply(query, query.code)
         if host == "localhost" or host.endswith(".localhost"):  # the container's own, whoever is asked (RFC 6761)
             return self._one_of(query, LOOPBACK)
-        if (address := _reversed(query)) is not None and address in self._networks:
-            return self._pointer(asker, query, address)
+        if (address := _reversed(query)) is not None and address in lookups.names.networks:
+            return self._pointer(lookups, query, address)
         if verdict == lib.VERDICT_HANDLE:
-            return self._synthetic(asker, query, host)
+            return self._synthetic(lookups, query, host)
         if verdict == lib.VERDICT_REFUSE:
             return reply(query, NXDOMAIN)
-        if asker.waiting >= asker.budget.queries:
-            asker.counts.over_budget += 1
+        if lookups.waiting >= lookups.budget.queries:
+            lookups.counts.over_budget += 1
             return reply(query, SERVFAIL)
-        asker.waiting += 1
-        return Waiting(asker, query, udp)
+        lookups.waiting += 1
+        return Waiting(lookups, query, udp)
 
-    async def answer(self, container: int, wire: bytes, *, udp: bool) -> bytes | None:
-        """The bytes to answer with, None where there is nothing to say."""
-        answer = self.answer_nowait(container, wire, udp=udp)
+    async def answer(self, lookups: Lookups, wire: bytes, *, udp: bool) -> bytes | None:
+        """Returns the bytes to answer with, None for no answer."""
+        answer = self.answer_nowait(lookups, wire, udp=udp)
         return await self.passed(answer) if isinstance(answer, Waiting) else answer
 
     async def passed(self, waiting: Waiting) -> bytes:
-        """Upstream's answer. Both families' addresses are published, whichever was asked for."""
-        asker, query = waiting.asker, waiting.query
+        """Returns upstream's answer. Both families' addresses are published, whichever was asked for."""
+        lookups, query = waiting.lookups, waiting.query
         try:
             response, others = await self._ask(query)
         finally:
-            asker.waiting -= 1
+            lookups.waiting -= 1
         if response is None:
-            asker.counts.unanswered += 1
+            lookups.counts.unanswered += 1
             return reply(query, SERVFAIL)
         told, ttl = addresses(response)
         if told and query.host:
-            self._publish(asker.container, query.host, [*told, *others], max(ttl, KEPT))
+            self._publish(lookups.container, query.host, [*told, *others], max(ttl, KEPT))
         return passed(query, response, v6=self._v6, udp=waiting.udp)
 
     async def refresh(self, container: int, name: str) -> None:
@@ -158,56 +156,28 @@ class Resolver:
         """Whether the host has a way to IPv6 addresses: without one there are no AAAA answers."""
         self._v6 = v6
 
-    @contextmanager
-    def stream(self, container: int) -> Iterator[bool]:
-        """A TCP connection's place in the container's budget: False where there is none."""
-        asker = self._asker(container)
-        has_place = asker.streams < asker.budget.query_streams
-        asker.counts.over_budget += not has_place
-        asker.streams += 1
-        try:
-            yield has_place
-        finally:
-            asker.streams -= 1
-
-    def count(self, container: int) -> Counts:
-        """What the container's queries came to so far."""
-        return self._asker(container).counts
-
-    def forget(self, container: int) -> None:
-        """The container is gone."""
-        self._askers.pop(container, None)
-
-    def _asker(self, container: int) -> Asker:
-        asker = self._askers.get(container)
-        if asker is None:
-            asker = self._askers[container] = Asker(
-                container, Names(self._networks), self._budget_of(container)
-            )
-        return asker
-
     def _one_of(self, query: Query, pair: Mapping[int, Address]) -> bytes:
         """The address of the type that was asked for; for other types nothing, which is no error."""
         address = None if query.kind == AAAA and not self._v6 else pair.get(query.kind)
         return reply(query, record=None if address is None else address.packed)
 
-    def _synthetic(self, asker: Asker, query: Query, host: str) -> bytes:
+    def _synthetic(self, lookups: Lookups, query: Query, host: str) -> bytes:
         if not host or query.kind not in (A, AAAA):
             return reply(query)
 
         def publish(pair: Synthetic) -> bool:
-            return self._relay.publish_name(asker.container, pair.name, (pair.v4, pair.v6), (), 0)
+            return self._relay.publish_name(lookups.container, pair.name, (pair.v4, pair.v6), (), 0)
 
         try:
-            pair = asker.names.pair(host, trio.current_time(), publish)
+            pair = lookups.names.pair(host, trio.current_time(), publish)
         except NamesFull:
-            asker.counts.names_full += 1
+            lookups.counts.names_full += 1
             return reply(query, SERVFAIL)
         return self._one_of(query, {A: pair.v4, AAAA: pair.v6})
 
-    def _pointer(self, asker: Asker, query: Query, address: Address) -> bytes:
+    def _pointer(self, lookups: Lookups, query: Query, address: Address) -> bytes:
         """The name of a synthetic address: nobody else knows."""
-        name = asker.names.name_of(address)
+        name = lookups.names.name_of(address)
         if name is None:
             return reply(query, NXDOMAIN)
         return reply(query, record=dns.name.from_text(name).to_wire() if query.kind == PTR else None)

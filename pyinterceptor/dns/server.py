@@ -9,11 +9,12 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
 from pyinterceptor.dns.query import QUERY_MAX
-from pyinterceptor.dns.resolver import Resolver, Waiting
+from pyinterceptor.dns.resolver import Lookups, Resolver, Waiting
 
 log = logging.getLogger("pyinterceptor")
 
@@ -24,36 +25,44 @@ BATCH = 256  # datagrams between two turns of everybody else
 Peer = tuple[str, int, int, int]
 
 
-async def serve_udp(sock: socket.socket, container_on: Callable[[int], int | None], resolver: Resolver) -> None:
-    """For ever; borrows the dual-stack socket, which has IP_PKTINFO and IPV6_RECVPKTINFO set.
+class Client(Protocol):
+    """A container that runs: its questions, and the nursery of the tasks that wait for it."""
 
-    `container_on(interface)` gives the number of the container that asks, None for nobody's interface.
+    @property
+    def lookups(self) -> Lookups: ...
+    @property
+    def nursery(self) -> trio.Nursery: ...
+
+
+async def serve_udp(sock: socket.socket, client_on: Callable[[int], Client | None], resolver: Resolver) -> None:
+    """Answers for ever. Borrows the dual-stack socket, which has IP_PKTINFO and IPV6_RECVPKTINFO set.
+
+    `client_on(interface)` returns the container that asks, None if no container has the interface.
     """
-    async with trio.open_nursery() as nursery:
-        while True:
-            await trio.lowlevel.wait_readable(sock.fileno())
-            for _ in range(BATCH):
-                try:
-                    data, control, _, peer = sock.recvmsg(QUERY_MAX, 256)
-                except BlockingIOError:
-                    break
-                except OSError:
-                    continue  # what became of an earlier answer
-                interface, source = _arrival(control)
-                container = container_on(interface)
-                if container is None or source is None:
-                    continue
-                answer = resolver.answer_nowait(container, data, udp=True)
-                if isinstance(answer, Waiting):
-                    nursery.start_soon(_answer_later, sock, resolver, answer, source, peer)
-                elif answer is not None:
-                    _send(sock, answer, source, peer)
+    while True:
+        await trio.lowlevel.wait_readable(sock.fileno())
+        for _ in range(BATCH):
+            try:
+                data, control, _, peer = sock.recvmsg(QUERY_MAX, 256)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # what became of an earlier answer
+            interface, source = _arrival(control)
+            client = client_on(interface)
+            if client is None or source is None:
+                continue
+            answer = resolver.answer_nowait(client.lookups, data, udp=True)
+            if isinstance(answer, Waiting):
+                client.nursery.start_soon(_answer_later, sock, resolver, answer, source, peer)
+            elif answer is not None:
+                _send(sock, answer, source, peer)
 
 
-async def serve_tcp(stream: trio.abc.Stream, container: int, resolver: Resolver) -> None:
-    """One connection, queries one after the other (RFC 7766); borrows the stream."""
+async def serve_tcp(stream: trio.abc.Stream, lookups: Lookups, resolver: Resolver) -> None:
+    """Serves one connection, queries one after the other (RFC 7766). Borrows the stream."""
     buffer = bytearray()
-    with resolver.stream(container) as has_place, trio.move_on_after(IDLE) as scope:
+    with lookups.stream() as has_place, trio.move_on_after(IDLE) as scope:
         while has_place:
             while len(buffer) < 2 or len(buffer) < 2 + int.from_bytes(buffer[:2], "big"):
                 if int.from_bytes(buffer[:2], "big") > QUERY_MAX:
@@ -63,7 +72,7 @@ async def serve_tcp(stream: trio.abc.Stream, container: int, resolver: Resolver)
                     return
                 buffer += data
             end = 2 + int.from_bytes(buffer[:2], "big")
-            answer = await resolver.answer(container, bytes(buffer[2:end]), udp=False)
+            answer = await resolver.answer(lookups, bytes(buffer[2:end]), udp=False)
             del buffer[:end]
             if answer is None:
                 return
@@ -75,7 +84,7 @@ async def _answer_later(sock: socket.socket, resolver: Resolver, waiting: Waitin
     try:
         _send(sock, await resolver.passed(waiting), source, peer)
     except Exception:
-        log.exception("DNS query of container %d for %s: failed", waiting.asker.container, waiting.query.labels)
+        log.exception("DNS query of container %d for %s: failed", waiting.lookups.container, waiting.query.labels)
 
 
 def _send(sock: socket.socket, answer: bytes, source: bytes, peer: Peer) -> None:

@@ -284,8 +284,8 @@ class Connection:
         """Nothing is due from the client: it may take as long as it takes, while the client is there."""
         self._deadline.expires = NEVER
         self._is_waiting = True
-        if self._stream.has_left:
-            self.client_leaves(False)
+        if self._stream.has_left and self._stream.on_leave is not None:
+            self._stream.on_leave(False)
 
     async def _refuse(self, status: int, why: str, headers: dict[str, str] | None = None) -> bool:
         """Answers what can't be taken; the connection ends."""

@@ -5,7 +5,7 @@ What is said on one stands in connection.py; here is what all of them share, and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -30,15 +30,22 @@ class Server:
         scheme: str,
         destination: tuple[str, int],
         pump: Pump | None = None,
+        is_ending: Callable[[], bool] = lambda: False,
     ) -> None:
         """One connection until either side is done; borrows the stream, but resets it where it must not end well.
 
-        `destination` is the address and port that the client dialled; `pump` moves large bodies.
+        `destination` is the address and port that the client dialled; `pump` moves large bodies. While `is_ending()`
+        a client that leaves doesn't cancel its handler.
         """
         with trio.CancelScope() as scope, self.deadlines.watch(scope) as deadline:
             shared = (self.limits, self.deadlines, deadline)
             connection = Connection(stream, respond, *shared, scheme=scheme, destination=destination, pump=pump)
-            stream.on_leave = connection.client_leaves
+
+            def client_leaves(is_reset: bool) -> None:
+                if not is_ending():
+                    connection.client_leaves(is_reset)
+
+            stream.on_leave = client_leaves
             try:
                 await connection.serve()
             except (trio.BrokenResourceError, trio.TooSlowError):

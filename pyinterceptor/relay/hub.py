@@ -38,11 +38,17 @@ class Hub:
         self._epoll.close()
 
     def stream(self, sock: socket.socket) -> HubStream:
-        """Takes a connected, non-blocking socket."""
-        sock.setblocking(False)
-        stream = HubStream(sock, self._forget)
-        self._streams[sock.fileno()] = stream
-        self._epoll.register(sock.fileno(), EVENTS)
+        """Takes a connected socket, also when that fails.
+
+        Raises: OSError if the socket can't be registered, as with ENOSPC at the user's limit of watches: epoll(7).
+        """
+        try:
+            sock.setblocking(False)
+            self._epoll.register(sock.fileno(), EVENTS)
+        except BaseException:
+            sock.close()
+            raise
+        stream = self._streams[sock.fileno()] = HubStream(sock, self._forget)
         return stream
 
     def _forget(self, fd: int) -> None:

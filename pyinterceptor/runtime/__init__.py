@@ -1,15 +1,31 @@
-"""What runs a workload: the embedded `netns` runtime, and podman."""
+"""The runtimes: the embedded one, `netns`, and podman. All of it needs root."""
 
-from pyinterceptor.runtime.netns import NetnsContainer, open_netns_container
-from pyinterceptor.runtime.podman import PodmanContainer, open_podman_container
+from contextlib import AbstractAsyncContextManager
+
+from pyinterceptor.runtime.netns import NetnsRuntime, open_netns_container
+from pyinterceptor.runtime.podman import PodmanRuntime, open_podman_container
 from pyinterceptor.runtime.process import CommandNotRun, Finished, Running
+from pyinterceptor.runtime.runtime import Attach, Runtime, execute, run_inherited
 
 __all__ = [
     "CommandNotRun",
     "Finished",
-    "NetnsContainer",
-    "PodmanContainer",
+    "NetnsRuntime",
+    "PodmanRuntime",
     "Running",
+    "Runtime",
+    "execute",
     "open_netns_container",
     "open_podman_container",
+    "open_runtime",
+    "run_inherited",
 ]
+
+
+def open_runtime(
+    *, image: str | None, name: str, user: str | None, attach: Attach
+) -> AbstractAsyncContextManager[Runtime]:
+    """The runtime of a container class: podman if the class names an image, else the embedded one."""
+    if image is None:
+        return open_netns_container(name=name, user=user, attach=attach)
+    return open_podman_container(name=name, image=image, user=user, attach=attach)

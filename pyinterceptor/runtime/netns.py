@@ -15,8 +15,7 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,9 @@ from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import STATE
 from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SETGID, SETUID, SYS_ADMIN, hand_down
 from pyinterceptor.runtime.filesystem import mount_arguments
-from pyinterceptor.runtime.process import (
-    CommandNotRun,
-    Finished,
-    Running,
-    Started,
-    Stream,
-    split,
-    start_process,
-)
+from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
+from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import install_filter
-from pyinterceptor.runtime.terminal import supervise
 from pyinterceptor.runtime.user import User, invoking_user, named_user
 from pyinterceptor.threads import on_own_thread
 
@@ -51,15 +42,14 @@ SWITCH = ("setpriv", f"--reuid={OWN}", f"--regid={OWN}", "--clear-groups", "--in
 FIRST = (*SWITCH, "env", "--ignore-signal=CHLD", "cat")
 # The mount namespace last: the others are entered from /proc of the host.
 NAMESPACES = ("pid", "ipc", "uts", "net", "mnt")
+ENDED = "the container has ended, since its first process did"
 START_TIMEOUT = 20.0  # seconds
 HOSTNAME_LENGTH = 63  # bytes, a DNS label
 # What a command gets of our environment: the rest may hold what is the handlers' alone, such as their keys.
 ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|LANGUAGE|LC_[A-Z]+")
 
-Attach = Callable[[int], Awaitable[object]]
 
-
-class NetnsContainer:
+class NetnsRuntime:
     """Made by `open_netns_container`. Commands end with it."""
 
     def __init__(self, init: Running, namespaces: Mapping[str, int], workdir: Path, user: User) -> None:
@@ -69,43 +59,22 @@ class NetnsContainer:
         self._user = user
         self._started = Started()
         self._stopped = False
+        self._why_stopped = "the container is stopped"
 
     @property
     def pid(self) -> int:
-        """Of the process on the host whose end is the container's."""
+        """Host pid of the container's first process; the container ends when it does."""
         return self._init.pid
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is stopped, or its first process has ended and everything with it."""
+        """Whether it was stopped, or its first process has ended and everything with it."""
         return self._stopped or self._init.has_ended
 
-    async def exec(
-        self,
-        argv: str | Sequence[str],
-        *,
-        input: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        check: bool = False,
-    ) -> Finished:
-        """Runs a command to its end. `env` adds to what it gets of our environment: ENVIRONMENT.
-
-        A command that isn't there is Finished with 127 and a sentence on stderr; not executable, 126.
-        Raises: RuntimeFailure if `check` and the exit code isn't 0, or the container is stopped.
-        """
-        words = split(argv)
-        try:
-            running = await self.start(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
-            )
-        except CommandNotRun as error:
-            finished = Finished(error.code, b"", f"{error}\n".encode())
-        else:
-            finished = await running.finish(input)
-        if check and finished.returncode != 0:
-            said = finished.stderr.decode(errors="replace").strip()
-            raise RuntimeFailure(f"run {words[0]}: exit code {finished.returncode}: {said}")
-        return finished
+    async def wait_until_ended(self) -> None:
+        """Returns once the first process has ended."""
+        await self._init.wait()
+        self._why_stopped = ENDED
 
     async def start(
         self,
@@ -116,58 +85,49 @@ class NetnsContainer:
         stderr: Stream = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Starts a command in a session of its own, which ends with the container if not before.
-
-        Raises: CommandNotRun, RuntimeFailure.
-        """
+        """Starts a command in a session of its own. `env` adds to the variables that it gets of our environment."""
         return await self._start(
             split(argv), env, start_new_session=True, stdin=stdin, stdout=stdout, stderr=stderr
         )
 
-    async def run_inherited(self, argv: str | Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
-        """Runs a command on our own streams, terminal and signals; returns its exit code.
-
-        For the main thread. Raises: RuntimeFailure.
-        """
-        words = split(argv)
-
-        async def start(prefix: Sequence[str]) -> Running:
-            return await self._start(words, env, prefix, process_group=0)
-
-        try:
-            return await supervise(start)
-        except CommandNotRun as error:
-            print(f"pyinterceptor: {error}", file=sys.stderr)
-            return error.code
+    async def start_inherited(
+        self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str]
+    ) -> Running:
+        """Starts a command on our own streams."""
+        return await self._start(words, env, prefix, process_group=0)
 
     async def stop(self) -> None:
-        """Ends everything inside. Twice is no error."""
+        """Ends everything inside. Again: nothing."""
+        if self._stopped:
+            return
         self._stopped = True
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(STOP_DEADLINE, shield=True) as scope:
             assert self._init.stdin is not None
             await self._init.stdin.aclose()
             await self._started.reap()  # process 1 has ended when all that it ended are reaped: pid_namespaces(7)
             with trio.move_on_after(5):
                 await self._init.wait()
             await self._init.aclose()
+        if scope.cancelled_caught:
+            raise RuntimeFailure(f"stop the container: its processes have not ended in {STOP_DEADLINE:.0f} s")
 
     async def _start(
         self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str] = (), **options: Any
     ) -> Running:
-        if self._stopped:
-            raise RuntimeFailure(f"run {words[0]}: the container is stopped")
-        ended = f"run {words[0]}: the container has ended, since its first process did"
-        if self._init.has_ended:
-            raise RuntimeFailure(ended)
+        if self.has_ended:
+            raise RuntimeFailure(f"run {words[0]}: {self._why()}")
         environment = {**_environment(), **self._user.environment(), **(env or {})}
         user, command = self._user, [*prefix, *words]
         options |= {"user": user.uid, "group": user.gid, "extra_groups": user.groups, "env": environment}
         try:
             return self._started.add(await start_process(command, enter=self._enter, **options))
         except RuntimeFailure as error:
-            if self._init.has_ended:
-                raise RuntimeFailure(ended) from error
+            if self.has_ended:
+                raise RuntimeFailure(f"run {words[0]}: {self._why()}") from error
             raise
+
+    def _why(self) -> str:
+        return self._why_stopped if self._stopped else ENDED
 
     def _enter(self) -> None:
         """Puts the calling thread inside, its children with it.
@@ -191,10 +151,10 @@ async def open_netns_container(
     *,
     name: str,
     attach: Attach,
-    nameserver: str = "169.254.1.1",
+    nameserver: str = NAMESERVER,
     workdir: Path | None = None,
     user: str | None = None,
-) -> AsyncIterator[NetnsContainer]:
+) -> AsyncIterator[NetnsRuntime]:
     """A container without an image. `attach(netns_fd)` gives its network, before any process of it runs.
 
     `workdir` (default: the current one) is writable inside, to `user` (default: who invoked us) as it is
@@ -211,9 +171,9 @@ async def open_netns_container(
         init, pid = await _start_init(name, directory, nameserver, netns_fd)
         stack.push_async_callback(init.aclose)
         namespaces = stack.enter_context(_namespaces(pid, netns_fd))
-        box = NetnsContainer(init, namespaces, directory, as_user)
-        stack.push_async_callback(box.stop)
-        yield box
+        runtime = NetnsRuntime(init, namespaces, directory, as_user)
+        stack.push_async_callback(runtime.stop)
+        yield runtime
 
 
 def _prepared(workdir: Path | None) -> Path:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -23,15 +23,15 @@ import trio
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import RESOLV_CONF
 from pyinterceptor.runtime.netns import hostname
-from pyinterceptor.runtime.process import Finished, Running, Started, Stream, split, start_process
+from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
+from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import narrow
-from pyinterceptor.runtime.terminal import supervise
 
+ENDED = "the container has ended, since its image's own command did"
 PODMAN = ("podman", "--runtime", "runc")
 PREFIX = "pyinterceptor-"
 OWNER = "pyinterceptor.owner"  # label: pid and start time of the process that made the container
 STOP_SECONDS = "2"  # between SIGTERM and SIGKILL
-CLEANUP_TIMEOUT = 30.0  # seconds
 # Podman's own are above what a machine may allow, and then runc fails.
 LIMITS = ("--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1000:1000")
 # What package managers and services need as root inside; nothing that touches the network but low ports.
@@ -39,41 +39,27 @@ CAPABILITIES = "chown,dac_override,fowner,fsetid,kill,net_bind_service,setgid,se
 PROFILE = Path("/usr/share/containers/seccomp.json")  # podman's own
 
 
-class PodmanContainer:
+class PodmanRuntime:
     """Made by `open_podman_container`. Commands end with it."""
 
     def __init__(self, identifier: str) -> None:
         self._identifier = identifier
         self._started = Started()
         self._stopped = False
+        self._why_stopped = "the container is stopped"
         self.pid = 0  # of its first process
         self.first: int | None = None  # pidfd of it, borrowed
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is stopped, or the image's own command has ended and everything with it."""
+        """Whether it was stopped, or the image's own command has ended and everything with it."""
         return self._stopped or (self.first is not None and bool(select.select([self.first], [], [], 0)[0]))
 
-    async def exec(
-        self,
-        argv: str | Sequence[str],
-        *,
-        input: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        check: bool = False,
-    ) -> Finished:
-        """Runs a command to its end; `env` adds to the image's. 127: not there, 126: can't be executed.
-
-        Raises: RuntimeFailure if `check` and the exit code isn't 0, or the container is stopped or has ended.
-        """
-        words = split(argv)
-        pipe = subprocess.PIPE
-        running = await self.start(words, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
-        finished = await running.finish(input)
-        if check and finished.returncode != 0:
-            said = finished.stderr.decode(errors="replace").strip()
-            raise RuntimeFailure(f"run {words[0]}: exit code {finished.returncode}: {said}")
-        return finished
+    async def wait_until_ended(self) -> None:
+        """Returns once the image's own command has ended."""
+        assert self.first is not None
+        await trio.lowlevel.wait_readable(self.first)
+        self._why_stopped = ENDED
 
     async def start(
         self,
@@ -84,37 +70,35 @@ class PodmanContainer:
         stderr: Stream = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Starts a command, which ends with the container if not before; it is `podman exec` that is returned."""
+        """Starts a command; returns its `podman exec`. `env` adds to the image's variables."""
         command = self._exec([], split(argv), env)
         return self._started.add(await start_process(command, stdin=stdin, stdout=stdout, stderr=stderr))
 
-    async def run_inherited(self, argv: str | Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
-        """Runs a command on our own streams and terminal; returns its exit code. For the main thread."""
+    async def start_inherited(
+        self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str]
+    ) -> Running:
+        """Starts a command on our own streams, with a terminal inside if we have one."""
         terminal = ["--tty"] if os.isatty(0) and os.isatty(1) else []
-        command = self._exec(terminal, split(argv), env)
-
-        async def start(prefix: Sequence[str]) -> Running:
-            return await start_process([*prefix, *command], process_group=0)
-
-        return await supervise(start)
+        return await start_process([*prefix, *self._exec(terminal, words, env)], process_group=0)
 
     async def stop(self) -> None:
-        """Stops and removes the container. Twice is no error."""
+        """Stops and removes the container. Again: nothing."""
         if self._stopped:
             return
         self._stopped = True
         seconds = STOP_SECONDS if _heeds_sigterm(self.pid) else "0"
-        with trio.move_on_after(CLEANUP_TIMEOUT, shield=True) as scope:
+        with trio.move_on_after(STOP_DEADLINE, shield=True) as scope:
             await _podman("rm", "--force", "--ignore", "--time", seconds, self._identifier)
             await self._started.reap()
         if scope.cancelled_caught:
-            raise RuntimeFailure(f"stop the podman container: not done in {CLEANUP_TIMEOUT:.0f} s")
+            raise RuntimeFailure(f"stop the podman container: not done in {STOP_DEADLINE:.0f} s")
+
+    def _why(self) -> str:
+        return self._why_stopped if self._stopped else ENDED
 
     def _exec(self, options: list[str], words: list[str], env: Mapping[str, str] | None) -> list[str]:
-        if self._stopped:
-            raise RuntimeFailure(f"run {words[0]}: the container is stopped")
         if self.has_ended:
-            raise RuntimeFailure(f"run {words[0]}: the container has ended, since its image's own command did")
+            raise RuntimeFailure(f"run {words[0]}: {self._why()}")
         variables = [f"--env={name}={value}" for name, value in (env or {}).items()]
         return [*PODMAN, "exec", "--interactive", *options, *variables, self._identifier, *words]
 
@@ -124,10 +108,10 @@ async def open_podman_container(
     *,
     image: str,
     name: str,
-    attach: Callable[[int], Awaitable[object]],
-    nameserver: str = "169.254.1.1",
+    attach: Attach,
+    nameserver: str = NAMESERVER,
     user: str | None = None,
-) -> AsyncIterator[PodmanContainer]:
+) -> AsyncIterator[PodmanRuntime]:
     """A container of `image`, which runs the image's own command with an open standard input.
 
     `attach(netns_fd)` gives its network, before any process of it runs. `user` is one of the image's (default:
@@ -143,19 +127,19 @@ async def open_podman_container(
         directory = _scratch(identifier)
         directory.mkdir(mode=0o700)
         stack.callback(shutil.rmtree, directory)
-        box = PodmanContainer(identifier)
-        stack.push_async_callback(box.stop)
+        runtime = PodmanRuntime(identifier)
+        stack.push_async_callback(runtime.stop)
         options = [*_confinement(directory), "--hostname", hostname(name), *_network(directory, nameserver)]
         options += ["--name", identifier, "--label", f"{OWNER}={_mark(os.getpid())}"]
         options += [] if user is None else ["--user", user]
         await _have_image(image)
         await _podman("create", "--interactive", *options, image)
         await _podman("init", identifier)
-        box.pid = int(await _podman("inspect", "--format", "{{.State.Pid}}", identifier))
-        box.first, netns_fd = stack.enter_context(_first_process(box.pid))
+        runtime.pid = int(await _podman("inspect", "--format", "{{.State.Pid}}", identifier))
+        runtime.first, netns_fd = stack.enter_context(_first_process(runtime.pid))
         await attach(netns_fd)
         await _podman("start", identifier)
-        yield box
+        yield runtime
 
 
 async def _have_image(image: str) -> None:

@@ -105,11 +105,15 @@ class Running:
         self.send_signal(signal.SIGTERM)
 
     async def aclose(self) -> None:
-        """Kills it if it still runs, reaps it, closes its pipes; also when cancelled."""
-        with trio.CancelScope(shield=True):
-            with contextlib.suppress(ProcessLookupError):
-                self.send_signal(signal.SIGKILL)
+        """Kills it if it still runs, reaps it, closes its pipes; also when cancelled.
+
+        A process that the kernel doesn't end in REAP_TIMEOUT is left behind.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            self.send_signal(signal.SIGKILL)
+        with trio.move_on_after(REAP_TIMEOUT, shield=True):
             await self.wait()
+        with trio.CancelScope(shield=True):
             for stream in (self.stdin, self.stdout, self.stderr):
                 if stream is not None:
                     await trio.aclose_forcefully(stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -13,13 +14,16 @@ import trio
 
 from pyinterceptor._relay import lib
 from pyinterceptor.bindings.env import Env
+from pyinterceptor.boundary import parted
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_tcp
 from pyinterceptor.http.server import Server
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.records import Kind, Record
 from pyinterceptor.relay.relay import Event, Handoff, Relay, Resolve
-from pyinterceptor.serving.requests import Attached, Outbound
+from pyinterceptor.relay.stream import HubStream
+from pyinterceptor.serving.requests import Outbound
+from pyinterceptor.serving.run import Run
 
 log = logging.getLogger("pyinterceptor")
 
@@ -28,33 +32,40 @@ VERDICTS = {lib.VERDICT_REFUSE: "REFUSE", lib.VERDICT_SPLICE: "SPLICE", lib.VERD
 
 
 class Flows:
-    """`attached` says whose flows are whose, at each moment."""
+    """`runs` has the containers that run, by number, at each moment."""
 
     def __init__(
-        self, relay: Relay, hub: Hub, server: Server, resolver: Resolver, env: Env, attached: Mapping[int, Attached]
+        self, relay: Relay, hub: Hub, server: Server, resolver: Resolver, env: Env, runs: Mapping[int, Run]
     ) -> None:
         self._relay = relay
         self._hub = hub
         self._server = server
         self._resolver = resolver
         self._env = env
-        self._attached = attached
+        self._runs = runs
 
     async def run(self) -> None:
-        """Serves what the relay hands over, until cancelled."""
+        """Serves the flows that the relay hands over, each in its container's nursery, until cancelled."""
         async with trio.open_nursery() as nursery:
             if log.isEnabledFor(logging.INFO):
                 nursery.start_soon(self._log_records)
             async for batch in self._relay.events():
                 for event in batch:
-                    self._dispatch(event, nursery)
+                    self._dispatch(event)
 
-    def _dispatch(self, event: Event, nursery: trio.Nursery) -> None:
+    def _dispatch(self, event: Event) -> None:
+        run = self._runs.get(event.container)
         match event:
             case Handoff():
-                nursery.start_soon(self._serve, event)
+                if run is None or run.is_over:
+                    os.close(event.fd)
+                    self._relay.returned(event, 0, 0)
+                else:
+                    run.flows += 1
+                    run.nursery.start_soon(self._serve, run, event)
             case Resolve():
-                nursery.start_soon(self._refresh, event)
+                if run is not None and not run.is_over:
+                    run.nursery.start_soon(self._refresh, event)
             case _:
                 assert_never(event)
 
@@ -69,45 +80,57 @@ class Flows:
 
     def _log_batch(self, batch: list[Record]) -> None:
         for record in batch:
-            attached = self._attached.get(record.container)
-            self._log(record, attached, record.sent, record.received, record.ended - record.began)
+            run = self._runs.get(record.container)
+            self._log(record, run, record.sent, record.received, record.ended - record.began)
 
     async def _refresh(self, event: Resolve) -> None:
-        """Resolves a name that a flow waits for. What goes wrong here ends the flows that wait for it alone."""
+        """Resolves a name that a flow waits for. A failure here ends the flows that wait for it alone."""
         try:
             await self._resolver.refresh(event.container, event.name)
         except Exception:
             log.exception("resolve %s: failed", event.name)
             self._relay.name_failed(event.container, event.name)
 
-    async def _serve(self, event: Handoff) -> None:
-        """One handed-off flow to its end. What goes wrong here ends this flow alone."""
-        stream = self._hub.stream(socket.socket(fileno=event.fd))
+    async def _serve(self, run: Run, event: Handoff) -> None:
+        """One handed-off flow to its end. A failure here ends this flow alone."""
         started = trio.current_time()
-        attached = self._attached.get(event.container)
+        received = sent = 0
         try:
-            if attached is None:
-                return
-            if event.destination[1] == DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
-                await serve_tcp(stream, event.container, self._resolver)
-            else:
-                outbound = Outbound(attached, self._env, event.destination, event.cause)
-                address, port = event.destination
-                pump = partial(self._relay.pump, event.container)
-                await self._server.serve(
-                    stream, outbound.respond, scheme="http", destination=(str(address), port), pump=pump
-                )
-            let_end_in_order(stream.socket)
-        except Exception:
-            log.exception("flow %d to %s: failed", event.flow, event.destination[0])
+            stream = self._hub.stream(owned(event.fd))
+            try:
+                await self._speak(run, event, stream)
+                let_end_in_order(stream.socket)
+            finally:
+                received, sent = transferred(stream.socket)
+                stream.close_nowait()  # nothing here waits, so a cancelled flow is counted and logged as well
+        except BaseException as error:
+            passes, ends = parted(error)
+            if ends is not None:
+                log.error("flow %d to %s: failed", event.flow, event.destination[0], exc_info=ends)
+            if passes is not None:
+                raise passes from None
         finally:
-            received, sent = transferred(stream.socket)
-            stream.close_nowait()  # nothing here waits: what is cancelled is counted and told as well
+            run.flows -= 1
             self._relay.returned(event, received, sent)
-            self._log(event, attached, received, sent, trio.current_time() - started)
+            self._log(event, run, received, sent, trio.current_time() - started)
+
+    async def _speak(self, run: Run, event: Handoff, stream: HubStream) -> None:
+        if event.destination[1] == DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
+            await serve_tcp(stream, run.lookups, self._resolver)
+            return
+        outbound = Outbound(run, self._env, event.destination, event.cause)
+        address, port = event.destination
+        await self._server.serve(
+            stream,
+            outbound.respond,
+            scheme="http",
+            destination=(str(address), port),
+            pump=partial(self._relay.pump, event.container),
+            is_ending=lambda: run.is_stopping,
+        )
 
     def _log(
-        self, event: Handoff | Record, attached: Attached | None, sent: int, received: int, seconds: float
+        self, event: Handoff | Record, run: Run | None, sent: int, received: int, seconds: float
     ) -> None:
         """The one line of a flow, when it has ended."""
         log.info(
@@ -115,12 +138,21 @@ class Flows:
             VERDICTS[event.verdict],
             event.host or "-",
             *event.destination,
-            "-" if attached is None else attached.policy.rule_name(event.rule),
+            "-" if run is None else run.identity.policies.now.rule_name(event.rule),
             event.cause.name,
             sent,
             received,
             seconds,
         )
+
+
+def owned(fd: int) -> socket.socket:
+    """The socket of this descriptor; takes it, also when that fails. Raises: OSError."""
+    try:
+        return socket.socket(fileno=fd)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def let_end_in_order(connection: socket.socket) -> None:

@@ -1,109 +1,97 @@
-"""Everything open at once: the gateway, the relay, DNS, and the containers of one app.
-
-`async with open_interceptor(app) as interceptor` is a lifetime: what it started is gone when the block ends.
-"""
+"""The containers of one app, while it is open: each an identity, and a run from its start to its stop."""
 
 from __future__ import annotations
 
 import ipaddress
 import itertools
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 
 import trio
 
 from pyinterceptor.app.app import App
-from pyinterceptor.app.container import Container, Context, container_id
+from pyinterceptor.app.container import Container
 from pyinterceptor.app.policy import Policy
-from pyinterceptor.bindings.env import Env, configured, open_env, settings_of
-from pyinterceptor.bindings.state import state_directory
-from pyinterceptor.capture.capture import Attachment
-from pyinterceptor.capture.gateway.gateway import Gateway, open_gateway
-from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
-from pyinterceptor.dns.names import SYNTHETIC, Networks
+from pyinterceptor.bindings.env import Env
+from pyinterceptor.boundary import parted
+from pyinterceptor.capture.capture import Capture
+from pyinterceptor.dns.names import Networks
 from pyinterceptor.dns.resolver import Resolver
-from pyinterceptor.dns.server import serve_udp
 from pyinterceptor.dns.upstream import Upstream
-from pyinterceptor.errors import PolicyError, ungrouped
+from pyinterceptor.errors import CaptureError, ungrouped
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
-from pyinterceptor.http.server import open_server
-from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.hub import Hub
-from pyinterceptor.relay.relay import Counters, Options, Relay, open_relay
-from pyinterceptor.runtime import NetnsContainer, PodmanContainer, open_netns_container, open_podman_container
-from pyinterceptor.serving.box import Box
-from pyinterceptor.serving.flows import Flows
-from pyinterceptor.serving.requests import Attached
+from pyinterceptor.relay.relay import Counters, Relay
+from pyinterceptor.runtime.runtime import OpenRuntime, Runtime
+from pyinterceptor.serving.container import Identity
+from pyinterceptor.serving.handle import ContainerHandle
+from pyinterceptor.serving.run import Run
 from pyinterceptor.serving.turns import in_turns
-
-SETTLE_TIMEOUT = 0.5  # seconds
-SETTLE_PAUSE = 0.005  # seconds
 
 
 class Interceptor:
-    """Made by `open_interceptor`; gives containers and lets their policies be replaced."""
+    """Made by `open_interceptor`. Starts containers, replaces their policies, counts their flows."""
 
     def __init__(
         self,
         app: App,
         nursery: trio.Nursery,
-        gateway: Gateway,
+        *,
+        capture: Capture,
         relay: Relay,
         hub: Hub,
         upstream: Upstream,
+        open_runtime: OpenRuntime,
         v6: bool,
         synthetic: Networks,
         env: Env,
+        policies: Mapping[type[Container], Policy],
     ) -> None:
         self.env = env  # as handlers see it
+        self.runs: dict[int, Run] = {}  # by number
+        self.resolver = Resolver(upstream=upstream, relay=relay, v6=v6)
         self._app = app
         self._nursery = nursery
-        self._gateway = gateway
+        self._capture = capture
+        self._listener = relay.listen(capture.listener)  # the capture's number in the relay
         self._relay = relay
-        self._capture = relay.listen(gateway.listener)
-        self._numbers = itertools.count(1)  # of containers
         self._hub = hub
         self._upstream = upstream
-        self.attached: dict[int, Attached] = {}  # by number
-        self._boxes: dict[tuple[str, str], Box] = {}
-        self._starting = trio.Lock()
-        self._generations = 0
-        self._latest: dict[str, Policy] = {}  # by class
+        self._open_runtime = open_runtime
         self._synthetic = synthetic
-        self.resolver = Resolver(
-            decide=self._decide_name,
-            budget_of=self._budget_of,
-            upstream=upstream,
-            relay=relay,
-            v6=v6,
-            networks=synthetic,
-        )
+        self._containers: dict[tuple[str, str], Identity] = {}
+        self._numbers = itertools.count(1)  # of runs
+        self._policies = dict(policies)  # the latest of each class, as far as it was read
+        self._generations = itertools.count(1)  # of policies
 
-    async def get_container(self, cls: type[Container], name: str = "default", *, user: str | None = None) -> Box:
-        """The container of this class and name; it is started if it does not run.
+    async def get_container(
+        self, cls: type[Container], name: str = "default", *, user: str | None = None
+    ) -> ContainerHandle:
+        """Returns the container of this class and name; it is started if it does not run.
 
-        As `user`, by default who invoked us; in an image one of the image's, by default the one it names.
+        It runs as `user`, by default the user that invoked us; in an image one of the image's, by default the one that
+        the image names. Containers of different names start side by side.
 
-        Raises: PolicyError for a class that the app doesn't have or rules that can't be;
-        RuntimeFailure, CaptureError where it can't be started or attached.
+        Raises: PolicyError for a class that the app doesn't have, or rules that can't be; RuntimeFailure or
+        CaptureError if it can't be started or attached.
         """
-        if cls not in self._app.containers:
-            known = ", ".join(known.__name__ for known in self._app.containers)
-            raise PolicyError(f"{cls.__name__} is not a container of this app; it has: {known}")
-        async with self._starting:
-            box = self._boxes.get((cls.__name__, name))
-            if box is not None and box.has_ended:
-                await box.stop()
-                box = None
-            if box is None:
-                box = await self._nursery.start(self._run, cls, name, user)
-            return box
+        identity = self._identity(cls, name)
+        async with identity.starting:
+            run = identity.run
+            if run is not None and run.has_ended:
+                await run.gone.wait()
+                run = None
+            if run is None:
+                opening = partial(self._open_runtime, image=cls.image, name=name, user=user)
+                handle: ContainerHandle = await self._nursery.start(self._run, identity, opening)
+                return handle
+            assert run.handle is not None
+            return run.handle
 
     async def replace_policy(self, cls: type[Container]) -> None:
-        """Reads the class's rules, as they stand at the call, for all its running containers, with flows open.
+        """Reads the class's rules, as they stand at the call, for all its containers, with flows open.
 
         Every request that begins after the call has returned is decided by them; no connection is dropped. Ten thousand
         hosts take about 0.1 s, in which other tasks run.
@@ -111,157 +99,106 @@ class Interceptor:
         Raises: PolicyError for a bad rule; then nothing has changed.
         """
         policy = await self._read_policy(cls)
-        for attached in self.attached.values():
-            if attached.context.container_class == cls.__name__ and attached.policy.generation < policy.generation:
-                attached.policy = policy
-                self._relay.publish_policy(attached.container, policy.blob)
-
-    async def _read_policy(self, cls: type[Container]) -> Policy:
-        """The class's rules, or those that a later call has read meanwhile."""
-        self._generations += 1
-        policy = await in_turns(self._app.reading(cls, self._generations))
-        latest = self._latest.get(cls.__name__, policy)
-        self._latest[cls.__name__] = policy if policy.generation > latest.generation else latest
-        return self._latest[cls.__name__]
+        replaced = {
+            identity
+            for identity in self._containers.values()
+            if identity.cls is cls and identity.policies.replace(policy)
+        }
+        for run in self.runs.values():
+            if run.identity in replaced:
+                self._relay.publish_policy(run.number, policy.blob)
 
     def count(self, cls: type[Container] | None = None, name: str = "default") -> Counters:
-        """What became of the flows of one container, or of all that ever were. Raises: KeyError if it does not run."""
+        """Counts the flows of one container, or of all since the start. Raises: KeyError if it does not run."""
         if cls is None:
             return self._relay.count()
-        for attached in self.attached.values():
-            if (attached.context.container_class, attached.context.container_name) == (cls.__name__, name):
-                return self._relay.count(attached.container)
-        raise KeyError(f"{cls.__name__} {name!r} does not run")
+        identity = self._containers.get((cls.__name__, name))
+        if identity is None or identity.run is None:
+            raise KeyError(f"{cls.__name__} {name!r} does not run")
+        return self._relay.count(identity.run.number)
 
-    async def _run(
-        self,
-        cls: type[Container],
-        name: str,
-        user: str | None,
-        *,
-        task_status: trio.TaskStatus[Box] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """One container from its start to its stop."""
-        key = cls.__name__, name
-        try:
-            async with self._attachment(cls, name) as attachment:
-                attach = partial(self._gateway.attach, attachment)
-                opening: AbstractAsyncContextManager[NetnsContainer | PodmanContainer]
-                if cls.image is None:
-                    opening = open_netns_container(name=name, user=user, attach=attach)
-                else:
-                    opening = open_podman_container(name=name, image=cls.image, user=user, attach=attach)
-                async with opening as workload:
-                    box = self._boxes[key] = Box(workload)
-                    task_status.started(box)
-                    await box.stopping.wait()
-                    await workload.stop()
-                    await self._settle(attachment.container)
-        except BaseExceptionGroup as group:  # the client's nursery wraps what passes through it
-            error = ungrouped(group)
-            raise error from error.__cause__
-        finally:
-            if key in self._boxes:
-                self._boxes.pop(key).gone.set()
-
-    async def _settle(self, container: int) -> None:
-        """Its processes have ended, and what they sent may be on its way: lets that arrive, for a moment."""
-        with trio.move_on_after(SETTLE_TIMEOUT):
-            while self._relay.count(container).flows:  # noqa: ASYNC110  # C counts, and tells nobody
-                await trio.sleep(SETTLE_PAUSE)
-
-    @asynccontextmanager
-    async def _attachment(self, cls: type[Container], name: str) -> AsyncIterator[Attachment]:
-        """The tie to the gateway and all that is known of it, before the veth exists; gone with the block."""
-        await self._read_policy(cls)
-        attachment = self._gateway.reserve(next(self._numbers))
-        number = attachment.container
-        context = Context(container_id(cls.__name__, name), cls.__name__, name)
-        dialer = Dialer(
-            resolve=self._upstream.resolve,
-            may_dial=partial(self._may_dial, number),
-            make_stream=self._hub.stream,
-        )
-        async with open_client(dialer, pump=partial(self._relay.pump, number)) as client:
-            self._relay.add_container(self._capture, attachment, cls.budget)
-            try:
-                policy = self._latest[cls.__name__]  # a call may have replaced what was read above
-                self._relay.publish_policy(number, policy.blob)
-                self.attached[number] = Attached(
-                    number, context, policy, client, self._synthetic, cls.budget
-                )
-                yield attachment
-            finally:
-                self._relay.remove_container(number)
-                self.attached.pop(number, None)
-                self.resolver.forget(number)
-                with trio.CancelScope(shield=True):
-                    await self._gateway.detach(attachment)
-
-    def _may_dial(self, container: int, ip: str, port: int, local: bool) -> bool:
-        return self._relay.may_dial(ipaddress.ip_address(ip), port, container=container, local=local)
-
-    def _budget_of(self, container: int) -> Budget:
-        return self.attached[container].budget
-
-    def _decide_name(self, container: int, host: str) -> int | None:
-        """The best verdict for this name, whatever its address; None for a container that isn't there."""
-        attached = self.attached.get(container)
-        if attached is None:
-            return None
-        return attached.policy.decide_name(host)
+    def run_on(self, interface: int) -> Run | None:
+        """The run whose traffic comes in on the interface; None if there is none, or it is over."""
+        number = self._capture.container_on(interface)
+        run = None if number is None else self.runs.get(number)
+        return None if run is None or run.is_over else run
 
     def set_ipv6(self, v6: bool) -> None:
         """The host has gained or lost its way to IPv6 addresses."""
-        self._gateway.set_ipv6(v6)
+        self._capture.set_ipv6(v6)
         self.resolver.set_ipv6(v6)
 
+    def _identity(self, cls: type[Container], name: str) -> Identity:
+        self._app.check_class(cls)
+        identity = self._containers.get((cls.__name__, name))
+        if identity is None:
+            identity = self._containers[cls.__name__, name] = Identity(cls, name, self.env, self._policies[cls])
+        return identity
 
-@asynccontextmanager
-async def open_interceptor(
-    app: App,
-    *,
-    instance: str = "default",
-    nameservers: Sequence[str] | None = None,
-    synthetic: Networks = SYNTHETIC,
-    settings: Mapping[str, str] | None = None,
-    state: str | None = None,
-    options: Options | None = None,
-) -> AsyncIterator[Interceptor]:
-    """Opens the gateway, the relay and DNS for `app`; all of it is gone when the block ends.
+    async def _read_policy(self, cls: type[Container]) -> Policy:
+        """The class's rules, or those that a later call has read meanwhile."""
+        policy = await in_turns(self._app.reading(cls, next(self._generations)))
+        if policy.generation > self._policies[cls].generation:
+            self._policies[cls] = policy
+        return self._policies[cls]
 
-    `instance` separates several on one machine. `nameservers` are asked for names that no rule serves, instead of
-    those of /etc/resolv.conf; names that a rule serves get addresses of `synthetic`. `settings` configure bindings,
-    as {"KV": "redis://…"}, before what variables PYINTERCEPTOR_BINDING_KV say; what bindings keep on this machine is
-    below /var/lib/pyinterceptor, by the name `state` (default: the instance's). Needs root (CAP_NET_ADMIN,
-    CAP_SYS_ADMIN, CAP_BPF).
-
-    Raises: CaptureError with the step and the remedy; PolicyError for what is wrong with the app or its settings;
-    BindingError for a resource that can't be had.
-    """
-    for cls in app.containers:
-        app.policy(cls, 0)  # bad rules are told before anything is opened
-    bindings = configured(app.bindings, settings_of(os.environ) | dict(settings or {}))
-    place = state_directory(state or instance)
-    v6 = has_ipv6()
-    upstream = Upstream(nameservers)
-    try:
-        with closing(Hub()) as hub:
+    async def _run(
+        self,
+        identity: Identity,
+        opening: Callable[..., AbstractAsyncContextManager[Runtime]],
+        *,
+        task_status: trio.TaskStatus[ContainerHandle] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """One container from its start to its stop. Once it has started, its failures end it alone."""
+        run: Run | None = None
+        try:
             async with (
-                open_env(bindings, place) as env,
-                open_gateway(instance, v6=v6) as gateway,
-                open_relay(options or Options()) as relay,
-                open_server() as server,
+                self._open_run(identity) as opened,
+                opening(attach=partial(self._capture.attach, opened.attachment)) as runtime,
+            ):
+                run = identity.run = opened
+                run.handle = ContainerHandle(run, runtime)
+                task_status.started(run.handle)
+                await run.serve(runtime, self._relay)
+        except BaseException as error:
+            if run is None:
+                alone = ungrouped(error)  # the nurseries of the run have wrapped it
+                raise alone from alone.__cause__
+            passes, ends = parted(error)
+            if ends is not None:
+                run.fail(ungrouped(ends))
+            if passes is not None:
+                raise passes from None
+        finally:
+            if run is not None:
+                identity.run = None
+                run.gone.set()
+
+    @asynccontextmanager
+    async def _open_run(self, identity: Identity) -> AsyncIterator[Run]:
+        """A run that is ready for its network namespace. Nothing of it is left when the block ends."""
+        identity.policies.replace(await self._read_policy(identity.cls))
+        attachment = self._capture.reserve(next(self._numbers))
+        number = attachment.container
+        try:
+            self._relay.add_container(self._listener, attachment, identity.cls.budget)
+            async with (
+                open_client(self._dialer(number), pump=partial(self._relay.pump, number)) as client,
                 trio.open_nursery() as nursery,
             ):
-                interceptor = Interceptor(app, nursery, gateway, relay, hub, upstream, v6, synthetic, env)
-                flows = Flows(relay, hub, server, interceptor.resolver, env, interceptor.attached)
-                nursery.start_soon(hub.run)
-                nursery.start_soon(flows.run)
-                nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
-                nursery.start_soon(serve_udp, gateway.dns, gateway.container_on, interceptor.resolver)
-                yield interceptor
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        error = ungrouped(group)
-        raise error from error.__cause__
+                run = self.runs[number] = Run(identity, attachment, client, nursery, self._synthetic)
+                self._relay.publish_policy(number, identity.policies.now.blob)
+                yield run
+                run.end_tasks()
+        finally:
+            self.runs.pop(number, None)
+            with suppress(CaptureError):  # it was never added
+                self._relay.remove_container(number)
+            with trio.CancelScope(shield=True):
+                await self._capture.detach(attachment)
+
+    def _dialer(self, container: int) -> Dialer:
+        def may_dial(ip: str, port: int, local: bool) -> bool:
+            return self._relay.may_dial(ipaddress.ip_address(ip), port, container=container, local=local)
+
+        return Dialer(resolve=self._upstream.resolve, may_dial=may_dial, make_stream=self._hub.stream)

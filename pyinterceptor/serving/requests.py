@@ -6,21 +6,18 @@ Everything a client can be told of a refusal is written here.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from typing import Any
 
 from pyinterceptor._relay import lib
-from pyinterceptor.app.container import Context, Handler
+from pyinterceptor.app.container import Handler
 from pyinterceptor.app.handler import explain_asyncio, wrong_answer
 from pyinterceptor.app.policy import Policy
-from pyinterceptor.dns.names import SYNTHETIC, Networks
-from pyinterceptor.errors import BindingError, DialRefused, FetchError
-from pyinterceptor.http.client import Client
+from pyinterceptor.errors import BindingError, DialRefused, FetchError, ungrouped
 from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.policy.addresses import Address
-from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.table import Decision
 from pyinterceptor.relay.records import Cause
+from pyinterceptor.serving.run import Run
 from pyinterceptor.web import Request, Response
 
 log = logging.getLogger("pyinterceptor")
@@ -36,25 +33,11 @@ CAUSES = {
 }
 
 
-@dataclass(slots=True)
-class Attached:
-    """A container whose flows are ours: its interface, its policy now, and who it is to handlers."""
-
-    container: int  # its number
-    context: Context
-    policy: Policy
-    client: Client  # its own: what it may dial and its pooled connections are nobody else's
-    synthetic: Networks = SYNTHETIC
-    budget: Budget = field(default_factory=Budget)
-    running: int = 0  # handlers
-    refused: int = 0  # requests, for want of budget
-
-
 class Outbound:
     """Answers the requests of one handed-off connection."""
 
-    def __init__(self, attached: Attached, env: Any, destination: tuple[Address, int], cause: Cause) -> None:
-        self._attached = attached
+    def __init__(self, run: Run, env: Any, destination: tuple[Address, int], cause: Cause) -> None:
+        self._run = run
         self._env = env
         self._destination = destination
         self._cause = cause  # what C failed at, of the first request
@@ -65,7 +48,7 @@ class Outbound:
 
     async def respond(self, request: Request) -> Response:
         """Decides this request by the policy of this moment."""
-        policy, host = self._attached.policy, request.host
+        policy, host = self._run.identity.policies.now, request.host
         if policy is not self._policy or host != self._host:
             self._decision = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
             self._policy, self._host = policy, host
@@ -80,46 +63,58 @@ class Outbound:
         return await self._pass(request)
 
     async def _handle(self, request: Request, handler: Handler) -> Response:
-        attached = self._attached
-        if attached.running >= attached.budget.handlers:
-            attached.refused += 1
+        run = self._run
+        if run.running >= run.budget.handlers:
+            run.refused += 1
             return Response("Too many handlers are running for this container.\n", 503, {"retry-after": "1"})
-        attached.running += 1
-        scope, response = FetchScope(attached.client), None
+        run.running += 1
+        scope, response = FetchScope(run.client), None
         try:
             with scope:
-                answer = handler(request, self._env, attached.context)
+                answer = handler(request, self._env, run.identity.context)
                 answer = await answer if hasattr(answer, "__await__") else answer
             if not isinstance(answer, Response):
                 raise wrong_answer(handler, answer)
             response = answer
             return response
-        except (DialRefused, FetchError) as error:
-            log.warning("%s %s: the handler's fetch failed: %s", request.method, request.url, error)
-            # The handler's errands are no business of the container: it isn't told whom it asked.
-            status = REFUSED if isinstance(error, DialRefused) else 502
-            return refusal(status, request.host, "its handler could not reach what it asked")
-        except BindingError as error:
-            log.warning("%s %s: the handler's resource failed: %s", request.method, request.url, error)
-            return refusal(error.status, request.host, "its handler could not get or keep what was asked")
+        except (DialRefused, FetchError, BindingError, BaseExceptionGroup) as error:
+            told = failed(request, ungrouped(error))
+            if told is None:
+                raise
+            return told
         except (AttributeError, RuntimeError, TypeError) as error:
             explain_asyncio(error, handler)
             raise
         finally:
-            attached.running -= 1
+            run.running -= 1
             if scope.has_fetched:
                 await scope.let_go(response)
 
     async def _pass(self, request: Request) -> Response:
         """As if the container's own connection went on: to the address it dialled, whatever host the request names."""
         address, port = self._destination
-        at = None if address in self._attached.synthetic else str(address)
+        at = None if address in self._run.synthetic else str(address)
         try:
-            return await self._attached.client.pass_on(request, at=at, port=port)
+            return await self._run.client.pass_on(request, at=at, port=port)
         except DialRefused:
             return refusal(GUARDED[0], request.host, GUARDED[1])
         except FetchError as error:
             return refusal(502, request.host, str(error))
+
+
+def failed(request: Request, error: BaseException) -> Response | None:
+    """The answer to a request whose handler has failed so; None if this error says nothing of what it asked for.
+
+    The container isn't told which host or resource that was.
+    """
+    if isinstance(error, DialRefused | FetchError):
+        log.warning("%s %s: the handler's fetch failed: %s", request.method, request.url, error)
+        status = REFUSED if isinstance(error, DialRefused) else 502
+        return refusal(status, request.host, "its handler could not reach what it asked")
+    if isinstance(error, BindingError):
+        log.warning("%s %s: the handler's resource failed: %s", request.method, request.url, error)
+        return refusal(error.status, request.host, "its handler could not get or keep what was asked")
+    return None
 
 
 def refusal(status: int, host: str, why: str) -> Response:

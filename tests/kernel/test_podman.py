@@ -19,7 +19,7 @@ import trio
 
 from pyinterceptor import App, Container, Response, open_interceptor
 from pyinterceptor.errors import RuntimeFailure
-from pyinterceptor.runtime import Finished, PodmanContainer, open_podman_container
+from pyinterceptor.runtime import Finished, PodmanRuntime, execute, open_podman_container
 from tests.world import ORIGIN_V4, World
 from tests.world.image import PODMAN, busybox_image, remove_image, root_archive
 
@@ -68,7 +68,7 @@ async def no_network(netns_fd: int) -> None:
     """Does nothing: the container stays unattached."""
 
 
-def in_box(scenario: Callable[[PodmanContainer], Awaitable[T]], image: str = IMAGE) -> T:
+def in_box(scenario: Callable[[PodmanRuntime], Awaitable[T]], image: str = IMAGE) -> T:
     async def main() -> T:
         async with open_podman_container(name="a box", image=image, attach=no_network) as box:
             return await scenario(box)
@@ -83,36 +83,36 @@ def ours() -> list[str]:
 
 
 def test_a_command_gets_input_and_environment_and_gives_output_and_exit_code() -> None:
-    async def scenario(box: PodmanContainer) -> None:
-        assert (await box.exec("sh -c 'cat; echo $MINE >&2; exit 3'", input=b"in", env={"MINE": "x"})) == Finished(
+    async def scenario(box: PodmanRuntime) -> None:
+        assert (await execute(box, "sh -c 'cat; echo $MINE >&2; exit 3'", input=b"in", env={"MINE": "x"})) == Finished(
             3, b"in", b"x\n"
         )
-        assert (await box.exec(["echo", "one word"])).text == "one word\n"
-        assert (await box.exec("hostname")).text == "a-box\n"
-        assert (await box.exec("cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
-        assert (await box.exec("nonesuch")).returncode == 127
-        assert (await box.exec("/etc/hostname")).returncode == 126
-        assert (await box.exec("sh -c 'kill -9 $$'")).returncode == 128 + signal.SIGKILL
+        assert (await execute(box, ["echo", "one word"])).text == "one word\n"
+        assert (await execute(box, "hostname")).text == "a-box\n"
+        assert (await execute(box, "cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
+        assert (await execute(box, "nonesuch")).returncode == 127
+        assert (await execute(box, "/etc/hostname")).returncode == 126
+        assert (await execute(box, "sh -c 'kill -9 $$'")).returncode == 128 + signal.SIGKILL
         with pytest.raises(RuntimeFailure, match="run sh: exit code 4: oh"):
-            await box.exec("sh -c 'echo oh >&2; exit 4'", check=True)
+            await execute(box, "sh -c 'echo oh >&2; exit 4'", check=True)
 
     in_box(scenario)
     assert ours() == []
 
 
 def test_a_started_process_runs_until_the_container_stops() -> None:
-    async def scenario(box: PodmanContainer) -> None:
+    async def scenario(box: PodmanRuntime) -> None:
         running = await box.start("sh -c 'echo up; exec sleep 1000'", stdout=subprocess.PIPE)
         assert running.stdout is not None
         assert await running.stdout.receive_some(3) == b"up\n"
-        assert b"sleep 1000" in (await box.exec("ps")).stdout
+        assert b"sleep 1000" in (await execute(box, "ps")).stdout
         assert len(ours()) == 1
         await box.stop()
         assert ours() == []
         assert await running.wait() != 0
         await running.aclose()
         with pytest.raises(RuntimeFailure, match="the container is stopped"):
-            await box.exec("true")
+            await execute(box, "true")
         await box.stop()
 
     in_box(scenario)
@@ -157,11 +157,11 @@ def test_hostile_code_as_root_inside_gains_nothing_past_its_own_streams(attack: 
 
     async def main() -> Finished:
         async with open_podman_container(name="box", image=f"{IMAGE}-attack", attach=attach) as box:
-            assert (await box.exec("id -u")).text == "0\n"
-            status = (await box.exec("cat /proc/self/status")).text
+            assert (await execute(box, "id -u")).text == "0\n"
+            status = (await execute(box, "cat /proc/self/status")).text
             assert "NoNewPrivs:\t1" in status
             assert "CapBnd:\t00000000000404fb" in status  # CAPABILITIES: no NET_ADMIN, NET_RAW, SYS_ADMIN
-            return await box.exec("/attack")
+            return await execute(box, "/attack")
 
     told = dict(line.split(": ") for line in trio.run(main).text.splitlines())
     assert told.pop("stream") == "done"
@@ -189,7 +189,7 @@ def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_liv
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
 
-        async def beside(box: PodmanContainer) -> None:
+        async def beside(box: PodmanRuntime) -> None:
             assert len(ours()) == 2
 
         in_box(beside)
@@ -198,7 +198,7 @@ def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_liv
         owner.kill()
         owner.wait()
 
-        async def instead(box: PodmanContainer) -> None:
+        async def instead(box: PodmanRuntime) -> None:
             assert len(ours()) == 1
             assert ours() != left
 
@@ -210,7 +210,7 @@ def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_liv
 def test_the_user_is_one_of_the_images() -> None:
     async def main() -> None:
         async with open_podman_container(name="box", image=IMAGE, attach=no_network, user="4242:4343") as box:
-            assert (await box.exec("sh -c 'id -u; id -g'")).text == "4242\n4343\n"
+            assert (await execute(box, "sh -c 'id -u; id -g'")).text == "4242\n4343\n"
         with pytest.raises(RuntimeFailure, match="nonesuch"):
             async with open_podman_container(name="box", image=IMAGE, attach=no_network, user="nonesuch"):
                 raise AssertionError("it was opened")
@@ -230,8 +230,8 @@ def test_resolv_conf_is_ours_also_where_the_images_is_a_link_to_nothing(target: 
     importing = [*PODMAN, "import", "--change", 'CMD ["/bin/cat"]', "-", name]
     subprocess.run(importing, input=written.getvalue(), capture_output=True, check=True)
 
-    async def scenario(box: PodmanContainer) -> None:
-        assert (await box.exec("cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
+    async def scenario(box: PodmanRuntime) -> None:
+        assert (await execute(box, "cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
 
     try:
         in_box(scenario, image=name)
@@ -246,11 +246,11 @@ def test_an_image_that_is_not_there_is_said_so() -> None:
 
 
 def test_an_image_whose_command_has_ended_is_said_so() -> None:
-    async def scenario(box: PodmanContainer) -> None:
+    async def scenario(box: PodmanRuntime) -> None:
         assert box.first is not None
         await trio.lowlevel.wait_readable(box.first)
         with pytest.raises(RuntimeFailure, match="run true: the container has ended, since its image's own command"):
-            await box.exec("true")
+            await execute(box, "true")
 
     in_box(scenario, image=ENDING)
 
@@ -268,5 +268,5 @@ def test_when_attaching_fails_nothing_of_the_image_runs(tmp_path: Path) -> None:
     assert ours() == []
 
 
-async def never(box: PodmanContainer) -> None:
+async def never(box: PodmanRuntime) -> None:
     raise AssertionError(f"it was opened by {os.getpid()}")

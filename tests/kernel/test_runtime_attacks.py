@@ -22,7 +22,7 @@ import trio
 
 from pyinterceptor.capture.gateway.gateway import open_gateway
 from pyinterceptor.paths import RUN
-from pyinterceptor.runtime import open_netns_container
+from pyinterceptor.runtime import execute, open_netns_container
 
 PYTHON = "/usr/bin/python3"
 USERS = pytest.mark.parametrize("user", ["root", "nobody"])
@@ -63,7 +63,7 @@ def attempts_inside(script: str, *arguments: str, instance: str, **options: Any)
             attachment = gateway.reserve(1)
             attach = partial(gateway.attach, attachment)
             async with open_netns_container(name="hostile", attach=attach, **options) as box:
-                finished = await box.exec([PYTHON, "-c", TRY + script, *arguments], check=True)
+                finished = await execute(box, [PYTHON, "-c", TRY + script, *arguments], check=True)
             await gateway.detach(attachment)
         told: dict[str, str] = json.loads(finished.stdout)
         return told
@@ -293,11 +293,11 @@ def test_the_process_that_ends_with_us_is_not_its_to_stop(user: str, instance: s
 
 RUN_AS_A_SCRIPT = """
 import os, signal, sys, trio
-from pyinterceptor.runtime import open_netns_container
+from pyinterceptor.runtime import open_netns_container, run_inherited
 async def attach(fd): pass
 async def main():
     async with open_netns_container(name="hostile", attach=attach, user="root") as box:
-        return await box.run_inherited(sys.argv[1:])
+        return await run_inherited(box, sys.argv[1:])
 print(trio.run(main), flush=True)
 """
 GROUP_ATTACK = """
@@ -352,7 +352,7 @@ def test_programs_and_libraries_that_it_plants_are_run_as_itself_at_most(workdir
 
     async def main() -> None:
         async with open_netns_container(name="planted", attach=attach, user="nobody", workdir=workdir) as box:
-            assert (await box.exec("id-of-mine", env=environment)).text == "CapEff:\t0000000000000000\n65534\n"
+            assert (await execute(box, "id-of-mine", env=environment)).text == "CapEff:\t0000000000000000\n65534\n"
 
     trio.run(main)
     loaded = (workdir / "loaded").read_text()

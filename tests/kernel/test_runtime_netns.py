@@ -21,7 +21,7 @@ import pytest
 import trio
 
 from pyinterceptor.errors import RuntimeFailure
-from pyinterceptor.runtime import CommandNotRun, Finished, NetnsContainer, open_netns_container
+from pyinterceptor.runtime import CommandNotRun, Finished, NetnsRuntime, execute, open_netns_container
 
 T = TypeVar("T")
 PYTHON = "/usr/bin/python3"
@@ -32,7 +32,7 @@ async def no_network(netns_fd: int) -> None:
     """Does nothing: the container stays unattached."""
 
 
-def in_box(scenario: Callable[[NetnsContainer], Awaitable[T]], **options: Any) -> T:
+def in_box(scenario: Callable[[NetnsRuntime], Awaitable[T]], **options: Any) -> T:
     async def main() -> T:
         async with open_netns_container(**{"name": "box", "attach": no_network, **options}) as box:
             return await scenario(box)
@@ -41,7 +41,7 @@ def in_box(scenario: Callable[[NetnsContainer], Awaitable[T]], **options: Any) -
 
 
 def inside(*argv: str, input: bytes | None = None, **options: Any) -> Finished:
-    return in_box(lambda box: box.exec(argv, input=input), **options)
+    return in_box(lambda box: execute(box, argv, input=input), **options)
 
 
 def outside(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -61,16 +61,16 @@ def workdir() -> Iterator[Path]:
 
 
 def test_a_command_gets_input_and_environment_and_gives_output(workdir: Path) -> None:
-    async def scenario(box: NetnsContainer) -> None:
-        assert (await box.exec("sh -c 'cat; echo $MINE >&2; exit 3'", input=b"in", env={"MINE": "x"})) == Finished(
+    async def scenario(box: NetnsRuntime) -> None:
+        assert (await execute(box, "sh -c 'cat; echo $MINE >&2; exit 3'", input=b"in", env={"MINE": "x"})) == Finished(
             3, b"in", b"x\n"
         )
-        assert (await box.exec(["echo", "one word"])).text == "one word\n"
-        assert (await box.exec("pwd")).text == f"{workdir}\n"
-        assert (await box.exec("hostname")).text == "a-box\n"
+        assert (await execute(box, ["echo", "one word"])).text == "one word\n"
+        assert (await execute(box, "pwd")).text == f"{workdir}\n"
+        assert (await execute(box, "hostname")).text == "a-box\n"
         large = bytes(3_000_000)
-        assert (await box.exec("cat", input=large)).stdout == large
-        assert (await box.exec("true", input=large)).returncode == 0
+        assert (await execute(box, "cat", input=large)).stdout == large
+        assert (await execute(box, "true", input=large)).returncode == 0
 
     in_box(scenario, workdir=workdir, name="a box")
 
@@ -78,24 +78,24 @@ def test_a_command_gets_input_and_environment_and_gives_output(workdir: Path) ->
 def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_126(workdir: Path) -> None:
     (workdir / "data").write_text("no program")
 
-    async def scenario(box: NetnsContainer) -> None:
-        assert await box.exec("nonesuch") == Finished(127, b"", b"run nonesuch: command not found\n")
-        assert (await box.exec("./data")).returncode == 126
-        assert (await box.exec("/etc")).returncode == 126
+    async def scenario(box: NetnsRuntime) -> None:
+        assert await execute(box, "nonesuch") == Finished(127, b"", b"run nonesuch: command not found\n")
+        assert (await execute(box, "./data")).returncode == 126
+        assert (await execute(box, "/etc")).returncode == 126
         with pytest.raises(CommandNotRun, match="nonesuch: command not found"):
             await box.start("nonesuch")
         with pytest.raises(RuntimeFailure, match="run sh: exit code 4: oh"):
-            await box.exec("sh -c 'echo oh >&2; exit 4'", check=True)
+            await execute(box, "sh -c 'echo oh >&2; exit 4'", check=True)
         with pytest.raises(RuntimeFailure, match="it is empty"):
-            await box.exec("")
+            await execute(box, "")
         with pytest.raises(RuntimeFailure, match="No closing quotation"):
-            await box.exec("echo 'x")
+            await execute(box, "echo 'x")
 
     in_box(scenario, workdir=workdir)
 
 
 def test_a_started_process_is_signalled_and_awaited() -> None:
-    async def scenario(box: NetnsContainer) -> None:
+    async def scenario(box: NetnsRuntime) -> None:
         running = await box.start("sleep 1000")
         assert running.returncode is None
         assert Path(f"/proc/{running.pid}").exists()
@@ -114,9 +114,9 @@ def test_a_started_process_is_signalled_and_awaited() -> None:
 
 
 def test_orphans_are_reaped() -> None:
-    async def scenario(box: NetnsContainer) -> None:
-        await box.exec("sh -c '(sleep 0.1 &) ; (sleep 0.2 &)'")
-        while b"sleep" in (processes := (await box.exec("ps -eo stat=,comm=")).stdout):
+    async def scenario(box: NetnsRuntime) -> None:
+        await execute(box, "sh -c '(sleep 0.1 &) ; (sleep 0.2 &)'")
+        while b"sleep" in (processes := (await execute(box, "ps -eo stat=,comm=")).stdout):
             assert b"Z" not in processes
         assert processes.count(b"\n") == 2
 
@@ -124,20 +124,20 @@ def test_orphans_are_reaped() -> None:
 
 
 def test_cancelling_a_command_kills_it() -> None:
-    async def scenario(box: NetnsContainer) -> None:
+    async def scenario(box: NetnsRuntime) -> None:
         with trio.move_on_after(0.2) as scope:
-            await box.exec("sleep 1000")
+            await execute(box, "sleep 1000")
         assert scope.cancelled_caught
-        assert b"sleep" not in (await box.exec("ps ax")).stdout
+        assert b"sleep" not in (await execute(box, "ps ax")).stdout
 
     in_box(scenario)
 
 
 def test_stopping_ends_everything_inside() -> None:
-    async def scenario(box: NetnsContainer) -> None:
-        await box.exec("sh -c 'sleep 1000 >/dev/null 2>&1 &'")  # an orphan
+    async def scenario(box: NetnsRuntime) -> None:
+        await execute(box, "sh -c 'sleep 1000 >/dev/null 2>&1 &'")  # an orphan
         running = await box.start("sh -c 'setsid sleep 1000 & sleep 1000'")
-        assert (await box.exec("ps ax")).stdout.count(b"sleep 1000") >= 3
+        assert (await execute(box, "ps ax")).stdout.count(b"sleep 1000") >= 3
         inside = list(processes_of(os.readlink(f"/proc/{running.pid}/ns/pid")))
         assert len(inside) >= 5
         with trio.fail_after(2):
@@ -146,7 +146,7 @@ def test_stopping_ends_everything_inside() -> None:
         assert await running.wait() == 128 + signal.SIGKILL
         await running.aclose()
         with pytest.raises(RuntimeFailure, match="the container is stopped"):
-            await box.exec("true")
+            await execute(box, "true")
         await box.stop()
 
     in_box(scenario)
@@ -166,10 +166,10 @@ def test_what_attaches_runs_before_any_process_and_gets_the_network_of_the_conta
             )
         )
 
-    async def scenario(box: NetnsContainer) -> None:
-        assert (await box.exec("readlink /proc/self/ns/net")).text == f"net:[{seen[0]}]\n"
+    async def scenario(box: NetnsRuntime) -> None:
+        assert (await execute(box, "readlink /proc/self/ns/net")).text == f"net:[{seen[0]}]\n"
         assert list(processes_in_network(seen[0]))
-        assert "UP" in (await box.exec("ip link show lo")).text
+        assert "UP" in (await execute(box, "ip link show lo")).text
 
     in_box(scenario, attach=attach)
 
@@ -243,10 +243,10 @@ def test_it_runs_as_the_user_who_invoked_us(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_it_runs_as_the_user_asked_for() -> None:
-    async def scenario(box: NetnsContainer) -> None:
-        assert (await box.exec("id -u")).text == f"{NOBODY.pw_uid}\n"
-        assert (await box.exec("id -G")).text == f"{NOBODY.pw_gid}\n"
-        assert (await box.exec("sh -c 'echo $HOME $USER'")).text == f"{NOBODY.pw_dir} nobody\n"
+    async def scenario(box: NetnsRuntime) -> None:
+        assert (await execute(box, "id -u")).text == f"{NOBODY.pw_uid}\n"
+        assert (await execute(box, "id -G")).text == f"{NOBODY.pw_gid}\n"
+        assert (await execute(box, "sh -c 'echo $HOME $USER'")).text == f"{NOBODY.pw_dir} nobody\n"
 
     in_box(scenario, user="nobody")
     assert inside("id", "-u", user="4242").text == "4242\n"
@@ -403,13 +403,13 @@ def test_resolv_conf_is_ours() -> None:
 
 LINKED = """
 import sys, trio
-from pyinterceptor.runtime import open_netns_container
+from pyinterceptor.runtime import execute, open_netns_container
 async def attach(fd): pass
 async def main():
     async with open_netns_container(name="linked", attach=attach) as box:
-        print((await box.exec("cat /etc/resolv.conf")).text, end="")
-        print((await box.exec("cat /etc/of-the-host")).text, end="")
-        print((await box.exec("touch /etc/written")).returncode)
+        print((await execute(box, "cat /etc/resolv.conf")).text, end="")
+        print((await execute(box, "cat /etc/of-the-host")).text, end="")
+        print((await execute(box, "touch /etc/written")).returncode)
 trio.run(main)
 """
 

@@ -18,11 +18,11 @@ import trio
 
 RUN = """
 import sys, trio
-from pyinterceptor.runtime import open_netns_container
+from pyinterceptor.runtime import open_netns_container, run_inherited
 async def attach(fd): pass
 async def main():
     async with open_netns_container(name="box", attach=attach) as box:
-        return await box.run_inherited(sys.argv[1:])
+        return await run_inherited(box, sys.argv[1:])
 code = trio.run(main)
 print("code", code, flush=True)
 sys.exit(code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import dns.message
@@ -15,8 +16,9 @@ import trio.testing
 from dns.rdatatype import AAAA, A
 
 from pyinterceptor.dns.answers import addresses
+from pyinterceptor.dns.names import SYNTHETIC, Names
 from pyinterceptor.dns.query import QUERY_MAX
-from pyinterceptor.dns.resolver import KEPT, Resolver, Waiting
+from pyinterceptor.dns.resolver import KEPT, Counts, Lookups, Resolver, Waiting
 from pyinterceptor.dns.server import serve_udp
 from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, Upstream
 from pyinterceptor.policy.budget import Budget
@@ -47,11 +49,22 @@ class Published:
         self.names.append((name, "failed"))
 
 
+@dataclass
+class Asking:
+    """A container that runs, as DNS sees it."""
+
+    lookups: Lookups
+    nursery: trio.Nursery
+
+
 class Bench:
     """What a test has before it: a resolver whose internet is a nameserver on loopback."""
 
-    def __init__(self, resolver: Resolver, nameserver: Nameserver, relay: Published, port: int) -> None:
+    def __init__(
+        self, resolver: Resolver, containers: dict[int, Asking], nameserver: Nameserver, relay: Published, port: int
+    ) -> None:
         self.resolver = resolver
+        self.containers = containers
         self.nameserver = nameserver
         self.published = relay.names
         self._port = port
@@ -71,9 +84,13 @@ class Bench:
 
     def wait(self, name: str, container: int) -> Waiting:
         """A query that has taken its place and waits for upstream."""
-        waiting = self.resolver.answer_nowait(container, dns.message.make_query(name, "A").to_wire(), udp=True)
+        wire = dns.message.make_query(name, "A").to_wire()
+        waiting = self.resolver.answer_nowait(self.containers[container].lookups, wire, udp=True)
         assert isinstance(waiting, Waiting)
         return waiting
+
+    def count(self, container: int) -> Counts:
+        return self.containers[container].lookups.counts
 
 
 @asynccontextmanager
@@ -87,15 +104,16 @@ async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
         ours.bind(("::", 0))
         async with open_nameserver(answer) as nameserver, trio.open_nursery() as nursery:
             relay = Published()
-            resolver = Resolver(
-                decide=lambda container, host: decide_name(table, host),
-                budget_of=lambda container: BUDGET,
-                upstream=Upstream([nameserver.server]),
-                relay=relay,
-                v6=v6,
-            )
-            nursery.start_soon(serve_udp, ours, {LOOPBACK: LO}.get, resolver)
-            yield Bench(resolver, nameserver, relay, ours.getsockname()[1])
+            resolver = Resolver(upstream=Upstream([nameserver.server]), relay=relay, v6=v6)
+
+            def verdict(host: str) -> int:
+                return decide_name(table, host)
+
+            containers = {
+                number: Asking(Lookups(number, verdict, BUDGET, Names(SYNTHETIC)), nursery) for number in (LO, OTHER)
+            }
+            nursery.start_soon(serve_udp, ours, {LOOPBACK: containers[LO]}.get, resolver)
+            yield Bench(resolver, containers, nameserver, relay, ours.getsockname()[1])
             nursery.cancel_scope.cancel()
 
 
@@ -232,15 +250,16 @@ async def test_an_answer_too_long_for_a_datagram_says_so_and_comes_over_tcp():
         answer = await here.ask("many.test")
         assert answer.flags & dns.flags.TC
         assert answer.answer == []
-        wire = await here.resolver.answer(LO, dns.message.make_query("many.test", "A").to_wire(), udp=False)
-        assert len(addresses(dns.message.from_wire(wire))[0]) == 150
+        asked = dns.message.make_query("many.test", "A").to_wire()
+        told = await here.resolver.answer(here.containers[LO].lookups, asked, udp=False)
+        assert len(addresses(dns.message.from_wire(told))[0]) == 150
 
 
 @with_jumping_clock
 async def test_without_an_answer_from_upstream_it_is_servfail_and_counted():
     async with bench(silent) as here:
         assert (await here.ask("www.test")).rcode() == dns.rcode.SERVFAIL
-        assert here.resolver.count(LO).unanswered == 1
+        assert here.count(LO).unanswered == 1
 
 
 @with_jumping_clock
@@ -253,11 +272,11 @@ async def test_a_container_at_its_limit_is_told_so_and_another_is_served():
             refused = [dns.message.from_wire(await client.recv(65535)) for _ in range(50)]
             assert {answer.rcode() for answer in refused} == {dns.rcode.SERVFAIL}
             assert {answer.id for answer in refused} == set(range(BUDGET.queries, BUDGET.queries + 50))
-            assert here.resolver.count(LO).over_budget == 50
+            assert here.count(LO).over_budget == 50
             assert addresses(await here.ask("my.kv"))[0] == ["198.18.1.0"]  # needs nobody upstream
             began = trio.current_time()
             others = [here.wait(f"n{number}.test", OTHER) for number in range(BUDGET.queries)]
-            assert here.resolver.count(OTHER).over_budget == 0
+            assert here.count(OTHER).over_budget == 0
             async with trio.open_nursery() as nursery:
                 for other in others:
                     nursery.start_soon(here.resolver.passed, other)
@@ -272,12 +291,13 @@ async def test_a_container_at_its_limit_is_told_so_and_another_is_served():
 async def test_a_container_that_leaves_while_it_waits_disturbs_nobody():
     async with bench(silent) as here:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.resolver.passed, here.wait("www.test", LO))
             nursery.start_soon(here.resolver.passed, here.wait("www.test", OTHER))
-            await trio.testing.wait_all_tasks_blocked()
-            here.resolver.forget(LO)
-        assert here.resolver.count(LO).queries == 0
-        assert here.resolver.count(OTHER).unanswered == 1
+            async with trio.open_nursery() as leaving:
+                leaving.start_soon(here.resolver.passed, here.wait("www.test", LO))
+                await trio.testing.wait_all_tasks_blocked()
+                leaving.cancel_scope.cancel()
+            assert here.containers[LO].lookups.waiting == 0
+        assert here.count(OTHER).unanswered == 1
 
 
 @with_jumping_clock

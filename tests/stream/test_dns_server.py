@@ -15,16 +15,16 @@ import pytest
 import trio
 import trio.testing
 
-from pyinterceptor.dns.names import NAMES_MAX, REUSE_AFTER, SYNTHETIC
+from pyinterceptor.dns.names import NAMES_MAX, REUSE_AFTER, SYNTHETIC, Names
 from pyinterceptor.dns.query import QUERY_MAX
-from pyinterceptor.dns.resolver import Resolver
+from pyinterceptor.dns.resolver import Counts, Lookups, Resolver
 from pyinterceptor.dns.server import IDLE, serve_tcp
 from pyinterceptor.dns.upstream import Upstream
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile, decide_name
 
-BOX, OTHER, GONE = 7, 8, 9  # interfaces
+CONTAINER, OTHER = 7, 8  # numbers
 BUDGET = Budget()
 
 
@@ -45,17 +45,28 @@ class Published:
         self.names.append((container, name, "failed"))
 
 
-def resolver_of(hosts=("my.kv",), *, catch_all=False, internet=False, v6=True, upstream=(), relay=None) -> Resolver:
-    """The same rules for two containers; a third one is gone."""
+class Resolving:
+    """A resolver, and two containers that run under the same rules."""
+
+    def __init__(self, resolver: Resolver, decide: Callable[[str], int]) -> None:
+        self.resolver = resolver
+        self.lookups = {number: Lookups(number, decide, BUDGET, Names(SYNTHETIC)) for number in (CONTAINER, OTHER)}
+
+    def answer_nowait(self, container: int, wire: bytes, *, udp: bool) -> Any:
+        return self.resolver.answer_nowait(self.lookups[container], wire, udp=udp)
+
+    def count(self, container: int) -> Counts:
+        return self.lookups[container].counts
+
+
+def resolver_of(hosts=("my.kv",), *, catch_all=False, internet=False, v6=True, upstream=(), relay=None) -> Resolving:
     rules = Rules({host: rule for rule, host in enumerate(hosts)}, 99 if catch_all else None, internet)
     table = compile(rules, 1)
 
-    def verdict(container: int, host: str) -> int | None:
-        return None if container == GONE else decide_name(table, host)
+    def verdict(host: str) -> int:
+        return decide_name(table, host)
 
-    return Resolver(
-        decide=verdict, budget_of=lambda _: BUDGET, upstream=Upstream(upstream), relay=relay or Published(), v6=v6
-    )
+    return Resolving(Resolver(upstream=Upstream(upstream), relay=relay or Published(), v6=v6), verdict)
 
 
 def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -69,7 +80,9 @@ def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return run
 
 
-def ask(resolver: Resolver, name: str, kind: str = "A", container: int = BOX, udp: bool = True) -> dns.message.Message:
+def ask(
+    resolver: Resolving, name: str, kind: str = "A", container: int = CONTAINER, udp: bool = True
+) -> dns.message.Message:
     """What the resolver says at once."""
     query = dns.message.make_query(name, kind)
     answer = resolver.answer_nowait(container, query.to_wire(), udp=udp)
@@ -92,7 +105,7 @@ async def test_a_handled_name_has_a_pair_that_the_relay_knows_first():
     v4, v6 = told(ask(resolver, "my.kv"))[0], told(ask(resolver, "my.kv", "AAAA"))[0]
     assert ipaddress.ip_address(v4) in SYNTHETIC.v4
     assert ipaddress.ip_address(v6) in SYNTHETIC.v6
-    assert relay.names == [(BOX, "my.kv", (ipaddress.ip_address(v4), ipaddress.ip_address(v6)), (), 0)]
+    assert relay.names == [(CONTAINER, "my.kv", (ipaddress.ip_address(v4), ipaddress.ip_address(v6)), (), 0)]
     assert ask(resolver, "my.kv").answer[0].ttl == 60
 
 
@@ -170,7 +183,7 @@ async def test_each_container_has_addresses_of_its_own():
     resolver = resolver_of(("one.kv", "two.kv"), relay=relay)
     one, two = told(ask(resolver, "one.kv")), told(ask(resolver, "two.kv", container=OTHER))
     assert one == two
-    assert [name[:2] for name in relay.names] == [(BOX, "one.kv"), (OTHER, "two.kv")]
+    assert [name[:2] for name in relay.names] == [(CONTAINER, "one.kv"), (OTHER, "two.kv")]
     assert told(ask(resolver, "two.kv")) != one
 
 
@@ -179,9 +192,9 @@ async def test_a_container_that_asks_for_100_000_names_gets_its_share_and_others
     resolver = resolver_of((), catch_all=True)
     one = dns.message.make_query("n000000.example", "A").to_wire()
     wires = (one.replace(b"n000000", b"n%06d" % number) for number in range(100_000))
-    codes = [resolver.answer_nowait(BOX, wire, udp=True)[3] & 0xF for wire in wires]
+    codes = [resolver.answer_nowait(CONTAINER, wire, udp=True)[3] & 0xF for wire in wires]
     assert codes == [dns.rcode.NOERROR] * NAMES_MAX + [dns.rcode.SERVFAIL] * (100_000 - NAMES_MAX)
-    counts = resolver.count(BOX)
+    counts = resolver.count(CONTAINER)
     assert (counts.queries, counts.names_full) == (100_000, 100_000 - NAMES_MAX)
     assert told(ask(resolver, "n000007.example")) == ["198.18.1.7"]
     assert told(ask(resolver, "another.example", container=OTHER)) == ["198.18.1.0"]
@@ -202,30 +215,13 @@ async def test_an_address_with_open_flows_outlasts_the_hour():
 
 
 @in_trio
-async def test_a_container_that_is_gone_is_told_nothing():
-    resolver = resolver_of()
-    wire = dns.message.make_query("my.kv", "A").to_wire()
-    assert resolver.answer_nowait(GONE, wire, udp=True) is None
-    assert resolver.answer_nowait(BOX, wire, udp=True) is not None
-
-
-@in_trio
-async def test_a_container_that_comes_back_begins_anew():
-    resolver = resolver_of(("one.kv", "two.kv"))
-    ask(resolver, "one.kv")
-    resolver.forget(BOX)
-    assert told(ask(resolver, "two.kv")) == ["198.18.1.0"]
-    assert resolver.count(BOX).queries == 1
-
-
-@in_trio
 async def test_noise_is_answered_with_its_error_or_not_at_all():
     resolver = resolver_of()
     header = b"\x12\x34\x01\x00\x00\x01" + bytes(6)
     for wire in (b"", b"\0" * 11, header[:2] + b"\x80" + header[3:]):
-        assert resolver.answer_nowait(BOX, wire, udp=True) is None
+        assert resolver.answer_nowait(CONTAINER, wire, udp=True) is None
     for wire, code in ((header, 1), (header + b"\xff" * 100, 1), (header[:2] + b"\x28" + header[3:], 4)):
-        answer = dns.message.from_wire(resolver.answer_nowait(BOX, wire, udp=True))
+        answer = dns.message.from_wire(resolver.answer_nowait(CONTAINER, wire, udp=True))
         assert (answer.id, answer.rcode()) == (0x1234, code)
 
 
@@ -256,10 +252,10 @@ class Client:
         return dns.message.from_wire(wire)
 
 
-async def serve(ours: trio.StapledStream, resolver: Resolver, container: int = BOX) -> None:
+async def serve(ours: trio.StapledStream, resolving: Resolving, container: int = CONTAINER) -> None:
     """As the interceptor does: whoever serves closes."""
     try:
-        await serve_tcp(ours, container, resolver)
+        await serve_tcp(ours, resolving.lookups[container], resolving.resolver)
     finally:
         await trio.aclose_forcefully(ours)
 
@@ -352,7 +348,7 @@ async def test_a_client_that_takes_no_answer_is_left_when_its_time_is_up():
 async def test_a_containers_connections_are_counted_and_its_last_ones_are_closed_at_once():
     resolver, clients = resolver_of(), []
     async with trio.open_nursery() as nursery:
-        for container in (*[BOX] * (BUDGET.query_streams + 20), OTHER):
+        for container in (*[CONTAINER] * (BUDGET.query_streams + 20), OTHER):
             theirs, ours = trio.testing.memory_stream_pair()
             nursery.start_soon(serve, ours, resolver, container)
             await trio.testing.wait_all_tasks_blocked()
@@ -362,7 +358,7 @@ async def test_a_containers_connections_are_counted_and_its_last_ones_are_closed
         for served in (clients[0], clients[BUDGET.query_streams - 1], clients[-1]):
             await Client(served).send("my.kv")
             assert told(await Client(served).read()) == ["198.18.1.0"]
-        assert (resolver.count(BOX).over_budget, resolver.count(OTHER).over_budget) == (20, 0)
+        assert (resolver.count(CONTAINER).over_budget, resolver.count(OTHER).over_budget) == (20, 0)
         for stream in clients:
             await stream.aclose()
     theirs, ours = trio.testing.memory_stream_pair()

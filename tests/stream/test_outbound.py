@@ -17,14 +17,18 @@ import trio.testing
 from pyinterceptor._relay import ffi, lib
 
 from pyinterceptor import BindingError, Container, DialRefused, FetchError, Headers, Request, Response, fetch
-from pyinterceptor.app.container import Context
+from pyinterceptor.app.container import container_id
 from pyinterceptor.app.policy import policy_of
+from pyinterceptor.dns.names import SYNTHETIC as SYNTHETIC_NETWORKS
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
 from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.records import Cause
-from pyinterceptor.serving.requests import Attached, Outbound
+from pyinterceptor.serving.container import Identity
+from pyinterceptor.serving.requests import Outbound
+from pyinterceptor.serving.run import Run
+from tests.socket.loopback import nowhere
 from tests.stream.dialogue import GET, Client, http, in_trio, ok, serving
 from tests.stream.origins import Internet, internet
 
@@ -44,11 +48,19 @@ async def container(
     cls: type[Container], net: Internet, destination: str = REAL, *, port: int = 80, cause: Cause = Cause.DONE
 ) -> AsyncIterator[Client]:
     """A client inside a container of this class, connected to `destination`."""
-    attached = Attached(7, Context("id", cls.__name__, "box"), policy_of(cls, 1), net.client)
-    outbound = Outbound(attached, {"an": "env"}, (ipaddress.ip_address(destination), port), cause)
-    async with serving(outbound.respond, destination=(destination, port)) as client:
-        yield client
-    assert attached.running == 0
+    async with running(cls, net) as run:
+        outbound = Outbound(run, {"an": "env"}, (ipaddress.ip_address(destination), port), cause)
+        async with serving(outbound.respond, destination=(destination, port)) as client:
+            yield client
+        assert run.running == 0
+
+
+@asynccontextmanager
+async def running(cls: type[Container], net: Internet) -> AsyncIterator[Run]:
+    """A container of this class that runs, its network and its processes apart."""
+    identity = Identity(cls, "one", None, policy_of(cls, 1))
+    async with trio.open_nursery() as nursery:
+        yield Run(identity, nowhere(7), net.client, nursery, SYNTHETIC_NETWORKS)
 
 
 def passing() -> type[Container]:
@@ -76,7 +88,7 @@ async def test_a_handler_is_given_the_request_the_env_and_whose_it_is() -> None:
 
     async with internet() as net, container(handled_by(look), net) as client:
         await client.sends(GET)
-        await client.gets(ok("http://my.kv/ env Handled box id"))
+        await client.gets(ok("http://my.kv/ env Handled one " + container_id("Handled", "one")))
 
 
 @in_trio
@@ -137,13 +149,18 @@ async def test_a_handler_that_calls_asyncio_is_a_500_and_the_log_names_the_line_
 @in_trio
 async def test_a_policy_that_is_replaced_decides_the_next_request_of_an_open_connection() -> None:
     async with internet() as net:
-        first, second = (policy_of(handled_by(lambda *_, text=text: Response(text)), 1) for text in ("one", "two"))
-        attached = Attached(7, Context("id", "Handled", "box"), first, net.client)
-        outbound = Outbound(attached, None, (ipaddress.ip_address(REAL), 80), Cause.DONE)
-        async with serving(outbound.respond) as client:
+        first, second = (
+            policy_of(handled_by(lambda *_, text=text: Response(text)), generation)
+            for generation, text in ((2, "one"), (3, "two"))
+        )
+        async with (
+            running(passing(), net) as run,
+            serving(Outbound(run, None, (ipaddress.ip_address(REAL), 80), Cause.DONE).respond) as client,
+        ):
+            run.identity.policies.replace(first)
             await client.sends(GET)
             await client.gets(ok("one"))
-            attached.policy = second
+            run.identity.policies.replace(second)
             await client.sends(GET)
             await client.gets(ok("two"))
             await client.sends(GET.replace(b"my.kv", b"MY.kv."))
@@ -408,13 +425,13 @@ async def test_a_container_whose_handlers_are_at_their_limit_is_told_to_come_bac
         await go.wait()
         return Response()
 
-    async with internet() as net:
-        cls = handled_by(slow)
-        attached = Attached(7, Context("id", "x", "box"), policy_of(cls, 1), net.client, budget=Budget(handlers=1))
+    cls = handled_by(slow)
+    cls.budget = Budget(handlers=1)
+    async with internet() as net, running(cls, net) as run:
         destination = (ipaddress.ip_address(SYNTHETIC), 80)
 
         def responding() -> Any:
-            return Outbound(attached, {}, destination, Cause.DONE).respond
+            return Outbound(run, {}, destination, Cause.DONE).respond
 
         async with (
             serving(responding(), destination=(SYNTHETIC, 80)) as first,
@@ -430,7 +447,7 @@ async def test_a_container_whose_handlers_are_at_their_limit_is_told_to_come_bac
             await first.gets(http("HTTP/1.1 200 OK", "content-length: 0"))
             await second.sends(GET)
             await second.gets(http("HTTP/1.1 200 OK", "content-length: 0"))
-            assert attached.refused == 1
+            assert run.refused == 1
 
 
 # --- passed on and refused ------------------------------------------------------------------------------------------

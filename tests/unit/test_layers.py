@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "pyinterceptor"
 # From left to right; what isn't named here (the package itself, its command line) stands to the right of all.
 LAYERS = [
-    *("paths", "errors", "threads", "_relay", "web", "bindings", "policy", "app", "capture", "relay", "dns", "http"),
-    *("runtime", "serving"),
+    *("paths", "errors", "boundary", "threads", "_relay", "web", "bindings", "policy", "app", "capture", "relay"),
+    *("dns", "http", "runtime", "serving"),
 ]
 PURE = ["paths.py", "web", "policy", "app/policies.py"] + [
     f"dns/{name}.py" for name in ("query", "names", "answers")

@@ -1,0 +1,89 @@
+"""Opens an interceptor: the one place where the gateway, the relay, DNS and the runtimes are put together.
+
+`async with open_interceptor(app) as interceptor` is a lifetime: all that it started is gone when the block ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+
+import trio
+
+from pyinterceptor.app.app import App
+from pyinterceptor.bindings.env import configured, open_env, settings_of
+from pyinterceptor.bindings.state import state_directory
+from pyinterceptor.capture.gateway.gateway import open_gateway
+from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
+from pyinterceptor.dns.names import SYNTHETIC, Networks
+from pyinterceptor.dns.server import serve_udp
+from pyinterceptor.dns.upstream import Upstream
+from pyinterceptor.errors import ungrouped
+from pyinterceptor.http.server import open_server
+from pyinterceptor.relay.hub import Hub
+from pyinterceptor.relay.relay import Options, open_relay
+from pyinterceptor.runtime import open_runtime
+from pyinterceptor.serving.flows import Flows
+from pyinterceptor.serving.interceptor import Interceptor
+
+
+@asynccontextmanager
+async def open_interceptor(
+    app: App,
+    *,
+    instance: str = "default",
+    nameservers: Sequence[str] | None = None,
+    synthetic: Networks = SYNTHETIC,
+    settings: Mapping[str, str] | None = None,
+    state: str | None = None,
+    options: Options | None = None,
+) -> AsyncIterator[Interceptor]:
+    """Opens the gateway, the relay and DNS for `app`; all of it is gone when the block ends.
+
+    `instance` separates several on one machine. `nameservers` are asked for names that no rule serves, instead of
+    those of /etc/resolv.conf; names that a rule serves get addresses of `synthetic`. `settings` configure bindings,
+    as {"KV": "redis://…"}, before what variables PYINTERCEPTOR_BINDING_KV say; what bindings keep on this machine is
+    below /var/lib/pyinterceptor, by the name `state` (default: the instance's). Needs root (CAP_NET_ADMIN,
+    CAP_SYS_ADMIN, CAP_BPF).
+
+    Raises: CaptureError with the step and the remedy; PolicyError for what is wrong with the app or its settings;
+    BindingError for a resource that can't be had.
+    """
+    policies = {cls: app.policy(cls, 0) for cls in app.containers}  # a bad rule is reported before anything is opened
+    bindings = configured(app.bindings, settings_of(os.environ) | dict(settings or {}))
+    place = state_directory(state or instance)
+    v6 = has_ipv6()
+    upstream = Upstream(nameservers)
+    try:
+        with closing(Hub()) as hub:
+            async with (
+                open_env(bindings, place) as env,
+                open_gateway(instance, v6=v6) as gateway,
+                open_relay(options or Options()) as relay,
+                open_server() as server,
+                trio.open_nursery() as nursery,
+            ):
+                interceptor = Interceptor(
+                    app,
+                    nursery,
+                    capture=gateway,
+                    relay=relay,
+                    hub=hub,
+                    upstream=upstream,
+                    open_runtime=open_runtime,
+                    v6=v6,
+                    synthetic=synthetic,
+                    env=env,
+                    policies=policies,
+                )
+                flows = Flows(relay, hub, server, interceptor.resolver, env, interceptor.runs)
+                nursery.start_soon(hub.run)
+                nursery.start_soon(flows.run)
+                nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
+                nursery.start_soon(serve_udp, gateway.dns, interceptor.run_on, interceptor.resolver)
+                yield interceptor
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        error = ungrouped(group)
+        raise error from error.__cause__

@@ -1,0 +1,116 @@
+"""The interface of everything that runs a container's processes, and the operations that all of them share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Protocol
+
+from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.runtime.process import CommandNotRun, Finished, Running, Stream, split
+from pyinterceptor.runtime.terminal import supervise
+
+STOP_DEADLINE = 30.0  # seconds
+NAMESERVER = "169.254.1.1"  # the address that every container asks; DNS is answered on any address
+
+Attach = Callable[[int], Awaitable[None]]
+
+
+class Life(Protocol):
+    """Whatever keeps a container alive: its processes, or a network namespace that somebody else made."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was stopped, or has ended by itself."""
+
+    async def wait_until_ended(self) -> None:
+        """Returns once it has ended by itself. For one task at a time."""
+
+    async def stop(self) -> None:
+        """Ends it, also when cancelled; again: nothing.
+
+        Raises: RuntimeFailure if that is not done in STOP_DEADLINE.
+        """
+
+
+class Runtime(Life, Protocol):
+    """One container's processes. `pid` is the host pid of the first; the container ends when it does."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def start(
+        self,
+        argv: str | Sequence[str],
+        *,
+        stdin: Stream = subprocess.DEVNULL,
+        stdout: Stream = subprocess.DEVNULL,
+        stderr: Stream = subprocess.DEVNULL,
+        env: Mapping[str, str] | None = None,
+    ) -> Running:
+        """Starts a command in a session of its own. It ends with the container if not before.
+
+        Raises: CommandNotRun, RuntimeFailure.
+        """
+
+    async def start_inherited(
+        self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str]
+    ) -> Running:
+        """Starts a command on our own streams, in a process group of its own, behind the words of `prefix`.
+
+        Raises: as `start`.
+        """
+
+
+class OpenRuntime(Protocol):
+    """Starts a container's first process in a network namespace that `attach` was given first.
+
+    `image` is None for the embedded runtime. The processes have ended when the block ends.
+    """
+
+    def __call__(
+        self, *, image: str | None, name: str, user: str | None, attach: Attach
+    ) -> AbstractAsyncContextManager[Runtime]: ...
+
+
+async def execute(
+    runtime: Runtime,
+    argv: str | Sequence[str],
+    *,
+    input: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    check: bool = False,
+) -> Finished:
+    """Runs a command to its end; a string is split as a shell would.
+
+    A command that isn't there is Finished with 127 and a sentence on stderr; one that can't be executed, with 126.
+    Raises: RuntimeFailure if the container has ended, or if `check` and the exit code isn't 0.
+    """
+    words, pipe = split(argv), subprocess.PIPE
+    try:
+        running = await runtime.start(words, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+    except CommandNotRun as error:
+        finished = Finished(error.code, b"", f"{error}\n".encode())
+    else:
+        finished = await running.finish(input)
+    if check and finished.returncode != 0:
+        complaint = finished.stderr.decode(errors="replace").strip()
+        raise RuntimeFailure(f"run {words[0]}: exit code {finished.returncode}: {complaint}")
+    return finished
+
+
+async def run_inherited(
+    runtime: Runtime, argv: str | Sequence[str], *, env: Mapping[str, str] | None = None
+) -> int:
+    """Runs a command on our own streams, terminal and signals; returns its exit code, 128+n if signal n ended it.
+
+    For the main thread. Raises: RuntimeFailure if the container has ended.
+    """
+    try:
+        return await supervise(partial(runtime.start_inherited, split(argv), env))
+    except CommandNotRun as error:
+        print(f"pyinterceptor: {error}", file=sys.stderr)
+        return error.code
