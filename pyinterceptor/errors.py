@@ -1,8 +1,8 @@
-"""Errors, named by what dies of them."""
+"""The exceptions of this package. A class tells the scope of a failure: a call, a flow, a container, the process."""
 
 
 class InterceptorError(Exception):
-    """All of ours. The message names the step and the thing it failed on."""
+    """The base class of our exceptions. The message names the step that failed, and the object it failed on."""
 
 
 def ungrouped(error: BaseException) -> BaseException:
@@ -16,13 +16,13 @@ def ungrouped(error: BaseException) -> BaseException:
 
 
 class CaptureError(InterceptorError):
-    """The kernel refused something that capture needs: the process ends."""
+    """The kernel refused a call that capture needs. The process ends."""
 
 
 class PeerError(InterceptorError):
-    """The other end broke its protocol: one flow ends.
+    """The peer violated its protocol. One flow ends.
 
-    `status` is the HTTP status to answer with where HTTP is spoken (RFC 9110 section 15).
+    `status` is the HTTP status for the answer, if the peer speaks HTTP (RFC 9110 section 15).
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -31,7 +31,7 @@ class PeerError(InterceptorError):
 
 
 class PolicyError(InterceptorError):
-    """The app's rules are wrong: raised where they are read."""
+    """The app's rules or declarations are wrong. Raised where they are read."""
 
 
 class DialRefused(InterceptorError):
@@ -39,14 +39,14 @@ class DialRefused(InterceptorError):
 
 
 class FetchError(InterceptorError):
-    """A fetch failed on its way: no address, no connection, no valid or whole response."""
+    """A fetch failed: it found no address, got no connection, or got no valid and complete response."""
 
 
 class BindingError(InterceptorError):
-    """A handler's resource could not do what it was asked: it is down, too slow, or full. What it holds is unchanged,
-    as far as the engine's module says.
+    """A call to a handler's resource failed: the resource is down, too slow, or full. Its content is unchanged, except
+    in the cases that the engine's module documents.
 
-    `status` is what a handler may answer with: 503 unreachable, 504 too slow, 507 no space.
+    `status` is an HTTP status that suits a handler's answer: 503 unreachable, 504 too slow, 507 no space.
     """
 
     def __init__(self, message: str, status: int = 503) -> None:
@@ -55,11 +55,14 @@ class BindingError(InterceptorError):
 
 
 class BadArgument(BindingError, ValueError):
-    """A resource was asked what it never could do: a key too long, a range past the end. `status` is of the 4xx."""
+    """A call to a resource had an invalid argument, such as a key that is too long or a range past the end.
+
+    `status` is an HTTP status from 400 to 499.
+    """
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message, status)
 
 
 class RuntimeFailure(InterceptorError):
-    """A workload could not be started, entered or stopped."""
+    """A container could not be started, entered or stopped."""

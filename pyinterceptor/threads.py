@@ -1,7 +1,7 @@
-"""Threads that live just as long as one step.
+"""Temporary threads, each for one step.
 
-A thread's namespaces, system-call filter and signal mask are its own, and what it starts inherits them: whoever changes
-them does it on a thread that nobody uses before or after.
+Namespaces, the system-call filter and the signal mask belong to a thread, and its children inherit them. A step that
+changes them runs on a temporary thread, so that no other code is affected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def on_own_thread(step: Callable[[], T]) -> T:
-    """Runs `step` on a thread of its own; waits, and passes its result or exception on."""
+    """Runs `step` on a new thread and waits for it. Returns its result, or raises its exception."""
     result: list[T] = []
     raised: list[BaseException] = []
 

@@ -1,7 +1,7 @@
-"""Capabilities (capabilities(7)) of what a thread starts.
+"""Limits the capabilities (capabilities(7)) of the programs that a thread starts.
 
-A thread's sets are its own. What it executes as uid 0 gets what its bounding and inheritable sets hold, so
-with both empty that is nothing, whatever the thread itself can do.
+Each thread has its own sets. A program that it executes as uid 0 gets the capabilities in the thread's bounding and
+inheritable sets. With both empty it gets none, even if the thread itself has capabilities.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DAC_OVERRIDE = 1
 SETGID = 6
 SETUID = 7
 SYS_ADMIN = 21
-VERSION_3 = 0x20080522  # of capset(2)
+VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, capset(2)
 PR_CAPBSET_DROP = 24
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
@@ -26,15 +26,15 @@ class _Header(ctypes.Structure):
 
 
 class _Sets(ctypes.Structure):
-    """The low 32 capabilities, then the high ones."""
+    """Half of a thread's sets. capset(2) takes two of these: the low 32 capabilities, then the high ones."""
 
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
 def hand_down(*inherited: int) -> None:
-    """From now on, what the calling thread executes gets these low capabilities as root, and no others.
+    """Limits programs that the calling thread executes as root to these capabilities, all of which must be below 32.
 
-    Raises: RuntimeFailure where the kernel refuses.
+    Raises RuntimeFailure if the kernel refuses.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     header, sets = _Header(VERSION_3, 0), (_Sets * 2)()

@@ -1,8 +1,7 @@
-"""What a workload sees of the host's files, as arguments of bwrap(1).
+"""The container's view of the host's files, as arguments of bwrap(1).
 
-Everything read-only, but for the working directory and a private /tmp. What is hidden is not mounted at
-all: a mount of /run in a container would also keep alive the namespaces and pins that are mounted below
-it.
+All files are read-only, except for the working directory and a private /tmp. Hidden directories are not mounted at all:
+a mount of /run in a container would also keep the namespaces and pins alive that are mounted below it.
 """
 
 from __future__ import annotations
@@ -16,30 +15,30 @@ from pathlib import Path
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import RESOLV_CONF, RUN, STATE
 
-FRESH = ("dev", "proc", "run", "sys", "tmp")  # top-level places that are ours inside
-UNUSABLE = ("/dev", "/proc", "/sys", RUN, STATE)  # never a working directory, nor all of /run
-# File systems that show or steer the kernel, which may be mounted anywhere, as below a chroot: hidden.
+FRESH = ("dev", "proc", "run", "sys", "tmp")  # top-level directories that the container gets new, not from the host
+UNUSABLE = ("/dev", "/proc", "/sys", RUN, STATE)  # refused as working directories, as is /run itself
+# File systems that show or control the kernel. Their mounts are hidden anywhere, for example below a chroot.
 KERNELS = {
     *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs"),
     *("fusectl", "mqueue", "nsfs", "proc", "pstore", "securityfs", "sysfs", "tracefs"),
 }
-# What /proc holds besides processes is the host's through any mount of it, and the kernel lets uid 0 write
-# /proc/sys without a capability: so all of it is read-only, and these, which say too much, are empty.
+# Apart from processes, every mount of /proc shows the host's files, and the kernel lets uid 0 write /proc/sys without a
+# capability. So all of these files are read-only, and those below, which reveal too much, are empty.
 PROC_MASKED = (
     "acpi", "asound", "kcore", "keys", "kmsg", "latency_stats", "sched_debug", "scsi", "timer_list",
 )
 
-Mount = tuple[str, list[str]]  # a place, and bwrap's arguments for it
+Mount = tuple[str, list[str]]  # a path, and bwrap's arguments for it
 
 
 def mount_arguments(workdir: Path, resolv_conf_fd: int) -> list[str]:
-    """`resolv_conf_fd` holds the text of the container's resolv.conf; bwrap reads it and closes it.
+    """Returns bwrap's arguments. bwrap reads the container's resolv.conf from `resolv_conf_fd` and closes it.
 
-    Raises: RuntimeFailure for a working directory that can't be.
+    Raises RuntimeFailure if the working directory is unusable.
     """
     _check(workdir)
     mounts = [*_read_only("/", FRESH), *_hidden_kernels(workdir), *_fresh(), *_proc()]
-    state = os.path.realpath(STATE)  # it may be a link to where there is room
+    state = os.path.realpath(STATE)  # it may be a link to a larger disk
     mounts.append((state, ["--tmpfs", state, "--remount-ro", state]))
     closing = ["--remount-ro", "/run", "--remount-ro", "/", "--chdir", str(workdir)]
     place = resolv_conf_place()
@@ -50,18 +49,18 @@ def mount_arguments(workdir: Path, resolv_conf_fd: int) -> list[str]:
     mounts.append((place, ["--perms", "0644", "--ro-bind-data", str(resolv_conf_fd), place]))
     if workdir != Path("/"):
         mounts.append((str(workdir), ["--bind", str(workdir), str(workdir)]))
-    # What lies deeper comes later, so nothing covers a place that something else has made.
+    # Mount deeper paths later, so that no mount covers one that another argument has made.
     mounts.sort(key=lambda mount: len(Path(mount[0]).parts))
     return [*(word for _, words in mounts for word in words), *closing]
 
 
 def resolv_conf_place() -> str | None:
-    """Where inside the file can be put that /etc/resolv.conf leads to, through however many links.
+    """Returns the path in the container at which the file behind /etc/resolv.conf's links can be mounted.
 
-    None where there is no such place: it is missing, or leads to nothing in what is read-only.
+    None if no such path exists: the file is missing, or its links lead to a missing file in a read-only directory.
     """
     path = str(RESOLV_CONF)
-    for _ in range(40):  # as many links as the kernel follows
+    for _ in range(40):  # the number of links that the kernel follows
         path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
         if path.split("/")[1] in FRESH:
             return path
@@ -72,7 +71,7 @@ def resolv_conf_place() -> str | None:
 
 
 def _read_only(directory: str, without: Collection[str]) -> Iterator[Mount]:
-    """What is in a directory, each where it is, as it is on the host."""
+    """Yields a read-only mount, at the same path, for each entry of a host directory, except the names in `without`."""
     for name in sorted(os.listdir(directory)):
         path = os.path.join(directory, name)
         mode = os.lstat(path).st_mode
@@ -85,7 +84,7 @@ def _read_only(directory: str, without: Collection[str]) -> Iterator[Mount]:
 
 
 def _hidden_kernels(workdir: Path) -> Iterator[Mount]:
-    """Over each mount of such a file system that is to be seen: in what is read-only, or in `workdir`."""
+    """Yields an empty mount over each file system in KERNELS that the container would see, also in `workdir`."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
         _, _, device, _, place, *_ = fields.split()
@@ -97,7 +96,7 @@ def _hidden_kernels(workdir: Path) -> Iterator[Mount]:
 
 
 def _is_on(place: str, device: str) -> bool:
-    """Whether it is this mount that is seen there, not another over it."""
+    """Whether this mount is visible at `place`, instead of another one on top of it."""
     try:
         found = os.stat(place).st_dev
     except OSError:
@@ -132,6 +131,6 @@ def _proc() -> Iterator[Mount]:
 
 def _check(workdir: Path) -> None:
     if not workdir.is_dir():
-        raise RuntimeFailure(f"use {workdir} as working directory: it is no directory")
+        raise RuntimeFailure(f"use {workdir} as working directory: not a directory")
     if workdir == Path("/run") or any(workdir.is_relative_to(place) for place in UNUSABLE):
         raise RuntimeFailure(f"use {workdir} as working directory: it is hidden from containers")

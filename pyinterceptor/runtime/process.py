@@ -1,7 +1,7 @@
-"""Processes of a workload: started from a thread of their own, awaited in Trio.
+"""Processes of a container: started from a temporary thread, awaited in Trio.
 
-A thread's namespaces and system-call filter are its own, and what it starts inherits them. So entering a
-container is done by a thread that lives just as long, and our process never enters anything.
+Namespaces and the system-call filter belong to a thread, and its children inherit them. So a temporary thread enters
+the container and starts the process. No other thread of this process ever enters a container.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Stream = int | IO[bytes] | None
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 CHUNK = 64 * 1024  # bytes
-REAP_TIMEOUT = 5.0  # seconds, for what should have ended already
+REAP_TIMEOUT = 5.0  # seconds to wait for a process that should have ended already
 
 
 class CommandNotRun(RuntimeFailure):
-    """The command isn't there (`code` 127) or can't be executed (126), as in POSIX sh(1)."""
+    """The command was not found (`code` 127) or can't be executed (126). The codes are those of POSIX sh(1)."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class CommandNotRun(RuntimeFailure):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A process that has ended. `returncode` is 128+n where signal n ended it."""
+    """The result of a process that has ended. `returncode` is 128+n if signal n ended it."""
 
     returncode: int
     stdout: bytes
@@ -47,12 +47,12 @@ class Finished:
 
     @property
     def text(self) -> str:
-        """Standard output as UTF-8, what isn't replaced."""
+        """Standard output as UTF-8, with invalid bytes replaced."""
         return self.stdout.decode(errors="replace")
 
 
 class Running:
-    """A process inside, by its pid on the host. Its pipes, where asked for, are Trio streams."""
+    """A process in a container. `pid` is its number on the host. Its pipes, if requested, are Trio streams."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -72,16 +72,16 @@ class Running:
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs; 128+n where signal n ended it."""
+        """The exit code: None while the process runs, 128+n if signal n ended it."""
         return exit_code(self._process.returncode)
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has, also before anybody waits."""
+        """Whether the process has ended, even if it hasn't been waited for."""
         return self._process.returncode is not None or bool(select.select([self._pidfd], [], [], 0)[0])
 
     async def wait(self) -> int:
-        """Until it has ended; returns its exit code."""
+        """Waits until the process has ended. Returns its exit code."""
         async with self._reaping:
             if self._process.returncode is None:
                 await trio.lowlevel.wait_readable(self._pidfd)
@@ -92,13 +92,13 @@ class Running:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens if it has ended."""
+        """Sends the signal to the process. Does nothing if it has ended."""
         if self._process.returncode is None:
             signal.pidfd_send_signal(self._pidfd, number)
 
     def signal_group(self, number: int) -> None:
-        """To all of the process group that it leads; nothing happens if it has ended."""
-        if self._process.returncode is None:  # not reaped, so its number is nobody else's
+        """Sends the signal to the process group that the process leads. Does nothing if the process has ended."""
+        if self._process.returncode is None:  # not reaped yet, so its number can't belong to another process
             os.killpg(self.pid, number)
 
     def terminate(self) -> None:
@@ -119,7 +119,7 @@ class Running:
                     await trio.aclose_forcefully(stream)
 
     async def finish(self, input: bytes | None) -> Finished:
-        """Feeds `input`, gathers the output, waits. Killed if cancelled."""
+        """Writes `input`, reads the output and waits for the end. If cancelled, kills the process."""
         gathered: dict[str, bytes] = {"stdout": b"", "stderr": b""}
         try:
             async with trio.open_nursery() as nursery:
@@ -137,19 +137,20 @@ class Running:
 
 
 class Started:
-    """The processes that a container has started, so that none is left unreaped when it stops."""
+    """The processes started in a container, which `reap` reaps when it stops."""
 
     def __init__(self) -> None:
         self._running: list[Running] = []
 
     def add(self, running: Running) -> Running:
-        """Notes it; returns it."""
+        """Adds a process and returns it."""
         self._running = [earlier for earlier in self._running if earlier.returncode is None]
         self._running.append(running)
         return running
 
     async def reap(self) -> None:
-        """Once the container has ended and they with it. Their output can still be read."""
+        """Reaps all processes. To be called after the container's end, which ends them too. Their output stays
+        readable."""
         for running in self._running:
             with trio.move_on_after(REAP_TIMEOUT):
                 await running.wait()
@@ -158,9 +159,9 @@ class Started:
 
 
 def split(argv: str | Sequence[str]) -> list[str]:
-    """A string is split as a shell would.
+    """Returns the words of a command. A string is split as a shell would split it.
 
-    Raises: RuntimeFailure if it is empty or a quote is left open; TypeError if it isn't made of str.
+    Raises RuntimeFailure if the command is empty or has an open quote, and TypeError if it isn't made of str.
     """
     if not isinstance(argv, str | Sequence) or isinstance(argv, bytes | bytearray):
         raise TypeError(f"a command is a str or a sequence of str, not {argv!r}")
@@ -178,9 +179,9 @@ def split(argv: str | Sequence[str]) -> list[str]:
 async def start_process(
     argv: Sequence[str], *, enter: Callable[[], None] = lambda: None, **options: Any
 ) -> Running:
-    """Starts it from a thread of its own, after `enter` has put that thread where it belongs.
+    """Starts a process from a temporary thread, on which `enter` runs first, for example to enter a container.
 
-    `options` are subprocess.Popen's. Raises: CommandNotRun, RuntimeFailure, and what `enter` raises.
+    `options` are those of subprocess.Popen. Raises CommandNotRun, RuntimeFailure, or an exception of `enter`.
     """
 
     def work() -> subprocess.Popen[bytes]:
@@ -190,7 +191,7 @@ async def start_process(
         except FileNotFoundError as error:
             raise CommandNotRun(f"run {argv[0]}: command not found", NOT_FOUND) from error
         except OSError as error:
-            if error.filename is not None:  # it is execve(2) that failed
+            if error.filename is not None:  # execve(2) has failed, not an earlier step
                 raise CommandNotRun(f"run {argv[0]}: {error.strerror}", NOT_EXECUTABLE) from error
             raise RuntimeFailure(f"run {argv[0]}: {error.strerror}") from error
 
@@ -198,12 +199,12 @@ async def start_process(
 
 
 def exit_code(returncode: int | None) -> int | None:
-    """As a shell says it: 128+n for signal n."""
+    """Converts Popen's return code to a shell's exit code: 128+n for signal n."""
     return 128 - returncode if returncode is not None and returncode < 0 else returncode
 
 
 async def _feed(stream: trio.abc.SendStream, data: bytes) -> None:
-    """Writes it all and closes; a reader that has gone is no error, as for a shell's pipe."""
+    """Writes the data and closes the stream. As in a shell's pipe, it is no error if the reader has closed its end."""
     async with stream:
         try:
             await stream.send_all(data)

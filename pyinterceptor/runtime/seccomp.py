@@ -1,8 +1,8 @@
-"""System calls that no workload may make, whatever its user: a small seccomp filter (seccomp(2)).
+"""A small seccomp filter (seccomp(2)) against system calls that no container may make, under any user.
 
-It closes what namespaces leave open: sockets that belong to no network namespace (AF_VSOCK reaches the
-hypervisor past every veth), terminal input injection, user namespaces, the host's keyrings and BPF, and
-io_uring and foreign system-call tables, which would make the same calls unseen. Everything else is allowed.
+It refuses calls that namespaces don't confine: sockets outside of network namespaces (AF_VSOCK reaches the hypervisor
+past every veth), terminal input injection, user namespaces, the host's keyrings, and BPF. It also refuses io_uring and
+foreign system-call tables, through which the same calls would bypass the filter. All other calls are allowed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
 
-# AUDIT_ARCH_* of <linux/audit.h>, and the numbers of that table's calls.
+# AUDIT_ARCH_* of <linux/audit.h>, and the numbers of the system calls in that architecture's table.
 TABLES = {
     "x86_64": (
         0xC000003E,
@@ -54,7 +54,7 @@ TABLES = {
         },
     ),
 }
-X32 = 0x40000000  # the x32 table hides behind x86-64's architecture, under this bit of the number
+X32 = 0x40000000  # this bit of a call's number selects the x32 table, whose architecture is also x86-64
 CLONE_NEWUSER = 0x10000000
 TIOCSTI = 0x5412
 TIOCLINUX = 0x541C
@@ -67,7 +67,7 @@ NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, by
 
 
 def compile_filter(machine: str) -> bytes:
-    """The filter as an array of struct sock_filter. Raises: RuntimeFailure for a machine it doesn't know."""
+    """Returns the filter as an array of struct sock_filter. Raises RuntimeFailure if the machine is not in TABLES."""
     if machine not in TABLES:
         raise RuntimeFailure(f"confine the container: no system-call filter for {machine}")
     architecture, calls = TABLES[machine]
@@ -79,7 +79,7 @@ def compile_filter(machine: str) -> bytes:
         _op(AT_LEAST, X32, 0, 1),
         _refuse(errno.ENOSYS),
     ]
-    # clone3 hides its flags behind a pointer; ENOSYS makes the C library use clone.
+    # The flags of clone3 are behind a pointer, which a filter can't follow. ENOSYS makes the C library use clone.
     for name in ("clone3", "io_uring_setup"):
         program += [_op(EQUAL, calls[name], 0, 1), _refuse(errno.ENOSYS)]
     for name in ("add_key", "request_key", "keyctl", "bpf"):
@@ -97,7 +97,7 @@ def compile_filter(machine: str) -> bytes:
 
 
 def narrow(profile: dict[str, Any]) -> dict[str, Any]:
-    """podman's own profile (containers-seccomp.json(5)) without what the filter refuses, as a new one."""
+    """Returns a copy of podman's profile (containers-seccomp.json(5)) without the calls that the filter refuses."""
     _, calls = TABLES["x86_64"]
     rules = []
     for rule in profile["syscalls"]:
@@ -108,7 +108,7 @@ def narrow(profile: dict[str, Any]) -> dict[str, Any]:
     for name in ("clone", "unshare"):
         no_user_namespace = {"index": 0, "value": CLONE_NEWUSER, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
         rules.append(_allowed(name, no_user_namespace))
-    # A 32-bit socketcall(2) can't be judged, since its arguments are in memory.
+    # No 32-bit tables: a filter can't check a socketcall(2), because its arguments are in memory.
     native = [{**entry, "subArchitectures": []} for entry in profile["archMap"]]
     return {**profile, "archMap": native, "syscalls": rules}
 
@@ -118,9 +118,9 @@ def _allowed(name: str, where: dict[str, Any]) -> dict[str, Any]:
 
 
 def install_filter() -> None:
-    """Sets no_new_privs and the filter on the calling thread, for good; what it starts inherits both.
+    """Sets no_new_privs and the filter on the calling thread. Neither can be undone, and its children inherit both.
 
-    Raises: RuntimeFailure where the kernel refuses.
+    Raises RuntimeFailure if the kernel refuses.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     program = ctypes.create_string_buffer(compile_filter(platform.machine()))
@@ -141,7 +141,7 @@ def _refuse(error: int) -> bytes:
 
 
 def _when(call: int, argument: int, body: list[bytes]) -> list[bytes]:
-    """`body` judges the low word of one argument of `call`; what falls through meets the next rule."""
+    """Returns a rule for `call`. `body` checks the low word of one argument; unless it returns, the next rule runs."""
     return [
         _op(EQUAL, call, 0, len(body) + 2),
         _op(LOAD, ARGUMENTS + 8 * argument),

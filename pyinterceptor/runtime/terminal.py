@@ -1,8 +1,8 @@
-"""A command on our own standard streams and terminal, as if our process weren't there.
+"""Runs a command on our standard streams and terminal, as if the user had started it directly.
 
-The command has a process group of its own: whoever is in a group can signal all of it, and we, or a script
-that called us, must be out of its reach. So we do what a shell does: give it the terminal's foreground,
-pass on the signals that we get, and stop when it is stopped.
+The command has its own process group. Otherwise it could signal us, and a script that called us, because any process
+can signal its whole group. So we act as a shell does: we put its group in the terminal's foreground, forward the
+signals that we get, and stop when it is stopped.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pyinterceptor.runtime.process import Running
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 FOR_THE_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH)  # what a terminal sends
 FOR_THE_COMMAND = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-ASKING = (signal.SIGTTIN, signal.SIGTTOU)  # what stops a process that uses a terminal from the background
-# Asks for the foreground before the command begins: some programs look once, at their start.
+ASKING = (signal.SIGTTIN, signal.SIGTTOU)  # they stop a process that uses the terminal from the background
+# Requests the foreground before the command begins, because some programs check for it only once, at their start.
 ASK = ("/bin/sh", "-c", 'kill -TTIN $$; exec "$@"', "sh")
 
 Start = Callable[[Sequence[str]], Awaitable[Running]]
 
 
 async def until_signalled(main: Callable[[], Awaitable[int]]) -> int:
-    """Runs `main`, cancelled by a signal that would end us; returns its exit code, or 128+n for signal n.
+    """Runs `main`, and cancels it at a signal that would end us. Returns its exit code, or 128+n for signal n.
 
-    For the main thread. Raises: an exception group, what `main` raises.
+    Only for the main thread. An exception of `main` is raised inside an exception group.
     """
     ended_by = 0
     code = 0
@@ -49,10 +49,10 @@ async def until_signalled(main: Callable[[], Awaitable[int]]) -> int:
 
 
 async def supervise(start: Start) -> int:
-    """Starts the command, sees to it until it ends; returns its exit code.
+    """Starts the command, forwards signals to it until it ends, and returns its exit code.
 
-    `start` is given words to put before the command, and starts it in a process group of its own. For the
-    main thread, since Python receives signals nowhere else.
+    `start` gets words to put in front of the command, and must start it in a new process group. Only for the main
+    thread, because Python handles signals only there.
     """
     heeded = _heeded((*FOR_THE_GROUP, *FOR_THE_COMMAND))
     with _open_terminal() as terminal, trio.open_signal_receiver(*heeded, signal.SIGCHLD) as signals:
@@ -70,25 +70,25 @@ async def supervise(start: Start) -> int:
 
 
 class _Terminal:
-    """Our controlling terminal, by a descriptor that it borrows; None where we have none."""
+    """Our controlling terminal. Borrows its descriptor `fd`, which is None if we have no terminal."""
 
     def __init__(self, fd: int | None) -> None:
         self.fd = fd
         self._is_given = False
 
     def is_ours(self) -> bool:
-        """Whether our group is in the foreground."""
+        """Whether our process group is in the foreground."""
         return self.fd is not None and os.tcgetpgrp(self.fd) == os.getpgrp()
 
     def give(self, group: int) -> bool:
-        """Puts the group in the foreground, if that is ours to give."""
+        """Puts the group in the foreground if our group is there. Returns whether we have put one there."""
         if self.is_ours():
             self._set(group)
             self._is_given = True
         return self._is_given
 
     def take_back(self) -> bool:
-        """Puts our group in the foreground again, if another has it from us."""
+        """Puts our group in the foreground again if we had put another one there. Returns whether we had."""
         was_given, self._is_given = self._is_given, False
         if was_given:
             self._set(os.getpgrp())
@@ -96,7 +96,7 @@ class _Terminal:
 
     def _set(self, group: int) -> None:
         assert self.fd is not None
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # else it stops us
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # or tcsetpgrp stops us
         with suppress(OSError):  # the terminal has hung up, or the group has ended
             os.tcsetpgrp(self.fd, group)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -116,7 +116,7 @@ def _open_terminal() -> Iterator[_Terminal]:
 
 
 async def _follow(signals: AsyncIterator[int], running: Running, terminal: _Terminal) -> None:
-    _stop_with(running, terminal)  # what happened before we knew its pid
+    _stop_with(running, terminal)  # it may have been stopped before we knew its pid
     async for number in signals:
         if number == signal.SIGCHLD:
             _stop_with(running, terminal)
@@ -127,7 +127,8 @@ async def _follow(signals: AsyncIterator[int], running: Running, terminal: _Term
 
 
 def _stop_with(running: Running, terminal: _Terminal) -> None:
-    """If the command was stopped: gives it what it waits for, or stops our own group for our shell to see."""
+    """Handles a stop of the command. If it waits for the foreground, gives it that. If it was stopped for another
+    reason, or we don't have the foreground, stops our own group, so that our shell takes over. Then continues it."""
     try:
         stopped = os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOHANG)
     except ChildProcessError:
@@ -144,7 +145,7 @@ def _stop_with(running: Running, terminal: _Terminal) -> None:
 
 
 def _stop(number: signal.Signals) -> None:
-    """Stops our group until it is continued. Without a shell to do that, the kernel ignores SIGTSTP."""
+    """Stops our group until a shell continues it. If no shell can do that, the kernel ignores SIGTSTP."""
     before = signal.getsignal(signal.SIGTSTP)
     signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     os.killpg(0, number)
@@ -152,5 +153,6 @@ def _stop(number: signal.Signals) -> None:
 
 
 def _heeded(numbers: Sequence[signal.Signals]) -> list[signal.Signals]:
-    """Without those that we were started to ignore, as nohup(1) does: the command ignores them as well."""
+    """Returns the signals without those that our caller made us ignore, as nohup(1) does. The command ignores these
+    as well."""
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]

@@ -1,4 +1,4 @@
-"""Whom a workload runs as."""
+"""The user that a container's commands run as."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyinterceptor.errors import RuntimeFailure
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """`name` and `home` are None for a uid without an entry in the password database."""
+    """A user and its groups. `name` and `home` are None if the password database has no entry for the uid."""
 
     uid: int
     gid: int
@@ -20,14 +20,14 @@ class User:
     home: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """What the environment must say of another user than ours."""
+        """Returns the environment variables of this user; none if it is our own user or has no entry."""
         if self.uid == os.getuid() or self.name is None or self.home is None:
             return {}
         return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
 
 
 def invoking_user() -> User:
-    """Who called sudo, or the caller."""
+    """Returns the user that called sudo, or else our own."""
     uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
     if os.getuid() == 0 and uid.isdecimal() and gid.isdecimal():
         return _of_uid(int(uid), int(gid))
@@ -36,7 +36,7 @@ def invoking_user() -> User:
 
 
 def named_user(user: str) -> User:
-    """By name or number. Raises: RuntimeFailure for a name that isn't there."""
+    """Returns the user with this name or number. Raises RuntimeFailure if no user has this name."""
     if user.isdecimal():
         return _of_uid(int(user), None)
     try:
