@@ -13,7 +13,7 @@ HEADERS = [
     HERE / f"{name}.h"
     for name in (
         *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
-        *("reading", "frame", "sniff", "names", "records", "relay"),
+        *("reading", "frame", "sniff", "names", "route", "records", "relay"),
     )
 ]
 SOURCES = sorted(HERE.glob("*.c"))

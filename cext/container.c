@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "flow.h"
+#include "route.h"
 
 static struct table *table_new(const void *blob, uint32_t size)
 {
@@ -241,20 +242,20 @@ void relay_name_failed(struct relay *relay, uint32_t id, const char *text)
 	wake_threads(relay);
 }
 
-int relay_may_dial(struct relay *relay, uint32_t id, const struct endpoint *to, int local)
+enum permission relay_may_dial(struct relay *relay, uint32_t id, const struct endpoint *to, int local)
 {
 	if (local)
-		return 1;
+		return DIAL_PERMITTED;
 	struct container *container = id ? container_find(relay, id) : NULL;
 	struct table *table = container ? table_of(container) : NULL;
-	int netlink = dial_route_open();
-	int permitted = netlink < 0 ? 0 : dial_permitted(netlink, table ? table->blob : NULL, to);
+	int netlink = route_open();
+	enum permission permission = netlink < 0 ? DIAL_REFUSED : dial_permitted(netlink, table ? table->blob : NULL, to);
 	if (netlink >= 0)
 		close(netlink);
 	table_release(table);
 	if (container)
 		container_release(container);
-	return permitted != 0; /* where no route leads the dial itself says so */
+	return permission;
 }
 
 static void copy_counters(struct counters *from, struct relay_counters *out)

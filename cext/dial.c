@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Connection attempts and route questions. Called by the thread that owns the flow.
+ * Connection attempts, and the dial guard. Called by the thread that owns the flow.
  */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -16,6 +13,7 @@
 
 #include "dial.h"
 #include "guard.h"
+#include "route.h"
 
 #define ATTEMPT_DELAY 0.25 /* seconds, RFC 8305 section 5 */
 
@@ -167,62 +165,18 @@ void dial_cancel(struct dial *dial)
 	free(dial);
 }
 
-/* ---- routes ---- */
-
-int dial_route_open(void)
-{
-	return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-}
-
-/* Asks for the route to an address: the type of the answer (RTN_…), or -errno. rtnetlink(7) */
-static int route_type(int netlink, int family, const void *address, uint32_t length)
-{
-	struct {
-		struct nlmsghdr header;
-		struct rtmsg route;
-		struct rtattr attribute;
-		uint8_t address[16];
-	} question = {0};
-	_Alignas(struct nlmsghdr) char answer[4096];
-	question.header.nlmsg_len = (uint32_t)(NLMSG_LENGTH(sizeof question.route) + RTA_LENGTH(length));
-	question.header.nlmsg_type = RTM_GETROUTE;
-	question.header.nlmsg_flags = NLM_F_REQUEST;
-	question.route.rtm_family = (uint8_t)family;
-	question.route.rtm_dst_len = (uint8_t)(length * 8);
-	question.attribute.rta_type = RTA_DST;
-	question.attribute.rta_len = (uint16_t)RTA_LENGTH(length);
-	memcpy(question.address, address, length);
-	if (send(netlink, &question, question.header.nlmsg_len, 0) < 0)
-		return -errno;
-	ssize_t got = recv(netlink, answer, sizeof answer, 0);
-	if (got < (ssize_t)sizeof(struct nlmsghdr))
-		return got < 0 ? -errno : -EIO;
-	const struct nlmsghdr *header = (const void *)answer;
-	if (header->nlmsg_type == NLMSG_ERROR)
-		return ((const struct nlmsgerr *)NLMSG_DATA(header))->error;
-	return ((const struct rtmsg *)NLMSG_DATA(header))->rtm_type;
-}
-
-int dial_permitted(int netlink, const void *table, const struct endpoint *to)
+enum permission dial_permitted(int netlink, const void *table, const struct endpoint *to)
 {
 	if (table && guard_names(table, to))
-		return 1;
+		return DIAL_PERMITTED;
 	if (guard_is_local(to->address))
-		return 0;
-	int type = address_is_v4(to->address) ? route_type(netlink, AF_INET, to->address + 12, 4)
-	                              : route_type(netlink, AF_INET6, to->address, 16);
-	return type < 0 ? type : type == RTN_UNICAST;
-}
-
-int relay_has_route(int family)
-{
-	static const char *const samples[] = {"2001:db8::1", "2606:4700::1111", "203.0.113.1", "8.8.8.8"};
-	int netlink = dial_route_open(), found = 0;
-	uint8_t address[16];
-	for (int i = 0; netlink >= 0 && i < 4 && !found; i++)
-		if (inet_pton(family, samples[i], address) == 1)
-			found = route_type(netlink, family, address, family == AF_INET ? 4 : 16) == RTN_UNICAST;
-	if (netlink >= 0)
-		close(netlink);
-	return found;
+		return DIAL_REFUSED;
+	switch (route_to(netlink, to)) {
+	case ROUTE_UNICAST:
+		return DIAL_PERMITTED;
+	case ROUTE_NONE:
+		return DIAL_UNREACHABLE;
+	default:
+		return DIAL_REFUSED;
+	}
 }

@@ -40,11 +40,9 @@ void dial_cancel(struct dial *dial);
  * may hold this one: a process that is just being forked, or a pump's owner. */
 void close_watched(int epoll, int fd);
 
-/* A netlink socket for dial_is_unicast(), or -1 with errno. */
-int dial_route_open(void);
-
-/* The dial guard (DESIGN.md, decision 6), for splices and fetch() alike. 1: may be dialled; 0: refused; -errno: no route.
- * What is local, or the host's own whatever its range, must be named by the table's local_networks (table may be NULL). */
-int dial_permitted(int netlink, const void *table, const struct endpoint *to);
+/* The dial guard, for splices and fetch() alike. A local address, or one that is the host's own whatever its range, must be named by the
+ * table's local_networks (table may be NULL). UNREACHABLE only where the kernel answered that it has no route: the dial itself would
+ * fail with that. An error of any other kind is REFUSED. `netlink` is a socket of route_open(). */
+enum permission dial_permitted(int netlink, const void *table, const struct endpoint *to);
 
 #endif

@@ -110,10 +110,12 @@ int relay_publish_name(struct relay *relay, uint32_t container, const char *name
 /* Resolving failed: flows waiting for it are reset. */
 void relay_name_failed(struct relay *relay, uint32_t container, const char *name);
 
+enum permission { DIAL_REFUSED = 0, DIAL_PERMITTED = 1, DIAL_UNREACHABLE = 2 };
+
 /* The dial guard, both halves: guard_permits() with the container's table (container 0: none; `local` 1: local addresses
- * are allowed) and the host's own route: only unicast routes, so none of the host's own addresses. 1 or 0. Call it in the namespace
+ * are allowed) and the host's own route: only unicast routes, so none of the host's own addresses. Call it in the namespace
  * that dials. */
-int relay_may_dial(struct relay *relay, uint32_t container, const struct endpoint *to, int local);
+enum permission relay_may_dial(struct relay *relay, uint32_t container, const struct endpoint *to, int local);
 
 /* 1 if the calling thread's namespace has a route to public addresses of the family (AF_INET, AF_INET6). */
 int relay_has_route(int family);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "flow.h"
+#include "route.h"
 
 #define TICK 0.1          /* seconds between two looks at every flow's deadlines */
 #define BATCH 256         /* epoll events a turn */
@@ -167,7 +168,7 @@ int thread_prepare(struct thread *thread, struct relay *relay)
 	thread->spare = -1; /* what can't be opened must not look like descriptor 0 when it is disposed of */
 	thread->epoll = epoll_create1(EPOLL_CLOEXEC);
 	thread->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	thread->netlink = dial_route_open();
+	thread->netlink = route_open();
 	thread->buffer = malloc(BUFFER_SIZE);
 	thread->pipes = calloc(IDLE_PIPES_MAX, sizeof *thread->pipes);
 	if (thread->epoll < 0 || thread->wake < 0 || thread->netlink < 0 || !thread->buffer || !thread->pipes)

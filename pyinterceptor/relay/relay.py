@@ -186,11 +186,14 @@ class Relay:
         lib.relay_name_failed(self._handle, container, name.encode("ascii"))
 
     def may_dial(self, address: Address, port: int, *, container: int = 0, local: bool = False) -> bool:
-        """The dial guard, for an address after resolution (decision 6 of the design)."""
+        """The dial guard, for an address after resolution; False if it refuses.
+
+        An address without a route isn't refused: connecting to it fails as unreachable.
+        """
         endpoint = ffi.new("struct endpoint *")
         endpoint.address = packed(address)
         endpoint.port = port
-        return bool(lib.relay_may_dial(self._handle, container, endpoint, int(local)))
+        return bool(lib.relay_may_dial(self._handle, container, endpoint, int(local)) != lib.DIAL_REFUSED)
 
     def returned(self, event: Handoff, sent: int, received: int) -> None:
         """A handed-off flow was closed: its place in the budget and its synthetic address are free again."""
