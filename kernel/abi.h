@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
  *
- * What the kernel program, the C extension and Python all must know, once.
+ * The constants and structures that the kernel program, the C extension and Python share.
  *
- * Read as it is by clang (through BCC), gcc and cffi: integer literals in #define, fixed-width fields,
- * explicit padding, no attributes. Network byte order exists only in fields typed __be16/__be32.
+ * clang (through BCC), gcc and cffi read this file unchanged: integer literals in #define, fixed-width fields, explicit
+ * padding, no attributes. Only fields of type __be16 or __be32 are in network byte order.
  */
 #ifndef PYINTERCEPTOR_ABI_H
 #define PYINTERCEPTOR_ABI_H
@@ -12,10 +12,10 @@
 #define LISTENER_TCP 0
 #define LISTENER_DNS 1
 
-/* Port whose UDP datagrams go to LISTENER_DNS. */
+/* The port whose UDP datagrams go to LISTENER_DNS. */
 #define DNS_PORT 53
 
-/* Why the program refused or assigned: index into the per-CPU array `counters`. */
+/* Outcomes of the program: indexes of the per-CPU array `counters`. */
 #define COUNTER_ASSIGNED_TCP 0
 #define COUNTER_ASSIGNED_DNS 1
 #define COUNTER_UNKNOWN_INTERFACE 2
@@ -26,18 +26,18 @@
 #define COUNTERS 7
 
 /* Flags of a container's entry in the map `containers` (key: ifindex, u32). */
-#define CONTAINER_IPV6 1 /* the host has a v6 route: v6 connections are assigned, else refused */
+#define CONTAINER_IPV6 1 /* the host has an IPv6 route; without this flag, IPv6 connections are refused */
 
 #define CONTAINERS_MAX 65536
 
-/* Values in the tries `refused4` and `refused6`: addresses that are refused, to all or to all but DNS. */
+/* Values in the tries `refused4` and `refused6`: whether an address is refused for all traffic, or for all but DNS. */
 #define REFUSE_ALL 1
 #define REFUSE_ALL_BUT_DNS 2
 #define REFUSED_MAX 64
 
 struct container_entry {
 	uint32_t flags;
-	uint32_t container; /* its number, as the relay and Python know it */
+	uint32_t container; /* the number by which the relay and Python identify it */
 };
 
 #endif

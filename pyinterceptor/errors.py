@@ -6,7 +6,7 @@ class InterceptorError(Exception):
 
 
 def ungrouped(error: BaseException) -> BaseException:
-    """The one exception that nurseries have wrapped, however often; the group itself if it holds several."""
+    """Returns the exception inside nested groups of one; the outermost group if it contains several exceptions."""
     inner = error
     while isinstance(inner, BaseExceptionGroup):
         if len(inner.exceptions) > 1:

@@ -105,9 +105,9 @@ class Running:
         self.send_signal(signal.SIGTERM)
 
     async def aclose(self) -> None:
-        """Kills it if it still runs, reaps it, closes its pipes; also when cancelled.
+        """Kills the process if it still runs, reaps it and closes its pipes, even if cancelled.
 
-        A process that the kernel doesn't end in REAP_TIMEOUT is left behind.
+        A process that the kernel doesn't end within REAP_TIMEOUT is left behind.
         """
         with contextlib.suppress(ProcessLookupError):
             self.send_signal(signal.SIGKILL)

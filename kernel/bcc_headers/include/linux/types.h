@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* The fixed-width types that BCC's own headers and abi.h speak of. */
+/* The fixed-width types that the headers of BCC and abi.h use. */
 #ifndef STUB_LINUX_TYPES_H
 #define STUB_LINUX_TYPES_H
 

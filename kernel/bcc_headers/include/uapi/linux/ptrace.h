@@ -1,2 +1,2 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* Empty: BCC includes it, our program needs nothing of it (BCC brings its own bpf.h). */
+/* Empty. BCC includes this file, but our program uses none of its definitions (BCC has its own bpf.h). */
