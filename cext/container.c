@@ -116,6 +116,16 @@ static int enlist(struct relay *relay, struct container *container)
 	return is_taken ? -EEXIST : 0;
 }
 
+static struct relay_budget with_defaults(const struct relay_budget *given)
+{
+	return (struct relay_budget){
+		.flows = given->flows ? given->flows : BUDGET_FLOWS,
+		.openings = given->openings ? given->openings : BUDGET_OPENINGS,
+		.handoffs = given->handoffs ? given->handoffs : BUDGET_HANDOFFS,
+		.pipes = given->pipes ? given->pipes : BUDGET_PIPES,
+	};
+}
+
 int relay_add_container(struct relay *relay, uint32_t id, const struct attachment *attachment,
                         const struct relay_budget *budget)
 {
@@ -127,7 +137,7 @@ int relay_add_container(struct relay *relay, uint32_t id, const struct attachmen
 	pthread_mutex_init(&container->lock, NULL);
 	atomic_init(&container->references, 1);
 	container->id = id;
-	container->budget = *budget;
+	container->budget = with_defaults(budget);
 	container->attachment = *attachment;
 	int result = enlist(relay, container);
 	if (result < 0)

@@ -18,6 +18,12 @@ double now(void)
 	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
+static void set_default(double *seconds, double choice)
+{
+	if (*seconds == 0)
+		*seconds = choice;
+}
+
 static void set_defaults(struct relay_options *options)
 {
 	struct rlimit files;
@@ -29,6 +35,16 @@ static void set_defaults(struct relay_options *options)
 	/* A flow has two sockets; a quarter of the descriptors is Python's. */
 	if (options->flows == 0 && getrlimit(RLIMIT_NOFILE, &files) == 0)
 		options->flows = (uint32_t)((files.rlim_cur < 1000000 ? files.rlim_cur : 1000000) * 3 / 8);
+	set_default(&options->opening_deadline, 10);
+	set_default(&options->sniff_wait, 0.5);
+	set_default(&options->idle_deadline, 3600);
+	set_default(&options->dial_deadline, 15);
+	set_default(&options->linger_deadline, 120);
+}
+
+struct relay_options relay_options_of(const struct relay *relay)
+{
+	return relay->options;
 }
 
 struct relay *relay_open(const struct relay_options *options)

@@ -13,21 +13,28 @@
 struct relay;                 /* opaque */
 struct relay_pump;            /* opaque */
 
+/* Zero fields take their defaults in relay_open(). Deadlines are in seconds. */
 struct relay_options {
-	uint32_t threads;             /* 0: one a core, 2 at most */
-	uint32_t flows;               /* all together; 0: from RLIMIT_NOFILE, leaving a quarter of it to Python */
-	double opening_deadline;      /* seconds to judge a client that speaks first; default 10 */
-	double sniff_wait;            /* seconds a waiting port waits for the client before it is taken for server-first; default 0.5 */
-	double idle_deadline;         /* seconds without a byte either way; default 3600 */
-	double dial_deadline;         /* seconds for all attempts together; default 15 */
-	double linger_deadline;       /* seconds after one half closed with no byte; default 120 */
+	uint32_t threads;             /* default: one a core, 2 at most */
+	uint32_t flows;               /* all together; default: from RLIMIT_NOFILE, leaving a quarter of it to Python */
+	double opening_deadline;      /* to judge a client that speaks first; default 10 */
+	double sniff_wait;            /* a waiting port waits so long for the client before it is taken for server-first; default 0.5 */
+	double idle_deadline;         /* without a byte either way; default 3600 */
+	double dial_deadline;         /* for all attempts together; default 15 */
+	double linger_deadline;       /* after one half closed with no byte; default 120 */
 };
 
-struct relay_budget {             /* of one container */
-	uint32_t flows;               /* default 4000 */
-	uint32_t openings;            /* not yet decided; default 512 */
-	uint32_t handoffs;            /* given to Python and not yet returned; default 1024 */
-	uint32_t pipes;               /* default 64 */
+#define BUDGET_FLOWS 4000
+#define BUDGET_OPENINGS 512
+#define BUDGET_HANDOFFS 1024
+#define BUDGET_PIPES 64
+
+/* Of one container. Zero fields take the defaults above in relay_add_container(). */
+struct relay_budget {
+	uint32_t flows;
+	uint32_t openings;            /* flows that aren't decided yet */
+	uint32_t handoffs;            /* flows given to Python and not yet returned */
+	uint32_t pipes;
 };
 
 /* Events that wait for relay_take(). A handoff that finds no room ends its flow with END_NO_RESOURCES; a question for a name is asked
@@ -66,6 +73,9 @@ struct relay_counters {           /* of one container, or of all together */
 
 /* Returns NULL with errno. */
 struct relay *relay_open(const struct relay_options *options);
+
+/* The options in effect, defaults filled in. */
+struct relay_options relay_options_of(const struct relay *relay);
 
 /* Accepts connections from the listening socket of one more capture (borrowed; non-blocking, IP_PKTINFO and IPV6_RECVPKTINFO
  * set). Returns the capture's number, or -errno: -ENOSPC above CAPTURES_MAX. */

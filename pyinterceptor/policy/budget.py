@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from pyinterceptor._relay import lib
 from pyinterceptor.errors import PolicyError
 
 
@@ -17,10 +18,10 @@ class Budget:
     Raises: PolicyError for what is no count of at least 1.
     """
 
-    flows: int = 4000
-    openings: int = 512  # flows whose first bytes don't yet say what they are
-    handoffs: int = 1024  # flows that are with Python
-    pipes: int = 64  # of 256 KiB, in which large bodies move; above it they are copied
+    flows: int = lib.BUDGET_FLOWS
+    openings: int = lib.BUDGET_OPENINGS  # flows whose first bytes don't yet say what they are
+    handoffs: int = lib.BUDGET_HANDOFFS  # flows that are with Python
+    pipes: int = lib.BUDGET_PIPES  # of 256 KiB, in which large bodies move; above it they are copied
     handlers: int = 256  # that run
     queries: int = 64  # DNS questions that wait for upstream
     query_streams: int = 64  # DNS connections

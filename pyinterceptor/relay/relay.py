@@ -29,15 +29,15 @@ PACE = 0.02  # seconds between two looks for records: they come in batches, not 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Deadlines in seconds, counts; 0 leaves the choice to the relay."""
+    """Counts, and deadlines in seconds; 0 takes the default of `struct relay_options` (cext/relay.h)."""
 
     threads: int = 0
     flows: int = 0
-    opening_deadline: float = 10.0
-    sniff_wait: float = 0.5
-    idle_deadline: float = 3600.0
-    dial_deadline: float = 15.0
-    linger_deadline: float = 120.0
+    opening_deadline: float = 0.0
+    sniff_wait: float = 0.0
+    idle_deadline: float = 0.0
+    dial_deadline: float = 0.0
+    linger_deadline: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,11 @@ from pyinterceptor._relay import ffi, lib
 
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.errors import CaptureError
+from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Relay
+from tests.socket.loopback import in_trio
+from tests.socket.passage import CONTAINER, LO, NEAR, OPEN, passage
 
 
 @pytest.fixture
@@ -78,3 +81,36 @@ def test_a_relay_that_finds_too_few_descriptors_says_so_and_closes_none_of_its_c
     assert outcomes == sorted(outcomes)  # with enough of them it opens
     assert not outcomes[0]
     assert outcomes[-1]
+
+
+def test_options_of_zero_take_the_documented_defaults() -> None:
+    given = ffi.new("struct relay_options *")
+    relay = lib.relay_open(given)
+    effective = lib.relay_options_of(relay)
+    lib.relay_close(relay)
+    names = ("opening_deadline", "sniff_wait", "idle_deadline", "dial_deadline", "linger_deadline")
+    assert [getattr(effective, name) for name in names] == [10.0, 0.5, 3600.0, 15.0, 120.0]
+    assert effective.threads in {1, 2}
+    assert effective.flows == min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1_000_000) * 3 // 8
+
+
+def test_options_that_are_given_stay() -> None:
+    given = ffi.new("struct relay_options *", (3, 7, 1.5, 2.5, 3.5, 4.5, 5.5))
+    relay = lib.relay_open(given)
+    assert ffi.buffer(ffi.new("struct relay_options *", lib.relay_options_of(relay)))[:] == ffi.buffer(given)[:]
+    lib.relay_close(relay)
+
+
+@in_trio
+async def test_a_budget_of_zero_takes_the_documented_defaults() -> None:
+    """A budget of nothing would refuse every connection."""
+    async with passage() as opened:
+        opened.relay.remove_container(CONTAINER)
+        to = ffi.new("struct attachment *", {"capture": 0, "interface": LO})
+        to.v4 = packed(NEAR)
+        assert lib.relay_add_container(opened.relay._handle, CONTAINER, to, ffi.new("struct relay_budget *")) == 0
+        opened.publish(OPEN)
+        opened.publish_address()
+        for _ in range(3):
+            opened.pair()
+        assert opened.relay.count(CONTAINER).over_budget == 0
