@@ -14,9 +14,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "abi.h"
 #include "flow.h"
 
-#define DNS_PORT 53
 #define PKTOPTIONS 6 /* IPV6_2292PKTOPTIONS: gives the SYN's interface for v6 and v4-mapped peers alike */
 #define ACCEPTS_MAX 64 /* in one turn */
 

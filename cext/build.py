@@ -9,7 +9,8 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-HEADERS = [
+ABI = HERE.parent / "kernel" / "abi.h"
+HEADERS = [ABI] + [
     HERE / f"{name}.h"
     for name in (
         *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
@@ -40,7 +41,7 @@ ffi.set_source(
     "pyinterceptor._relay",
     "#include <stdint.h>\n" + "\n".join(f'#include "{header.name}"' for header in HEADERS),
     sources=[os.path.relpath(source, HERE.parent) for source in SOURCES],
-    include_dirs=["cext"],
+    include_dirs=["cext", "kernel"],
     extra_compile_args=["-O2", "-g", "-std=gnu11", "-pthread", "-fvisibility=hidden"]
     + (["-Wall", "-Wextra", "-Werror"] if os.environ.get("PYINTERCEPTOR_WERROR") else []),
     extra_link_args=["-pthread"],

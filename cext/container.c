@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "flow.h"
@@ -130,7 +131,8 @@ int relay_add_container(struct relay *relay, uint32_t id, const struct attachmen
                         const struct relay_budget *budget)
 {
 	struct container *container = calloc(1, sizeof *container);
-	if (!container || !(container->names = names_new())) {
+	uint64_t seed;
+	if (getrandom(&seed, sizeof seed, 0) != sizeof seed || !container || !(container->names = names_new(seed))) {
 		free(container);
 		return -ENOMEM;
 	}

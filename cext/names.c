@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "names.h"
 
@@ -23,7 +22,7 @@ struct name_place {
 };
 
 struct names {
-	uint64_t seed; /* names come from the container: it must not choose our chains */
+	uint64_t seed;
 	uint32_t synthetic, real, places;
 	struct name **by_expiry; /* a heap of the real ones, the first to expire on top; NAMES_MAX of them */
 	struct name *by_text[BUCKETS];
@@ -38,13 +37,11 @@ static uint32_t bucket(const struct names *names, const void *bytes, size_t leng
 	return (uint32_t)(hash >> 32) & (BUCKETS - 1);
 }
 
-struct names *names_new(void)
+struct names *names_new(uint64_t seed)
 {
 	struct names *names = calloc(1, sizeof *names);
-	if (names && getrandom(&names->seed, sizeof names->seed, 0) != sizeof names->seed) {
-		free(names);
-		return NULL;
-	}
+	if (names)
+		names->seed = seed;
 	return names;
 }
 

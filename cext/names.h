@@ -29,7 +29,8 @@ struct name {
 
 struct names;
 
-struct names *names_new(void);
+/* NULL without memory. `seed` is random: names come from the container, which must not choose the hash chains. */
+struct names *names_new(uint64_t seed);
 void names_free(struct names *names);
 
 /* 0; -EBUSY where flows are open to the synthetic addresses' last name, which else is forgotten; -ENOSPC where a synthetic

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
+from pyinterceptor._relay import lib
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import Address
 
-NAMES_MAX = 4096  # per container
+NAMES_MAX = int(lib.NAMES_MAX)  # per container: C has no room for more
 REUSE_AFTER = 3600.0  # seconds after the last query for a name, when its addresses may go to another name
 TRIES = 8  # address pairs to try for one new name; a pair with open flows can't be reused
 FIRST = 256  # offset of the first address in both networks

@@ -18,12 +18,12 @@ import trio
 from dns.rcode import NOERROR, NXDOMAIN
 from dns.rdatatype import AAAA, A, RdataType
 
+from pyinterceptor._relay import lib
 from pyinterceptor.dns.answers import addresses
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.paths import RESOLV_CONF
 from pyinterceptor.policy.addresses import split_port
 
-PORT = 53
 TRY = 2.0  # seconds for one query to one server
 ROUNDS = 2  # over all servers
 SECOND_FAMILY = 1.0  # seconds to wait for the other family, once one family has addresses
@@ -180,13 +180,13 @@ def _system() -> list[Server]:
         if words[:1] == ["nameserver"] and len(words) > 1:
             with contextlib.suppress(PolicyError):
                 found.append(_server(words[1]))
-    return found or [("127.0.0.1", PORT)]
+    return found or [("127.0.0.1", lib.DNS_PORT)]
 
 
 def _server(text: str) -> Server:
     """Parses a server's address. Raises PolicyError if it is invalid."""
     try:
         host, port = split_port(text)
-        return str(ipaddress.ip_address(host)), port or PORT
+        return str(ipaddress.ip_address(host)), port or lib.DNS_PORT
     except ValueError as error:
         raise PolicyError(f"nameserver {text!r} must be an address, with or without a port: {error}") from error

@@ -27,7 +27,6 @@ from pyinterceptor.serving.run import Run
 
 log = logging.getLogger("pyinterceptor")
 
-DNS_PORT = 53
 VERDICTS = {lib.VERDICT_REFUSE: "REFUSE", lib.VERDICT_SPLICE: "SPLICE", lib.VERDICT_HANDLE: "HANDLE"}
 
 
@@ -115,7 +114,7 @@ class Flows:
             self._log(event, run, received, sent, trio.current_time() - started)
 
     async def _speak(self, run: Run, event: Handoff, stream: HubStream) -> None:
-        if event.destination[1] == DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
+        if event.destination[1] == lib.DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
             await serve_tcp(stream, run.lookups, self._resolver)
             return
         outbound = Outbound(run, self._env, event.destination, event.cause)

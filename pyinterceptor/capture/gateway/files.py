@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from functools import cache
 from pathlib import Path
 
 from pyinterceptor.errors import CaptureError
@@ -19,10 +17,3 @@ def kernel_directory() -> Path:
     raise CaptureError(
         f"find the kernel program: steer.bpf.c is not in {PACKAGE / '_kernel'}; reinstall pyinterceptor"
     )
-
-
-@cache
-def abi() -> dict[str, int]:
-    """Returns the constants of kernel/abi.h by name."""
-    text = (kernel_directory() / "abi.h").read_text()
-    return {name: int(number) for name, number in re.findall(r"^#define (\w+) (\d+)", text, re.MULTILINE)}

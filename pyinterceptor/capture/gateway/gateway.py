@@ -20,9 +20,10 @@ from typing import Any
 
 import trio
 
+from pyinterceptor._relay import ffi, lib
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.capture.gateway import program, veth
-from pyinterceptor.capture.gateway.files import abi, kernel_directory
+from pyinterceptor.capture.gateway.files import kernel_directory
 from pyinterceptor.capture.gateway.filter import Filter
 from pyinterceptor.capture.gateway.namespace import inside, make_namespace, mount
 from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
@@ -93,7 +94,7 @@ class Gateway:
         self._netlink = parts.netlink
         self._filter = parts.filter
         self._maps = maps
-        self._flags = abi()["CONTAINER_IPV6"] if v6 else 0
+        self._flags = lib.CONTAINER_IPV6 if v6 else 0
         self._v4 = container_v4
         self._v6 = container_v6
         self._next = 1  # address 0 is the network's own
@@ -140,7 +141,7 @@ class Gateway:
 
     def set_ipv6(self, v6: bool) -> None:
         """Sets whether the host has an IPv6 route. Without one, IPv6 connections are refused at once."""
-        self._flags = abi()["CONTAINER_IPV6"] if v6 else 0
+        self._flags = lib.CONTAINER_IPV6 if v6 else 0
         for attachment in self._attached.values():
             self._write_entry(attachment)
 
@@ -153,9 +154,9 @@ class Gateway:
         """Returns the counters of the program (new connections and datagrams) and of the rules (dropped packets)."""
         counts = self._filter.counters()
         size = 8 * possible_cpus()
-        for name, index in abi().items():
+        for name in dir(lib):
             if name.startswith("COUNTER_"):
-                values = self._maps["counters"].lookup(struct.pack("=I", index), size) or b""
+                values = self._maps["counters"].lookup(struct.pack("=I", getattr(lib, name)), size) or b""
                 counts[name.removeprefix("COUNTER_").lower()] = sum(v for (v,) in struct.iter_unpack("=Q", values))
         return counts
 
@@ -168,8 +169,8 @@ class Gateway:
         raise CaptureError(f"reserve an attachment: all addresses of {self._v4} are taken")
 
     def _write_entry(self, attachment: Attachment) -> None:
-        entry = struct.pack("=II", self._flags, attachment.container)
-        self._maps["containers"].update(struct.pack("=I", attachment.interface), entry)
+        entry = ffi.new("struct container_entry *", {"flags": self._flags, "container": attachment.container})
+        self._maps["containers"].update(struct.pack("=I", attachment.interface), bytes(ffi.buffer(entry)))
 
     def _forget(self, attachment: Attachment) -> None:
         self._attached.pop(attachment.interface, None)
@@ -306,13 +307,12 @@ def _open_maps(stack: ExitStack, pins: Path) -> dict[str, Map]:
 
 
 def _fill(maps: dict[str, Map], parts: Parts, container_v4: IPv4Network, container_v6: IPv6Network) -> None:
-    numbers = abi()
     for network in REFUSED:
-        _refuse(maps, ip_network(network), numbers["REFUSE_ALL"])
+        _refuse(maps, ip_network(network), lib.REFUSE_ALL)
     for own in (*map(ip_network, REFUSED_BUT_DNS), container_v4, container_v6):
-        _refuse(maps, own, numbers["REFUSE_ALL_BUT_DNS"])
-    for slot, held in (("LISTENER_TCP", parts.listener), ("LISTENER_DNS", parts.dns)):
-        maps["listeners"].update(struct.pack("=I", numbers[slot]), struct.pack("=Q", held.fileno()))
+        _refuse(maps, own, lib.REFUSE_ALL_BUT_DNS)
+    for slot, held in ((lib.LISTENER_TCP, parts.listener), (lib.LISTENER_DNS, parts.dns)):
+        maps["listeners"].update(struct.pack("=I", slot), struct.pack("=Q", held.fileno()))
 
 
 def _refuse(maps: dict[str, Map], network: Any, rule: int) -> None:

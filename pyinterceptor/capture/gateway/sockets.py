@@ -6,7 +6,7 @@ import socket
 import struct
 from contextlib import suppress
 
-from pyinterceptor.capture.gateway.files import abi
+from pyinterceptor._relay import lib
 
 BACKLOG = 4096
 DNS_QUEUE = 4 << 20  # bytes, which the kernel doubles; a datagram of 1 500 bytes occupies 2 304 of them
@@ -39,7 +39,7 @@ def open_dns() -> socket.socket:
     dns.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
     with suppress(PermissionError):  # not allowed in a user namespace: the queue stays short there
         dns.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, DNS_QUEUE)
-    dns.bind(("::", abi()["DNS_PORT"]))
+    dns.bind(("::", lib.DNS_PORT))
     return dns
 
 
