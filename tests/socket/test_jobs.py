@@ -1,4 +1,4 @@
-"""Jobs on a thread of their own: their turns, their faults, and who doesn't wait any more."""
+"""Jobs on a dedicated thread: turns, errors, and cancelled callers."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ async def test_each_job_gets_its_own_result_or_error() -> None:
 
 
 class Held:
-    """A job that keeps the thread until `go_on` is set."""
+    """A job that occupies the thread until `go_on` is set."""
 
     def __init__(self) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
 
     def __call__(self) -> None:
         self.begun.set()
-        self.go_on.wait(10)  # a test that failed meanwhile ends, too
+        self.go_on.wait(10)  # so that a failed test ends as well
 
 
 @in_trio
-async def test_what_piles_up_is_done_in_one_turn_and_in_order() -> None:
+async def test_queued_jobs_are_run_in_one_turn_and_in_order() -> None:
     sizes: list[int] = []
     held = Held()
 
@@ -59,7 +59,7 @@ async def test_what_piles_up_is_done_in_one_turn_and_in_order() -> None:
 
 
 @in_trio
-async def test_a_fault_of_the_turn_itself_reaches_all_who_wait_and_the_next_turn_is_done() -> None:
+async def test_an_error_of_the_turn_reaches_all_its_callers_and_the_next_turn_runs() -> None:
     def turn(some: Sequence[Job]) -> None:
         for job in some:
             job.outcome = outcome.Value(job.do["value"])
@@ -72,7 +72,7 @@ async def test_a_fault_of_the_turn_itself_reaches_all_who_wait_and_the_next_turn
 
 
 @in_trio
-async def test_who_is_cancelled_before_his_turn_has_not_done_anything() -> None:
+async def test_a_job_cancelled_before_its_turn_is_not_run() -> None:
     done: list[str] = []
     held = Held()
     async with open_jobs(each) as jobs, trio.open_nursery() as nursery:
@@ -86,7 +86,7 @@ async def test_who_is_cancelled_before_his_turn_has_not_done_anything() -> None:
 
 
 class Thing:
-    """As a large value, or an open file."""
+    """Stands for a large value, or an open file."""
 
 
 @in_trio
@@ -96,6 +96,6 @@ async def test_a_thread_that_waits_holds_nothing_of_its_last_turn() -> None:
         held = weakref.ref(thing)
         del thing
         with trio.move_on_after(5):
-            while held() is not None:  # noqa: ASYNC110  # the thread tells nobody
+            while held() is not None:  # noqa: ASYNC110  # the thread sends no event
                 await trio.sleep(0.01)
         assert held() is None

@@ -1,4 +1,4 @@
-"""`env`: opened, configured, and silent about what is secret."""
+"""`env`: it is opened and configured, and never shows a secret."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def opened(bindings: dict[str, object], state: Path) -> Env:
     return trio.run(main)
 
 
-def test_a_binding_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) -> None:
+def test_an_unknown_binding_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
     env = opened({"kv": 1, "r2": 2}, tmp_path)
     assert (env.kv, env.r2) == (1, 2)
     with pytest.raises(AttributeError, match="unknown binding 'KV'; the app's bindings: kv, r2"):
@@ -47,19 +47,19 @@ def test_a_plain_text_is_replaced_by_configuration() -> None:
         ("TOKEN", "configure binding TOKEN: a Secret can't be configured"),
     ],
 )
-def test_what_can_not_be_configured_is_said(name: str, said: str) -> None:
+def test_invalid_configuration_is_refused(name: str, said: str) -> None:
     with pytest.raises(PolicyError, match=said):
         configured({"GREETING": "hello", "COUNT": 3, "TOKEN": Secret("x")}, {name: "hi"})
 
 
 @pytest.mark.parametrize("cls", [KV, R2Bucket, Secret])
-def test_a_class_where_one_of_it_is_meant_is_said(cls: type) -> None:
+def test_a_class_instead_of_an_instance_is_refused(cls: type) -> None:
     with pytest.raises(PolicyError, match=rf"binding IT: {cls.__name__} is a class; write {cls.__name__}\("):
         configured({"IT": cls}, {})
 
 
 @pytest.mark.parametrize("value", [{"a": Secret("x")}, [KV()], ({"a": (1, [R2Bucket()])},)])
-def test_a_resource_inside_another_value_is_said_as_nothing_would_open_it(value: object) -> None:
+def test_a_resource_inside_another_value_is_refused(value: object) -> None:
     with pytest.raises(PolicyError, match="binding IT: it contains a resource or Secret"):
         configured({"IT": value}, {})
     assert configured({"IT": {"a": [1, "x"]}}, {}) == {"IT": {"a": [1, "x"]}}
@@ -78,7 +78,7 @@ def test_a_secret_is_read_when_the_app_is_opened(tmp_path: Path, monkeypatch: py
     assert (env.TOKEN.reveal(), env.FILE.reveal()) == (TOKEN, "in a file")
 
 
-def test_a_file_that_is_not_text_is_said_without_what_it_holds(tmp_path: Path) -> None:
+def test_a_secret_file_that_is_not_text_is_refused_without_showing_its_content(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"s3cret\xff")
     with pytest.raises(PolicyError) as caught:
         opened({"FILE": Secret.from_file(tmp_path / "key")}, tmp_path)
@@ -112,7 +112,7 @@ def failure_beside(token: Secret) -> Exception:
 
 
 @pytest.mark.usefixtures("expected_errors")
-def test_the_log_strikes_a_secret_out_of_lines_and_tracebacks(
+def test_the_log_redacts_a_secret_in_lines_and_tracebacks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = logging.getLogger("pyinterceptor")
@@ -139,7 +139,7 @@ def test_the_log_strikes_a_secret_out_of_lines_and_tracebacks(
 @pytest.mark.parametrize(
     "secret", ["s3cret", "s3cr€t\\", "s3cr'et", 's3cr"et', "s3c'r\"et", "s3cret 1\ns3cret 2\n", "s3c+r/e t"]
 )
-def test_the_log_strikes_a_secret_out_however_it_is_written(
+def test_the_log_redacts_a_secret_in_every_encoding(
     secret: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = logging.getLogger("pyinterceptor")

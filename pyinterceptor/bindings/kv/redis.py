@@ -356,7 +356,7 @@ def _translated(where: str) -> Iterator[None]:
         raise BindingError(f"{where}: {said}") from error
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
+# --- stored values ----------------------------------------------------------------------------------------------------
 
 
 def _entry(frame: bytes) -> Entry:

@@ -1,7 +1,7 @@
 """The index of the embedded bucket, from keys to files: rows and SQL. Each function runs inside a transaction.
 
 A file that belongs to no object or part is listed in `unowned`, from before its creation until after its removal. So
-at whatever moment the process dies, the index lists every file to remove.
+if the process dies at any moment, the index still lists every file to remove.
 """
 
 from __future__ import annotations
