@@ -184,9 +184,9 @@ static struct container *delist(struct relay *relay, uint32_t id)
 	return container;
 }
 
-int relay_remove_container(struct relay *relay, uint32_t id)
+/* Takes the caller's reference. */
+static int end_flows(struct relay *relay, struct container *container)
 {
-	struct container *container = delist(relay, id);
 	if (!container)
 		return -ENOENT;
 	atomic_store(&container->is_gone, 1);
@@ -195,6 +195,16 @@ int relay_remove_container(struct relay *relay, uint32_t id)
 		atomic_store(&relay->threads[i].has_lost_container, 1);
 	wake_threads(relay);
 	return 0;
+}
+
+int relay_end_flows(struct relay *relay, uint32_t id)
+{
+	return end_flows(relay, container_find(relay, id));
+}
+
+int relay_remove_container(struct relay *relay, uint32_t id)
+{
+	return end_flows(relay, delist(relay, id));
 }
 
 void container_release_name(struct container *container, const uint8_t synthetic[16])

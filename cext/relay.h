@@ -103,6 +103,10 @@ int relay_add_container(struct relay *relay, uint32_t container, const struct at
  * it; spliced flows go on. */
 int relay_publish_policy(struct relay *relay, uint32_t container, const void *table, uint32_t size);
 
+/* Begins to reset every flow of the container: its count of open flows tells when all are closed. What it opens meanwhile is reset
+ * as well, at the latest when it is removed. */
+int relay_end_flows(struct relay *relay, uint32_t container);
+
 /* Resets every flow of the container and forgets it. */
 int relay_remove_container(struct relay *relay, uint32_t container);
 

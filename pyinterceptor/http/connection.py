@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 import trio
 
 from pyinterceptor._relay import ffi, lib
+from pyinterceptor.boundary import parted
 from pyinterceptor.errors import FetchError, PeerError
 from pyinterceptor.http.answering import Framing, framing, options_of, response_head
 from pyinterceptor.http.deadlines import NEVER, Deadline, Deadlines
@@ -187,7 +188,9 @@ class Connection:
             return response
         except PeerError as error:
             return Response(f"pyinterceptor: {error}\n", error.status)
-        except (Exception, SystemExit):  # a handler that says exit() ends its request, not the interceptor
+        except BaseException as error:  # a handler that calls sys.exit() ends its request, not the interceptor
+            if parted(error)[0] is not None:
+                raise
             log.exception("%s %s: the handler failed", request.method, request.url)
             return Response("pyinterceptor: the handler failed\n", 500)
 

@@ -86,7 +86,11 @@ class Dialer:
         race = _Race(ips, port, self._connect)
         with trio.move_on_after(CONNECT_DEADLINE):
             more = None if at is None else partial(self._others, host, at, port, local)
-            return self._make_stream(await race.run(more))
+            connection = await race.run(more)
+            try:
+                return self._make_stream(connection)
+            except OSError as error:
+                raise FetchError(f"connect to {host}:{port}: {error.strerror}") from error
         raise FetchError("; ".join(f"connect to {endpoint(ip, port)}: timed out" for ip in race.tried))
 
     def _permitted(self, host: str, ips: Sequence[str], port: int, local: bool) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from pyinterceptor.boundary import parted
 from pyinterceptor.errors import FetchError, PeerError
 from pyinterceptor.http.pool import Origin
 from pyinterceptor.http.reply import ReplyHead, ReplyParser
@@ -205,10 +206,12 @@ class Exchange:
                 self._is_sent = True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
-        except (SourceFailed, trio.TooSlowError) as failure:
-            self._source_failure = failure.__cause__ or failure
+        except BaseException as error:
+            if parted(error)[0] is not None:
+                raise
+            self._source_failure = error.__cause__ if isinstance(error, SourceFailed) else error
             self.connection.reset()
-            await self.connection.aclose()  # wakes who waits for the response
+            await self.connection.aclose()  # wakes the task that waits for the response
         finally:
             self._upload_left.set()
 

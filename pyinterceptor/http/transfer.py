@@ -8,10 +8,11 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Never, Protocol
 
 import trio
 
+from pyinterceptor.boundary import parted
 from pyinterceptor.errors import PeerError
 from pyinterceptor.web import Body
 from pyinterceptor.web.body import FileSource, Source
@@ -81,8 +82,8 @@ async def _read(body: Body, sink: Sink, is_chunked: bool) -> None:
     sent, length = 0, body.length
     try:
         parts = aiter(body)
-    except Exception as error:  # somebody else reads it already
-        raise SourceFailed from error
+    except BaseException as error:  # somebody else reads it already
+        _blame(error)
     while (part := await _next(parts)) is not None:
         sent += len(part)
         if length is not None and sent > length:
@@ -97,15 +98,22 @@ async def _read(body: Body, sink: Sink, is_chunked: bool) -> None:
 async def _close(body: Body) -> None:
     try:
         await body.aclose()
-    except Exception as error:
-        raise SourceFailed from error
+    except BaseException as error:
+        _blame(error)
 
 
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
     try:
         return await anext(parts, None)
-    except Exception as error:  # it may be the user's code
-        raise SourceFailed from error
+    except BaseException as error:  # it may be the user's code, which may call sys.exit()
+        _blame(error)
+
+
+def _blame(error: BaseException) -> Never:
+    """Raises SourceFailed by this error, or the error itself if it is one that passes every boundary."""
+    if parted(error)[0] is not None:
+        raise error
+    raise SourceFailed from error
 
 
 async def _lend(source: Source, sink: Sink, pump: Pump, stall: float) -> None:
@@ -145,8 +153,8 @@ async def _send_file(source: FileSource, sink: Sink, stall: float) -> None:
 async def _take(source: Source) -> bytes:
     try:
         return await source.take()
-    except Exception as error:
-        raise SourceFailed from error
+    except BaseException as error:
+        _blame(error)
 
 
 async def _until_moved(pumping: Pumping, stall: float) -> None:

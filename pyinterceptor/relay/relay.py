@@ -159,6 +159,10 @@ class Relay:
         """Replaces the container's policy atomically."""
         self._check(lib.relay_publish_policy(self._handle, container, table, len(table)), "publish a policy")
 
+    def end_flows(self, container: int) -> None:
+        """Begins to reset every flow of the container; `count(container).flows` is 0 when all are closed."""
+        self._check(lib.relay_end_flows(self._handle, container), "end the flows of a container")
+
     def remove_container(self, container: int) -> None:
         """Resets every flow of the container and forgets it."""
         self._check(lib.relay_remove_container(self._handle, container), "remove a container")

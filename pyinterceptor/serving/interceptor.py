@@ -27,7 +27,7 @@ from pyinterceptor.relay.relay import Counters, Relay
 from pyinterceptor.runtime.runtime import OpenRuntime, Runtime
 from pyinterceptor.serving.container import Identity
 from pyinterceptor.serving.handle import ContainerHandle
-from pyinterceptor.serving.run import Run
+from pyinterceptor.serving.run import Run, flows_ended
 from pyinterceptor.serving.turns import in_turns
 
 
@@ -184,6 +184,7 @@ class Interceptor:
             self._relay.add_container(self._listener, attachment, identity.cls.budget)
             async with (
                 open_client(self._dialer(number), pump=partial(self._relay.pump, number)) as client,
+                flows_ended(self._relay, number),
                 trio.open_nursery() as nursery,
             ):
                 run = self.runs[number] = Run(identity, attachment, client, nursery, self._synthetic)

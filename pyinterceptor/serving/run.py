@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,6 +25,7 @@ log = logging.getLogger("pyinterceptor")
 
 GRACE = 5.0  # seconds that handlers have from stop() on
 SETTLE = 0.5  # seconds at most for bytes of ended processes that are still on their way
+RESET = 1.0  # seconds at most in which the relay closes the sockets of flows that end
 PAUSE = 0.005  # seconds between two looks at the relay's counters
 
 
@@ -125,3 +128,15 @@ class Run:
             is_moving = relay.count(self.number).flows and trio.current_time() < settled
             idle = 0 if is_moving or self.flows else idle + 1
             await trio.sleep(PAUSE)
+
+
+@asynccontextmanager
+async def flows_ended(relay: Relay, container: int) -> AsyncIterator[None]:
+    """Resets the container's flows in the relay when the block ends, and waits until their sockets are closed."""
+    try:
+        yield
+    finally:
+        relay.end_flows(container)
+        with trio.move_on_after(RESET, shield=True):
+            while relay.count(container).flows:  # noqa: ASYNC110  # C counts, and tells nobody
+                await trio.sleep(PAUSE)

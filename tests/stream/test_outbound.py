@@ -386,6 +386,33 @@ async def test_a_fetch_that_fails_is_told_to_the_container_without_a_traceback(
         await client.gets(refusal(status, f"my.kv: {why}") * 2)
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "why"),
+    [
+        (FetchError("connect to x: timed out"), "502 Bad Gateway", "could not reach what it asked"),
+        (DialRefused("10.0.0.1"), "520 ", "could not reach what it asked"),
+        (BindingError("KV: down", 503), "503 Service Unavailable", "could not get or keep what was asked"),
+    ],
+)
+@in_trio
+async def test_a_failure_in_a_nursery_of_a_handler_is_answered_as_one_without(
+    error: Exception, status: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def ask(request: Any, env: Any, ctx: Any) -> Response:
+        async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+            outer.start_soon(trio.sleep_forever)
+            inner.start_soon(fail)
+        return Response()
+
+    async with internet() as net, container(handled_by(ask), net) as client:
+        await client.sends(GET * 2)
+        await client.gets(refusal(status, f"my.kv: its handler {why}") * 2)
+    assert {record.levelno for record in caplog.get_records("call")} == {logging.WARNING}
+
+
 @pytest.mark.parametrize(("status", "line"), [(504, "504 Gateway Timeout"), (507, "507 Insufficient Storage")])
 @in_trio
 async def test_a_resource_that_fails_is_told_to_the_container_without_its_name(

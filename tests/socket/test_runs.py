@@ -1,0 +1,411 @@
+"""A container's run: its start beside others, its stop in order, and failures that end one thing alone."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from pyinterceptor import Container, PolicyError, Response, RuntimeFailure, fetch
+from pyinterceptor.app.container import container_id
+from tests.conftest import descriptors
+from tests.socket.interception import interception
+from tests.socket.loopback import in_trio, plain
+
+FOREVER = 60.0  # seconds of grace that no test waits for
+
+
+def handled_by(handler: Any) -> type[Container]:
+    class Handled(Container):
+        enable_internet = False
+
+    Handled.outbound = handler
+    return Handled
+
+
+def living_tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+async def response_on(client: socket.socket) -> bytes:
+    """All that comes until the end, a reset or a whole answer of ours."""
+    stream, got = plain(client.dup()), b""
+    try:
+        while b"\r\n\r\n" not in got and (data := await stream.receive_some()):
+            got += data
+    except trio.BrokenResourceError:
+        got += b"RESET"
+    finally:
+        await trio.aclose_forcefully(stream)
+    return got
+
+
+# --- stop ---
+
+
+class Leaving:
+    """A handler that says when it begins and how it ends."""
+
+    def __init__(self, seconds: float) -> None:
+        self.begun, self.ended = trio.Event(), ""
+        self._seconds = seconds
+
+    async def __call__(self, request: Any, env: Any, ctx: Any) -> Response:
+        self.begun.set()
+        try:
+            await trio.sleep(self._seconds)
+            self.ended = "finished"
+        except trio.Cancelled:
+            self.ended = "cancelled"
+            raise
+        return Response("ok")
+
+
+@pytest.mark.parametrize("grace", [0, 0.2])
+@in_trio
+async def test_a_handler_that_runs_through_the_grace_is_cancelled_then_and_gone_when_stop_returns(grace: float) -> None:
+    leaving = Leaving(FOREVER)
+    async with interception([cls := handled_by(leaving)]) as here:
+        before, tasks = descriptors(), living_tasks()
+        container = await here.interceptor.get_container(cls)
+        here.asks("default")
+        await leaving.begun.wait()
+        began = trio.current_time()
+        await container.stop(grace=grace)
+        assert leaving.ended == "cancelled"
+        assert grace <= trio.current_time() - began < grace + 2
+        assert (descriptors(), living_tasks()) == (before, tasks)
+        assert here.interceptor.count().flows == 0
+        assert here.interceptor.runs == here.capture.reserved == {}
+
+
+@in_trio
+async def test_a_handler_that_ends_within_the_grace_finishes_although_its_client_has_gone() -> None:
+    leaving = Leaving(0.3)
+    async with interception([cls := handled_by(leaving)]) as here:
+        container = await here.interceptor.get_container(cls)
+        here.asks("default")
+        await leaving.begun.wait()
+        began = trio.current_time()
+        await container.stop(grace=FOREVER)
+        assert leaving.ended == "finished"
+        assert trio.current_time() - began < 5
+
+
+@in_trio
+async def test_a_handler_whose_client_leaves_before_the_stop_is_cancelled_as_ever() -> None:
+    leaving = Leaving(FOREVER)
+    async with interception([cls := handled_by(leaving)]) as here:
+        await here.interceptor.get_container(cls)
+        client = here.asks("default")
+        await leaving.begun.wait()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
+        client.close()
+        with trio.fail_after(5):
+            while leaving.ended != "cancelled":
+                await trio.lowlevel.checkpoint()
+
+
+@in_trio
+async def test_a_fetch_in_flight_is_closed_when_the_grace_is_over() -> None:
+    async def ask(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(f"http://127.0.0.1:{port}/", local=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        listener.setblocking(False)
+        async with interception([cls := handled_by(ask)]) as here:
+            container = await here.interceptor.get_container(cls)
+            here.asks("default")
+            await trio.lowlevel.wait_readable(listener)
+            origin = plain(listener.accept()[0])
+            assert b"GET / HTTP/1.1" in await origin.receive_some()
+            before = here.interceptor.count().flows
+            await container.stop(grace=0.1)
+            assert before == 0  # the flow was with Python
+            assert await rest_of(origin) == b""
+            await origin.aclose()
+
+
+async def rest_of(stream: trio.SocketStream) -> bytes:
+    try:
+        return bytes(await stream.receive_some())
+    except trio.BrokenResourceError:
+        return b""
+
+
+@in_trio
+async def test_a_stop_that_is_cancelled_ends_the_grace_and_still_leaves_nothing() -> None:
+    leaving = Leaving(FOREVER)
+    async with interception([cls := handled_by(leaving)]) as here:
+        tasks = living_tasks()
+        container = await here.interceptor.get_container(cls)
+        here.asks("default")
+        await leaving.begun.wait()
+        with trio.move_on_after(0.1) as scope:
+            await container.stop(grace=FOREVER)
+        assert scope.cancelled_caught
+        assert leaving.ended == "cancelled"
+        assert living_tasks() == tasks
+        assert here.interceptor.runs == here.capture.reserved == {}
+
+
+@in_trio
+async def test_of_two_stops_at_once_the_shorter_grace_holds_and_both_wait_for_the_end() -> None:
+    leaving = Leaving(FOREVER)
+    async with interception([cls := handled_by(leaving)]) as here:
+        container = await here.interceptor.get_container(cls)
+        here.asks("default")
+        await leaving.begun.wait()
+        async with trio.open_nursery() as nursery:
+
+            async def stop(grace: float) -> None:
+                await container.stop(grace=grace)
+                assert here.interceptor.runs == {}
+
+            nursery.start_soon(stop, FOREVER)
+            while not here.containers["default"].has_ended:
+                await trio.lowlevel.checkpoint()
+            assert leaving.ended == ""
+            nursery.start_soon(stop, 0.1)
+        assert leaving.ended == "cancelled"
+        await container.stop()
+
+
+@in_trio
+async def test_a_container_that_ends_by_itself_leaves_nothing_and_the_next_one_is_fresh() -> None:
+    async with interception([cls := handled_by(Leaving(0))]) as here:
+        container = await here.interceptor.get_container(cls)
+        here.containers["default"].dies.set()
+        with trio.fail_after(5):
+            while here.interceptor.runs:
+                await trio.lowlevel.checkpoint()
+        assert container.has_ended
+        assert here.capture.reserved == {}
+        assert await here.interceptor.get_container(cls) is not container
+
+
+# --- starts ---
+
+
+@in_trio
+async def test_a_start_that_waits_holds_up_no_other_container_and_is_waited_for_by_its_own_name() -> None:
+    go = trio.Event()
+    got: list[Any] = []
+
+    async def starting(name: str) -> None:
+        if name == "slow":
+            await go.wait()
+
+    async with interception([cls := handled_by(Leaving(0))], starting=starting) as here, trio.open_nursery() as nursery:
+
+        async def get() -> None:
+            got.append(await here.interceptor.get_container(cls, "slow"))
+
+        nursery.start_soon(get)
+        nursery.start_soon(get)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        quick = await here.interceptor.get_container(cls, "quick")
+        assert got == []
+        await quick.stop()
+        go.set()
+        with trio.fail_after(5):
+            while len(got) < 2:
+                await trio.lowlevel.checkpoint()
+        assert got[0] is got[1]
+
+
+@in_trio
+async def test_a_start_that_is_cancelled_leaves_nothing_and_an_old_handle_stops_no_new_run() -> None:
+    waits, entered = trio.Event(), trio.Event()
+    is_slow = False
+
+    async def starting(name: str) -> None:
+        if is_slow:
+            entered.set()
+            await waits.wait()
+
+    async with interception([cls := handled_by(Leaving(0))], starting=starting) as here:
+        tasks = living_tasks()
+        old = await here.interceptor.get_container(cls)
+        await old.stop()
+        is_slow = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.interceptor.get_container, cls)
+            await entered.wait()
+            await old.stop()  # returns at once: the start that is going on is another run's
+            assert len(here.interceptor.runs) == 1
+            nursery.cancel_scope.cancel()
+        assert living_tasks() == tasks
+        assert here.interceptor.runs == here.capture.reserved == {}
+        is_slow = False
+        assert not (await here.interceptor.get_container(cls)).has_ended
+
+
+@in_trio
+async def test_a_start_that_fails_is_its_callers_error_and_leaves_nothing() -> None:
+    async def starting(name: str) -> None:
+        if name == "bad":
+            raise RuntimeFailure("start it: no")
+
+    async with interception([cls := handled_by(Leaving(0))], starting=starting) as here:
+        good = await here.interceptor.get_container(cls, "good")
+        for _ in range(2):
+            with pytest.raises(RuntimeFailure, match="start it: no"):
+                await here.interceptor.get_container(cls, "bad")
+        assert [run.identity.name for run in here.interceptor.runs.values()] == ["good"]
+        assert not good.has_ended
+
+
+# --- the instance ---
+
+
+@in_trio
+async def test_a_class_has_one_instance_for_each_name_however_often_it_starts() -> None:
+    made: list[Any] = []
+
+    class Own(Container):
+        def __init__(self, ctx: Any, env: Any) -> None:
+            super().__init__(ctx, env)
+            made.append(self)
+
+    async with interception([Own]) as here:
+        for name in ("one", "two", "one"):
+            await (await here.interceptor.get_container(Own, name)).stop()
+    assert [each.ctx.name for each in made] == ["one", "two"]
+    assert {(each.ctx.class_name, each.env) for each in made} == {("Own", None)}
+    assert [each.ctx.id for each in made] == [container_id("Own", "one"), container_id("Own", "two")]
+    assert all(len(each.ctx.id) == 64 and int(each.ctx.id, 16) for each in made)
+
+
+@in_trio
+async def test_an_init_that_raises_is_an_error_that_names_the_class() -> None:
+    class Broken(Container):
+        def __init__(self, ctx: Any, env: Any) -> None:
+            raise ValueError("no such thing")
+
+    async with interception([Broken]) as here:
+        raised = r"make Broken 'one': its __init__.* raised ValueError: no such thing"
+        with pytest.raises(PolicyError, match=raised) as caught:
+            await here.interceptor.get_container(Broken, "one")
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert here.interceptor.runs == {}
+
+
+# --- failures ---
+
+
+@in_trio
+async def test_processes_that_will_not_stop_are_that_containers_failure_and_no_other_ones() -> None:
+    async def ending() -> None:
+        raise RuntimeFailure("stop it: its processes have not ended in 30 s")
+
+    async with interception([cls := handled_by(Leaving(0))], ending=ending) as here:
+        other = await here.interceptor.get_container(cls, "other")
+        container = await here.interceptor.get_container(cls, "stubborn")
+        with pytest.raises(RuntimeFailure, match="stop Handled 'stubborn': stop it: its processes have not ended"):
+            await container.stop(grace=0)
+        assert container.has_ended
+        assert [run.identity.name for run in here.interceptor.runs.values()] == ["other"]
+        assert not other.has_ended
+        assert not (await here.interceptor.get_container(cls, "stubborn")).has_ended
+
+
+@pytest.mark.usefixtures("expected_errors")
+@in_trio
+async def test_a_body_whose_generator_calls_exit_ends_its_flow_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"some"
+        sys.exit("enough")
+
+    async def answer(request: Any, env: Any, ctx: Any) -> Response:
+        return Response(parts()) if request.url.path == "/exit" else Response("ok")
+
+    async with interception([cls := handled_by(answer)]) as here:
+        container = await here.interceptor.get_container(cls)
+        got = await until_end(here.asks("default", path="/exit"))
+        assert got.endswith(b"some\r\nRESET")
+        assert "SystemExit: enough" in caplog.text
+        assert (await response_on(here.asks("default"))).startswith(b"HTTP/1.1 200")
+        assert not container.has_ended
+
+
+async def until_end(client: socket.socket) -> bytes:
+    stream, got = plain(client.dup()), b""
+    try:
+        while data := await stream.receive_some():
+            got += data
+    except trio.BrokenResourceError:
+        got += b"RESET"
+    finally:
+        await trio.aclose_forcefully(stream)
+    return got
+
+
+@pytest.mark.usefixtures("expected_errors")
+@in_trio
+async def test_an_upload_whose_generator_calls_exit_fails_its_fetch_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"some"
+        sys.exit("enough")
+
+    async def answer(request: Any, env: Any, ctx: Any) -> Response:
+        if request.url.path == "/exit":
+            return await fetch(f"http://127.0.0.1:{port}/", method="POST", body=parts(), local=True)
+        return Response("ok")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        async with interception([cls := handled_by(answer)]) as here:
+            await here.interceptor.get_container(cls)
+            assert (await response_on(here.asks("default", path="/exit"))).startswith(b"HTTP/1.1 502")
+            assert (await response_on(here.asks("default"))).startswith(b"HTTP/1.1 200")
+        listener.accept()[0].close()
+
+
+@pytest.mark.usefixtures("expected_errors")
+@in_trio
+async def test_a_task_of_a_handler_that_calls_exit_ends_its_request_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def leave() -> None:
+        sys.exit("enough")
+
+    async def answer(request: Any, env: Any, ctx: Any) -> Response:
+        async with trio.open_nursery() as nursery:
+            if request.url.path == "/exit":
+                nursery.start_soon(leave)
+                nursery.start_soon(trio.sleep_forever)
+        return Response("ok")
+
+    async with interception([cls := handled_by(answer)]) as here:
+        await here.interceptor.get_container(cls)
+        assert (await response_on(here.asks("default", path="/exit"))).startswith(b"HTTP/1.1 500")
+        assert "SystemExit: enough" in caplog.text
+        assert (await response_on(here.asks("default"))).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.usefixtures("expected_errors")
+@in_trio
+async def test_a_failure_of_a_containers_own_tasks_ends_that_container_with_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError("in a task of ours")
+
+    async with interception([cls := handled_by(Leaving(0))]) as here:
+        other = await here.interceptor.get_container(cls, "other")
+        container = await here.interceptor.get_container(cls, "one")
+        (run,) = [run for run in here.interceptor.runs.values() if run.identity.name == "one"]
+        run.client._nursery.start_soon(fail)
+        with pytest.raises(RuntimeFailure, match="stop Handled 'one': in a task of ours"):
+            await container.stop()
+        assert "ZeroDivisionError: in a task of ours" in caplog.text
+        assert container.has_ended
+        assert not other.has_ended
+        assert not (await here.interceptor.get_container(cls, "one")).has_ended
+
+
