@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Accepts connections and finds out whose they are and where they go. Called by any thread of the relay; what it makes
- * belongs to that thread.
+ * Accepts connections.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -14,8 +13,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "abi.h"
-#include "flow.h"
+#include "accept.h"
+#include "state.h"
 
 #define PKTOPTIONS 6 /* IPV6_2292PKTOPTIONS: gives the SYN's interface for v6 and v4-mapped peers alike */
 #define ACCEPTS_MAX 64 /* in one turn */
@@ -27,20 +26,20 @@ static void endpoint_of(const struct sockaddr_in6 *address, struct endpoint *out
 	out->reserved = 0;
 }
 
-/* The interface the SYN came in on, 0 where the kernel doesn't say. */
-static uint32_t interface_of(int fd)
+/* The interface the SYN came in on, 0 where the kernel doesn't say, -1 with errno. */
+static int64_t interface_of(int fd)
 {
 	_Alignas(struct cmsghdr) char options[256];
 	socklen_t length = sizeof options;
 	if (getsockopt(fd, IPPROTO_IPV6, PKTOPTIONS, options, &length) < 0)
-		return 0;
+		return -1;
 	struct msghdr message = {.msg_control = options, .msg_controllen = length};
 	for (struct cmsghdr *item = CMSG_FIRSTHDR(&message); item; item = CMSG_NXTHDR(&message, item)) {
 		struct in6_pktinfo info;
 		if (item->cmsg_level != IPPROTO_IPV6 || (item->cmsg_type != IPV6_PKTINFO && item->cmsg_type != IPV6_2292PKTINFO))
 			continue;
 		memcpy(&info, CMSG_DATA(item), sizeof info);
-		return (uint32_t)info.ipi6_ifindex;
+		return info.ipi6_ifindex;
 	}
 	return 0;
 }
@@ -51,117 +50,52 @@ static void reset(int fd)
 	close(fd);
 }
 
-/* Whose connection is it? NULL: nobody's whose address it has. Takes a reference. */
-static struct container *identify(struct relay *relay, uint32_t capture, int fd, const struct endpoint *from)
+static int has_address(const struct container *container, const struct endpoint *from)
 {
-	struct container *container = container_on(relay, capture, interface_of(fd));
-	if (container && memcmp(from->address, container->attachment.v4, 16) != 0 &&
-	    memcmp(from->address, container->attachment.v6, 16) != 0) {
-		container_release(container);
-		return NULL;
-	}
-	return container;
+	return memcmp(from->address, container->attachment.v4, 16) == 0 || memcmp(from->address, container->attachment.v6, 16) == 0;
 }
 
-static int has_room(struct thread *thread, struct container *container)
+static int has_room(struct relay *relay, struct container *container)
 {
-	struct relay *relay = thread->relay;
 	return atomic_load(&container->counters.flows) < container->budget.flows &&
 	       atomic_load(&container->openings) < container->budget.openings &&
 	       atomic_load(&relay->counters.flows) < relay->options.flows;
 }
 
-static struct flow *flow_new(struct thread *thread, struct container *container, int fd)
+/* Takes the socket and the container's reference, unless there is a cause not to. */
+static enum end_cause begin(struct thread *thread, struct container *container, int fd, const struct endpoint *from)
 {
-	struct flow *flow = calloc(1, sizeof *flow);
-	if (!flow)
-		return NULL;
-	flow->container = container;
-	flow->client = fd;
-	flow->upstream = -1;
-	flow->sent.pipe[0] = flow->sent.pipe[1] = flow->received.pipe[0] = flow->received.pipe[1] = -1;
-	flow->number = atomic_fetch_add(&thread->relay->numbers, 1) + 1;
-	flow->began = flow->last_byte = thread->now;
-	flow->is_opening = 1;
-	flow->sent.allowed = flow->received.allowed = ALLOW_ALL;
-	atomic_fetch_add(&container->openings, 1);
-	COUNT(flow, accepted, 1);
-	COUNT(flow, flows, 1);
-	flow_enlist(flow, &thread->flows);
-	return flow;
-}
-
-/* The name the container's DNS gave for the destination. A synthetic one is held until the flow ends. */
-static void set_name(struct flow *flow)
-{
-	pthread_mutex_lock(&flow->container->lock);
-	struct name *name = names_by_address(flow->container->names, flow->to.address);
-	if (name) {
-		flow->name = strdup(name->text);
-		flow->is_synthetic = flow->name && name_owns(name, flow->to.address);
-		name->flows += flow->is_synthetic;
-	}
-	pthread_mutex_unlock(&flow->container->lock);
-}
-
-/* Where the client can be expected to speak first, nothing is dialled before it has. Elsewhere the server may speak first,
- * and is dialled at once, unless a rule names the host: then the client is given sniff_wait to say that it speaks HTTP. */
-static int is_dialled_at_once(const struct flow *flow, const struct table *table)
-{
-	uint32_t length = flow->name ? (uint32_t)strlen(flow->name) : 0;
-	return flow->decision.verdict == VERDICT_SPLICE && !policy_waits(table->blob, flow->to.port) &&
-	       !policy_names_host(table->blob, flow->name, length, &flow->to);
-}
-
-static void begin(struct thread *thread, struct flow *flow)
-{
-	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = (uint64_t)(uintptr_t)flow};
-	struct table *table = table_of(flow->container);
-	if (!table) {
-		flow_end(thread, flow, END_REFUSED);
-		return;
-	}
-	set_name(flow);
-	decide(flow, table, PROTOCOL_NONE, flow->name);
-	int at_once = is_dialled_at_once(flow, table);
-	table_release(table);
-	if (epoll_ctl(thread->epoll, EPOLL_CTL_ADD, flow->client, &event) < 0) {
-		flow_end(thread, flow, END_NO_RESOURCES);
-	} else if (flow->to.port == DNS_PORT) {
-		flow->protocol = PROTOCOL_NONE;
-		flow->decision.verdict = VERDICT_HANDLE;
-		flow->decision.rule = NO_RULE;
-		hand_off(thread, flow);
-	} else if (at_once) {
-		begin_dial(thread, flow);
-	}
+	struct sockaddr_in6 own;
+	socklen_t length = sizeof own;
+	struct endpoint to;
+	if (!has_address(container, from))
+		return END_REFUSED;
+	if (!has_room(thread->relay, container))
+		return END_BUDGET;
+	if (getsockname(fd, (struct sockaddr *)&own, &length) < 0)
+		return END_NO_RESOURCES;
+	endpoint_of(&own, &to);
+	return flow_begin(&thread->flows, container, fd, from, &to) ? END_DONE : END_NO_RESOURCES;
 }
 
 static void admit(struct thread *thread, uint32_t capture, int fd, const struct sockaddr_in6 *peer)
 {
-	struct sockaddr_in6 own;
-	socklen_t length = sizeof own;
 	struct endpoint from;
 	endpoint_of(peer, &from);
-	struct container *container = identify(thread->relay, capture, fd, &from);
-	if (!container || getsockname(fd, (struct sockaddr *)&own, &length) < 0) {
+	int64_t interface = interface_of(fd);
+	struct container *container = interface > 0 ? container_on(thread->relay, capture, (uint32_t)interface) : NULL;
+	if (!container) {
+		if (interface < 0)
+			atomic_fetch_add(&thread->relay->counters.no_resources, 1);
 		reset(fd);
-	} else if (!has_room(thread, container)) {
-		atomic_fetch_add(&container->counters.over_budget, 1);
-		atomic_fetch_add(&thread->relay->counters.over_budget, 1);
-		reset(fd);
-	} else {
-		struct flow *flow = flow_new(thread, container, fd);
-		if (flow) {
-			flow->from = from;
-			endpoint_of(&own, &flow->to);
-			begin(thread, flow);
-			return; /* the flow has the container's reference */
-		}
-		reset(fd);
+		return;
 	}
-	if (container)
-		container_release(container);
+	enum end_cause cause = begin(thread, container, fd, &from);
+	if (cause == END_DONE)
+		return;
+	count_refused_connection(&thread->flows, container, cause);
+	container_release(container);
+	reset(fd);
 }
 
 /* No descriptor is free: the spare one's place lets the connection be accepted and reset. Somebody else may take that place first;
@@ -181,7 +115,7 @@ static int refuse_one(struct thread *thread, uint32_t capture)
 	return is_done;
 }
 
-void flow_accept(struct thread *thread, uint32_t capture)
+int accept_flows(struct thread *thread, uint32_t capture)
 {
 	for (int i = 0; i < ACCEPTS_MAX; i++) {
 		struct sockaddr_in6 peer;
@@ -190,10 +124,9 @@ void flow_accept(struct thread *thread, uint32_t capture)
 		if (fd >= 0)
 			admit(thread, capture, fd, &peer);
 		else if (errno == EAGAIN)
-			return;
-		else if ((errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) && !refuse_one(thread, capture)) {
-			thread_stop_listening(thread);
-			return;
-		}
+			break;
+		else if ((errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) && !refuse_one(thread, capture))
+			return 0;
 	}
+	return 1;
 }

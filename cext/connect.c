@@ -1,50 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A flow's way to its upstream socket: which addresses, may they be dialled, attempts. Called by the flow's thread.
+ * Finds a flow's addresses and dials them.
  */
 #include <errno.h>
 #include <string.h>
 
-#include "flow.h"
+#include "connect.h"
 
-static void set_stage(struct thread *thread, struct flow *flow, enum stage stage)
-{
-	if (flow->stage == stage)
-		return;
-	if (stage == STAGE_RESOLVING || flow->stage == STAGE_RESOLVING) {
-		flow_delist(flow);
-		flow_enlist(flow, stage == STAGE_RESOLVING ? &thread->resolving : &thread->flows);
-	}
-	if (flow->stage == STAGE_OPENING)
-		flow->stage_began = thread->now; /* resolving and dialling share one deadline */
-	flow->stage = (uint8_t)stage;
-}
-
-/* A client that waits for the server to speak, at a host that a rule names: it may yet turn out to speak HTTP. */
-static int may_become_http(const struct flow *flow)
-{
-	struct table *table = table_of(flow->container);
-	int is_ruled = table && policy_decide(table->blob, PROTOCOL_HTTP, flow->name, flow->name ? (uint32_t)strlen(flow->name) : 0,
-	                                      &flow->to).verdict == VERDICT_HANDLE;
-	table_release(table);
-	return is_ruled && !flow->is_judged;
-}
-
-/* No connection could be made. A plain HTTP client that has been sent nothing is told so by Python. */
-void dial_failed(struct thread *thread, struct flow *flow, enum end_cause cause)
-{
-	flow->cause = (uint8_t)cause;
-	dial_cancel(flow->dial);
-	flow->dial = NULL;
-	if (flow->is_judged && flow->protocol == PROTOCOL_HTTP) {
-		hand_off(thread, flow);
-	} else if (may_become_http(flow)) {
-		flow->has_failed = 1;
-		set_stage(thread, flow, STAGE_OPENING);
-	} else {
-		flow_end(thread, flow, cause);
-	}
-}
+#define CANDIDATES_MAX (NAME_ADDRESSES_MAX + 1)
 
 static void add_candidate(struct endpoint *to, uint32_t *count, const uint8_t address[16], uint16_t port)
 {
@@ -56,92 +19,115 @@ static void add_candidate(struct endpoint *to, uint32_t *count, const uint8_t ad
 	to[(*count)++].port = port;
 }
 
-static void ask_for(struct thread *thread, const struct flow *flow, struct name *name)
+/* Where no address is known: ask for them, unless somebody has, or the answer to this flow was that there are none. */
+static enum found ask(struct connecting *connecting, struct name *name, char *question)
 {
-	struct relay_event event = event_of(flow, EVENT_RESOLVE);
-	memcpy(event.host, name->text, sizeof event.host);
+	if (!name || (name->has_failed && connecting->has_asked))
+		return FOUND_NONE;
+	connecting->has_asked = 1;
+	if (name->is_asked)
+		return FOUND_NOT_YET;
+	memcpy(question, name->text, sizeof name->text);
 	name->has_failed = 0;
-	name->is_asked = relay_post(thread->relay, &event) == 0;
+	name->is_asked = 1;
+	return FOUND_QUESTION;
 }
 
-/* Where to dial: the destination first, then its name's other addresses; only the name's for a synthetic one.
- * Returns the count, 0 while the name is being resolved, -1 where it can't be. */
-static int candidates(struct thread *thread, struct flow *flow, struct endpoint *to)
+/* The destination first, then its name's other addresses; the name's alone for a synthetic one. */
+static enum found list_candidates(struct connecting *connecting, struct container *container, const struct subject *subject,
+                                  double now, struct endpoint *to, uint32_t *count, char *question)
 {
-	struct container *container = flow->container;
 	char host[HOST_MAX + 1];
-	int has_host = flow->host && host_canonical(flow->host, (uint32_t)strlen(flow->host), host);
-	uint32_t count = 0;
-	int result = 0;
+	int has_host = subject->host && host_canonical(subject->host, (uint32_t)strlen(subject->host), host);
+	enum found found = FOUND_ADDRESSES;
 	pthread_mutex_lock(&container->lock);
-	struct name *name = names_dialled(container->names, flow->to.address, has_host ? host : NULL);
-	if (!flow->is_synthetic)
-		add_candidate(to, &count, flow->to.address, flow->to.port);
-	int is_fresh = name && name->count && name->expires > thread->now;
-	for (uint32_t i = 0; is_fresh && i < name->count && count <= NAME_ADDRESSES_MAX; i++)
-		add_candidate(to, &count, name->addresses[i], flow->to.port);
-	if (count == 0 && (!name || (name->has_failed && flow->stage == STAGE_RESOLVING)))
-		result = -1;
-	else if (count == 0 && !name->is_asked)
-		ask_for(thread, flow, name);
+	struct name *name = names_dialled(container->names, subject->to.address, has_host ? host : NULL);
+	if (!subject->is_synthetic)
+		add_candidate(to, count, subject->to.address, subject->to.port);
+	int is_fresh = name && name->count && name->expires > now;
+	for (uint32_t i = 0; is_fresh && i < name->count && *count < CANDIDATES_MAX; i++)
+		add_candidate(to, count, name->addresses[i], subject->to.port);
+	if (*count == 0)
+		found = ask(connecting, name, question);
 	pthread_mutex_unlock(&container->lock);
-	return count ? (int)count : result;
+	return found;
 }
 
-/* Leaves what may be dialled. Returns how many were refused by the guard. */
-static uint32_t guard(struct thread *thread, struct flow *flow, struct endpoint *to, uint32_t *count)
+void connect_not_asked(struct container *container, const char *question)
 {
-	struct table *table = table_of(flow->container);
+	pthread_mutex_lock(&container->lock);
+	struct name *name = names_by_text(container->names, question);
+	if (name)
+		name->is_asked = 0;
+	pthread_mutex_unlock(&container->lock);
+}
+
+/* Leaves the candidates that the flow's own decision holds for and that the guard permits. Returns how many were refused. */
+static uint32_t keep_permitted(int netlink, const struct subject *subject, const void *table, struct endpoint *to,
+                               uint32_t *count)
+{
 	uint32_t kept = 0, refused = 0;
 	for (uint32_t i = 0; i < *count; i++) {
-		int permitted = dial_permitted(thread->netlink, table ? table->blob : NULL, &to[i]);
-		if (permitted == 1)
+		enum permission permission =
+			subject_agrees(subject, table, &to[i]) ? dial_permitted(netlink, table, &to[i]) : DIAL_REFUSED;
+		if (permission == DIAL_PERMITTED)
 			to[kept++] = to[i];
-		refused += permitted == 0;
+		refused += permission == DIAL_REFUSED;
 	}
-	table_release(table);
 	*count = kept;
 	return refused;
 }
 
-void begin_dial(struct thread *thread, struct flow *flow)
+static int is_dialled_already(const struct dial *dial, const struct endpoint *to, uint32_t count)
 {
-	struct endpoint to[NAME_ADDRESSES_MAX + 1];
-	int found = flow->has_failed ? -1 : candidates(thread, flow, to);
-	if (found < 0) {
-		dial_failed(thread, flow, flow->has_failed ? flow->cause : END_NAME_UNKNOWN);
-		return;
-	}
-	if (found == 0) {
-		set_stage(thread, flow, STAGE_RESOLVING);
-		return;
-	}
-	uint32_t count = (uint32_t)found, refused = guard(thread, flow, to, &count);
-	if (count == 0) {
-		dial_failed(thread, flow, refused ? END_DIAL_GUARD : END_DIAL_FAILED);
-		return;
-	}
-	dial_order(to, count);
-	set_stage(thread, flow, STAGE_DIALLING);
-	flow->dial = dial_new(thread->epoll, (uint64_t)(uintptr_t)flow | 1, to, count);
-	if (flow->dial)
-		flow_service(thread, flow, 0);
-	else
-		flow_end(thread, flow, END_NO_RESOURCES);
+	return dial && dial->count == count && memcmp(dial->to, to, count * sizeof *to) == 0;
 }
 
-void step_dial(struct thread *thread, struct flow *flow)
+enum found connect_find(struct connecting *connecting, const struct connect_place *place, struct container *container,
+                        const struct subject *subject, const void *table, double now, char *question, enum end_cause *cause)
 {
-	enum dial_state state = dial_step(flow->dial, thread->now);
-	if (state == DIAL_FAILED) {
-		int is_full = flow->dial->error == EMFILE || flow->dial->error == ENFILE;
-		dial_failed(thread, flow, is_full ? END_NO_RESOURCES : END_DIAL_FAILED);
-	} else if (state == DIAL_CONNECTED) {
-		flow->upstream = dial_take(flow->dial);
-		dial_cancel(flow->dial);
-		flow->dial = NULL;
-		set_stage(thread, flow, STAGE_MOVING);
-		flow->last_byte = thread->now;
-		COUNT(flow, spliced, 1);
-	}
+	struct endpoint to[CANDIDATES_MAX];
+	uint32_t count = 0;
+	*cause = END_NAME_UNKNOWN;
+	enum found found = list_candidates(connecting, container, subject, now, to, &count, question);
+	if (found != FOUND_ADDRESSES)
+		return found;
+	*cause = keep_permitted(place->netlink, subject, table, to, &count) ? END_DIAL_GUARD : END_DIAL_FAILED;
+	if (count == 0)
+		return FOUND_NONE;
+	dial_order(to, count);
+	if (is_dialled_already(connecting->dial, to, count))
+		return FOUND_ADDRESSES;
+	connect_cancel(connecting);
+	connecting->dial = dial_new(place->epoll, place->cookie, to, count);
+	return connecting->dial ? FOUND_ADDRESSES : FOUND_NO_MEMORY;
+}
+
+enum dial_state connect_step(struct connecting *connecting, double now, enum end_cause *cause)
+{
+	struct dial *dial = connecting->dial;
+	enum dial_state state = dial_step(dial, now);
+	int is_full = dial->error == EMFILE || dial->error == ENFILE || dial->error == ENOMEM || dial->error == ENOBUFS ||
+	              dial->error == ENOSPC;
+	*cause = state == DIAL_FAILED && is_full ? END_NO_RESOURCES : END_DIAL_FAILED;
+	return state;
+}
+
+double connect_next(const struct connecting *connecting)
+{
+	const struct dial *dial = connecting->dial;
+	return dial && dial->started < dial->count ? dial->next : 0;
+}
+
+int connect_take(struct connecting *connecting, struct endpoint *reached)
+{
+	int fd = dial_take(connecting->dial, reached);
+	connect_cancel(connecting);
+	return fd;
+}
+
+void connect_cancel(struct connecting *connecting)
+{
+	dial_cancel(connecting->dial);
+	connecting->dial = NULL;
 }

@@ -8,8 +8,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "flow.h"
 #include "route.h"
+#include "state.h"
 
 static struct table *table_new(const void *blob, uint32_t size)
 {
@@ -38,12 +38,29 @@ struct table *table_of(struct container *container)
 	return table;
 }
 
+const struct table *share_table(struct share *share)
+{
+	struct container *container = share->container;
+	if (share->published == atomic_load(&container->published))
+		return share->table;
+	table_release(share->table);
+	pthread_mutex_lock(&container->lock);
+	share->table = container->table;
+	if (share->table)
+		atomic_fetch_add(&share->table->references, 1);
+	share->published = atomic_load(&container->published);
+	pthread_mutex_unlock(&container->lock);
+	return share->table;
+}
+
 /* ---- containers ---- */
 
 void container_release(struct container *container)
 {
 	if (atomic_fetch_sub(&container->references, 1) != 1)
 		return;
+	for (int i = 0; i < THREADS_MAX; i++)
+		table_release(container->shares[i].table);
 	table_release(container->table);
 	names_free(container->names);
 	pthread_mutex_destroy(&container->lock);
@@ -141,6 +158,8 @@ int relay_add_container(struct relay *relay, uint32_t id, const struct attachmen
 	container->id = id;
 	container->budget = with_defaults(budget);
 	container->attachment = *attachment;
+	for (int i = 0; i < THREADS_MAX; i++)
+		container->shares[i].container = container;
 	int result = enlist(relay, container);
 	if (result < 0)
 		container_release(container);
@@ -159,7 +178,9 @@ int relay_publish_policy(struct relay *relay, uint32_t id, const void *blob, uin
 		pthread_mutex_lock(&container->lock);
 		old = container->table;
 		container->table = table;
+		atomic_fetch_add(&container->published, 1);
 		pthread_mutex_unlock(&container->lock);
+		tell_threads(relay, container, NEWS_POLICY);
 	}
 	table_release(old);
 	container_release(container);
@@ -189,11 +210,8 @@ static int end_flows(struct relay *relay, struct container *container)
 {
 	if (!container)
 		return -ENOENT;
-	atomic_store(&container->is_gone, 1);
+	tell_threads(relay, container, NEWS_GONE);
 	container_release(container);
-	for (uint32_t i = 0; i < relay->thread_count; i++)
-		atomic_store(&relay->threads[i].has_lost_container, 1);
-	wake_threads(relay);
 	return 0;
 }
 
@@ -242,9 +260,9 @@ int relay_publish_name(struct relay *relay, uint32_t id, const char *name, const
 	int is_awaited = known && known->is_asked;
 	int result = names_publish(container->names, name, synthetic, addresses, count, now() + seconds);
 	pthread_mutex_unlock(&container->lock);
-	container_release(container);
 	if (is_awaited)
-		wake_threads(relay);
+		tell_threads(relay, container, NEWS_NAMES);
+	container_release(container);
 	return result;
 }
 
@@ -260,8 +278,9 @@ void relay_name_failed(struct relay *relay, uint32_t id, const char *text)
 		name->has_failed = 1;
 	}
 	pthread_mutex_unlock(&container->lock);
+	if (name)
+		tell_threads(relay, container, NEWS_NAMES);
 	container_release(container);
-	wake_threads(relay);
 }
 
 enum permission relay_may_dial(struct relay *relay, uint32_t id, const struct endpoint *to, int local)

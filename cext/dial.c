@@ -111,6 +111,7 @@ static int collect(struct dial *dial)
 			continue;
 		if (connect(dial->fds[i], (struct sockaddr *)&address, length) == 0 || errno == EISCONN) {
 			dial->connected = dial->fds[i];
+			dial->reached = dial->to[i];
 			dial->fds[i] = -1;
 			return 1;
 		}
@@ -139,10 +140,11 @@ enum dial_state dial_step(struct dial *dial, double now)
 	return DIAL_WAIT;
 }
 
-int dial_take(struct dial *dial)
+int dial_take(struct dial *dial, struct endpoint *reached)
 {
 	int fd = dial->connected;
 	dial->connected = -1;
+	*reached = dial->reached;
 	return fd;
 }
 

@@ -15,6 +15,7 @@ struct dial {
 	uint64_t cookie;          /* what epoll says of each attempt */
 	uint32_t count, started;
 	int connected;            /* the socket that made it, or -1 */
+	struct endpoint reached;  /* its address */
 	int error;                /* errno of the last failure */
 	double next;              /* when the next attempt starts, seconds of CLOCK_MONOTONIC */
 	struct endpoint to[NAME_ADDRESSES_MAX + 1];
@@ -30,8 +31,8 @@ struct dial *dial_new(int epoll, uint64_t cookie, const struct endpoint *to, uin
 /* Call it at the start, when an attempt's socket is ready, and when `next` has come. */
 enum dial_state dial_step(struct dial *dial, double now);
 
-/* The connected socket, the caller's now. */
-int dial_take(struct dial *dial);
+/* The connected socket, the caller's now, and its address. */
+int dial_take(struct dial *dial, struct endpoint *reached);
 
 /* Closes what is open and frees it; NULL is fine. */
 void dial_cancel(struct dial *dial);

@@ -5,7 +5,8 @@
 #include <errno.h>
 #include <unistd.h>
 
-#include "flow.h"
+#include "events.h"
+#include "state.h"
 
 void signal_fd(int fd)
 {

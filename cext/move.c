@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Moves bytes one way. Owns the pipe and the held remainder of its direction; called by the flow's thread.
+ * Moves bytes one way: by copying, and through a pipe once that pays.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -10,18 +10,36 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "flow.h"
+#include "move.h"
 
 #define COPY_FIRST 131072   /* bytes copied before a pipe pays */
 #define PIPE_PAYS 65536     /* bytes of a message below which it doesn't */
 #define TURN_MAX 1048576    /* bytes a flow may move before the others of its thread have their turn */
+#define IDLE_PIPES_MAX 32   /* kept by a thread */
 
-static int pipe_get(struct thread *thread, struct container *container, int pipe[2])
+int workspace_open(struct workspace *workspace)
+{
+	workspace->buffer = malloc(BUFFER_SIZE);
+	workspace->pipes = calloc(IDLE_PIPES_MAX, sizeof *workspace->pipes);
+	return workspace->buffer && workspace->pipes ? 0 : -1;
+}
+
+void workspace_close(struct workspace *workspace)
+{
+	for (uint32_t i = 0; i < workspace->idle_pipes; i++) {
+		close(workspace->pipes[i][0]);
+		close(workspace->pipes[i][1]);
+	}
+	free(workspace->buffer);
+	free(workspace->pipes);
+}
+
+static int pipe_get(struct workspace *workspace, struct container *container, int pipe[2])
 {
 	if (atomic_fetch_add(&container->pipes, 1) >= container->budget.pipes)
 		goto none;
-	if (thread->idle_pipes) {
-		memcpy(pipe, thread->pipes[--thread->idle_pipes], sizeof(int[2]));
+	if (workspace->idle_pipes) {
+		memcpy(pipe, workspace->pipes[--workspace->idle_pipes], sizeof(int[2]));
 		return 1;
 	}
 	if (pipe2(pipe, O_NONBLOCK | O_CLOEXEC) < 0) {
@@ -39,13 +57,13 @@ none:
 	return 0;
 }
 
-static void pipe_put(struct thread *thread, struct container *container, struct direction *direction)
+static void pipe_put(struct workspace *workspace, struct container *container, struct direction *direction)
 {
 	int *pipe = direction->pipe;
 	if (pipe[0] < 0)
 		return;
-	if (direction->in_pipe == 0 && thread->idle_pipes < IDLE_PIPES_MAX) {
-		memcpy(thread->pipes[thread->idle_pipes++], pipe, sizeof(int[2]));
+	if (direction->in_pipe == 0 && workspace->idle_pipes < IDLE_PIPES_MAX) {
+		memcpy(workspace->pipes[workspace->idle_pipes++], pipe, sizeof(int[2]));
 	} else {
 		close(pipe[0]);
 		close(pipe[1]);
@@ -55,9 +73,16 @@ static void pipe_put(struct thread *thread, struct container *container, struct 
 	atomic_fetch_sub(&container->pipes, 1);
 }
 
-void direction_free(struct thread *thread, struct container *container, struct direction *direction)
+void direction_init(struct direction *direction, uint64_t allowed)
 {
-	pipe_put(thread, container, direction);
+	memset(direction, 0, sizeof *direction);
+	direction->pipe[0] = direction->pipe[1] = -1;
+	direction->allowed = allowed;
+}
+
+void direction_free(struct workspace *workspace, struct container *container, struct direction *direction)
+{
+	pipe_put(workspace, container, direction);
 	free(direction->held);
 	direction->held = NULL;
 }
@@ -113,18 +138,18 @@ static size_t readable(const struct direction *direction)
 }
 
 /* Reads once. The bytes, 0: the source has ended, -1 with errno. What the sink doesn't take is held. */
-static ssize_t copy_once(struct thread *thread, int from, int to, struct direction *direction)
+static ssize_t copy_once(struct workspace *workspace, int from, int to, struct direction *direction)
 {
-	ssize_t got = recv(from, thread->buffer, readable(direction), 0);
+	ssize_t got = recv(from, workspace->buffer, readable(direction), 0);
 	if (got <= 0)
 		return got;
-	ssize_t sent = send(to, thread->buffer, (size_t)got, MSG_NOSIGNAL);
+	ssize_t sent = send(to, workspace->buffer, (size_t)got, MSG_NOSIGNAL);
 	if (sent < 0 && errno != EAGAIN)
 		return -1;
 	if (sent < 0)
 		sent = 0;
 	direction->moved += (uint64_t)sent;
-	if (sent < got && !hold(direction, thread->buffer + sent, (uint32_t)(got - sent))) {
+	if (sent < got && !hold(direction, workspace->buffer + sent, (uint32_t)(got - sent))) {
 		errno = ENOMEM;
 		return -1;
 	}
@@ -148,7 +173,7 @@ static void forward_end(int to, struct direction *direction)
 	}
 }
 
-enum moved move(struct thread *thread, struct container *container, int from, int to, struct direction *direction)
+enum moved move(struct workspace *workspace, struct container *container, int from, int to, struct direction *direction)
 {
 	uint64_t before = direction->moved;
 	enum moved result = MOVED_IDLE;
@@ -172,8 +197,8 @@ enum moved move(struct thread *thread, struct container *container, int from, in
 		}
 		int is_large = direction->moved >= COPY_FIRST && direction->allowed >= PIPE_PAYS;
 		if (is_large && direction->pipe[0] < 0)
-			is_large = pipe_get(thread, container, direction->pipe);
-		ssize_t got = is_large ? splice_once(from, direction) : copy_once(thread, from, to, direction);
+			is_large = pipe_get(workspace, container, direction->pipe);
+		ssize_t got = is_large ? splice_once(from, direction) : copy_once(workspace, from, to, direction);
 		if (got < 0 && errno != EAGAIN)
 			return MOVED_BROKEN;
 		if (got < 0)
@@ -183,6 +208,6 @@ enum moved move(struct thread *thread, struct container *container, int from, in
 			direction->allowed -= (uint64_t)got;
 	}
 	if (direction->in_pipe == 0)
-		pipe_put(thread, container, direction);
+		pipe_put(workspace, container, direction);
 	return result;
 }

@@ -14,13 +14,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "flow.h"
+#include "dial.h"
+#include "events.h"
+#include "pump.h"
 
 struct relay_pump {
 	struct relay_pump *next;          /* of those that were started and not yet taken, or are dead */
 	struct relay_pump *next_finished; /* of those that were finished and not yet taken: before they were taken at the start, even */
 	struct relay_pump *next_ready;    /* of those that have more to move */
-	struct thread *thread;
+	struct pumps *pumps;
 	struct container *container;
 	pthread_mutex_t lock;
 	int from, to, done;
@@ -31,8 +33,8 @@ struct relay_pump {
 
 static void close_sockets(struct relay_pump *pump)
 {
-	close_watched(pump->thread->epoll, pump->from);
-	close_watched(pump->thread->epoll, pump->to);
+	close_watched(pump->pumps->epoll, pump->from);
+	close_watched(pump->pumps->epoll, pump->to);
 	pump->from = pump->to = -1;
 }
 
@@ -49,32 +51,30 @@ static void pump_free(struct relay_pump *pump)
 
 /* ---- by the owner ---- */
 
-struct relay_pump *relay_pump_start(struct relay *relay, uint32_t container, int from, int to, uint64_t limit)
+struct relay_pump *pump_start(struct pumps *pumps, struct container *container, int from, int to, uint64_t limit)
 {
 	struct relay_pump *pump = calloc(1, sizeof *pump);
 	if (!pump)
 		return NULL;
 	pthread_mutex_init(&pump->lock, NULL);
-	pump->thread = &relay->threads[atomic_fetch_add(&relay->numbers, 1) % relay->thread_count];
+	pump->pumps = pumps;
 	pump->from = fcntl(from, F_DUPFD_CLOEXEC, 0);
 	pump->to = fcntl(to, F_DUPFD_CLOEXEC, 0);
 	pump->done = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	pump->direction.pipe[0] = pump->direction.pipe[1] = -1;
-	pump->direction.allowed = limit;
+	direction_init(&pump->direction, limit);
 	pump->direction.is_shut = 1; /* the sink's end is its owner's to say */
-	int error = pump->from < 0 || pump->to < 0 || pump->done < 0 ? errno : 0;
-	if (!error && !(pump->container = container_find(relay, container)))
-		error = ENOENT;
-	if (error) {
+	if (pump->from < 0 || pump->to < 0 || pump->done < 0) {
+		int error = errno;
 		pump_free(pump);
 		errno = error;
 		return NULL;
 	}
-	pthread_mutex_lock(&relay->lock);
-	pump->next = pump->thread->started_pumps;
-	pump->thread->started_pumps = pump;
-	pthread_mutex_unlock(&relay->lock);
-	signal_fd(pump->thread->wake);
+	pump->container = container;
+	pthread_mutex_lock(&pumps->lock);
+	pump->next = pumps->started;
+	pumps->started = pump;
+	pthread_mutex_unlock(&pumps->lock);
+	signal_fd(pumps->wake);
 	return pump;
 }
 
@@ -93,18 +93,18 @@ uint64_t relay_pump_moved(struct relay_pump *pump)
 
 uint64_t relay_pump_finish(struct relay_pump *pump, int *error)
 {
-	struct thread *thread = pump->thread;
+	struct pumps *pumps = pump->pumps;
 	pthread_mutex_lock(&pump->lock);
 	uint64_t moved = pump->direction.moved;
 	*error = pump->error;
 	pump->has_ended = 1;
 	close_sockets(pump);
 	pthread_mutex_unlock(&pump->lock);
-	pthread_mutex_lock(&thread->relay->lock);
-	pump->next_finished = thread->finished_pumps;
-	thread->finished_pumps = pump;
-	pthread_mutex_unlock(&thread->relay->lock); /* it may be freed from here on */
-	signal_fd(thread->wake);
+	pthread_mutex_lock(&pumps->lock);
+	pump->next_finished = pumps->finished;
+	pumps->finished = pump;
+	pthread_mutex_unlock(&pumps->lock); /* it may be freed from here on */
+	signal_fd(pumps->wake);
 	return moved;
 }
 
@@ -118,18 +118,18 @@ static void end(struct relay_pump *pump, int error)
 	signal_fd(pump->done);
 }
 
-static void move_some(struct thread *thread, struct relay_pump *pump)
+static void move_some(struct pumps *pumps, struct relay_pump *pump)
 {
 	struct direction *direction = &pump->direction;
-	enum moved moved = move(thread, pump->container, pump->from, pump->to, direction);
+	enum moved moved = move(pumps->workspace, pump->container, pump->from, pump->to, direction);
 	if (moved == MOVED_BROKEN) {
 		end(pump, errno ? errno : EIO);
 	} else if ((direction->allowed == 0 || direction->has_ended) && direction_is_empty(direction)) {
 		end(pump, 0);
 	} else if (moved == MOVED_MORE && !pump->is_ready) {
 		pump->is_ready = 1;
-		pump->next_ready = thread->ready_pumps;
-		thread->ready_pumps = pump;
+		pump->next_ready = pumps->ready;
+		pumps->ready = pump;
 	}
 }
 
@@ -143,70 +143,75 @@ static int error_of(const struct relay_pump *pump)
 	return getsockopt(pump->to, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
 }
 
-void pump_service(struct thread *thread, struct relay_pump *pump, int is_broken)
+static void serve(struct pumps *pumps, struct relay_pump *pump, int is_broken)
 {
 	pthread_mutex_lock(&pump->lock);
 	int error = is_broken && !pump->has_ended ? error_of(pump) : 0;
 	if (error)
 		end(pump, error); /* a sink that breaks while nothing comes for it is heard of here alone */
 	else if (!pump->has_ended)
-		move_some(thread, pump);
+		move_some(pumps, pump);
 	pthread_mutex_unlock(&pump->lock);
 }
 
-void pumps_serve_ready(struct thread *thread)
+void pump_event(struct pumps *pumps, uint64_t cookie, int is_broken)
 {
-	struct relay_pump *pump = thread->ready_pumps;
-	thread->ready_pumps = NULL;
+	serve(pumps, (struct relay_pump *)(uintptr_t)(cookie & ~(uint64_t)COOKIE_PUMP), is_broken);
+}
+
+void pumps_serve_ready(struct pumps *pumps)
+{
+	struct relay_pump *pump = pumps->ready;
+	pumps->ready = NULL;
 	while (pump) {
 		struct relay_pump *next = pump->next_ready;
 		pump->is_ready = 0;
-		pump_service(thread, pump, 0);
+		serve(pumps, pump, 0);
 		pump = next;
 	}
 }
 
-static void begin(struct thread *thread, struct relay_pump *pump)
+static void begin(struct pumps *pumps, struct relay_pump *pump)
 {
 	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
 	                            .data.u64 = (uint64_t)(uintptr_t)pump | COOKIE_PUMP};
 	pthread_mutex_lock(&pump->lock);
 	if (!pump->has_ended) {
-		if (epoll_ctl(thread->epoll, EPOLL_CTL_ADD, pump->from, &event) < 0 ||
-		    epoll_ctl(thread->epoll, EPOLL_CTL_ADD, pump->to, &event) < 0)
+		if (epoll_ctl(pumps->epoll, EPOLL_CTL_ADD, pump->from, &event) < 0 ||
+		    epoll_ctl(pumps->epoll, EPOLL_CTL_ADD, pump->to, &event) < 0)
 			end(pump, errno);
 		else
-			move_some(thread, pump);
+			move_some(pumps, pump);
 	}
 	pthread_mutex_unlock(&pump->lock);
 }
 
 /* Begins what was started, and lets what was finished die. */
-void pumps_take(struct thread *thread)
+void pumps_take(struct pumps *pumps)
 {
-	pthread_mutex_lock(&thread->relay->lock);
-	struct relay_pump *started = thread->started_pumps, *finished = thread->finished_pumps;
-	thread->started_pumps = thread->finished_pumps = NULL;
-	pthread_mutex_unlock(&thread->relay->lock);
+	pthread_mutex_lock(&pumps->lock);
+	struct relay_pump *started = pumps->started, *finished = pumps->finished;
+	pumps->started = pumps->finished = NULL;
+	pthread_mutex_unlock(&pumps->lock);
 	for (; started; started = started->next)
-		begin(thread, started);
+		begin(pumps, started);
 	for (; finished; finished = finished->next_finished) {
-		finished->next = thread->dead_pumps;
-		thread->dead_pumps = finished;
+		finished->next = pumps->dead;
+		pumps->dead = finished;
 	}
 }
 
 /* Frees what is dead, after every event of the turn has been looked at. */
-void pumps_bury(struct thread *thread)
+void pumps_bury(struct pumps *pumps)
 {
-	for (struct relay_pump **link = &thread->dead_pumps; *link;) {
+	for (struct relay_pump **link = &pumps->dead; *link;) {
 		struct relay_pump *pump = *link;
 		if (pump->is_ready) {
 			link = &pump->next; /* it stands in the list of ready ones: it goes with the next turn */
 			continue;
 		}
 		*link = pump->next;
-		direction_free(thread, pump->container, &pump->direction);
+		direction_free(pumps->workspace, pump->container, &pump->direction);
 		pump_free(pump);
 	}
 }

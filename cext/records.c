@@ -7,8 +7,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "flow.h"
+#include "events.h"
 #include "records.h"
+#include "state.h"
 
 #define KINDS 3
 

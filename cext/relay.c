@@ -9,7 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "flow.h"
+#include "events.h"
+#include "state.h"
 
 double now(void)
 {
@@ -65,7 +66,7 @@ struct relay *relay_open(const struct relay_options *options)
 		error = ENOMEM;
 	while (!error && relay->thread_count < relay->options.threads) {
 		struct thread *thread = &relay->threads[relay->thread_count];
-		error = thread_prepare(thread, relay) < 0 ? errno : thread_start(thread);
+		error = thread_prepare(thread, relay, relay->thread_count) < 0 ? errno : thread_start(thread);
 		if (error)
 			thread_dispose(thread);
 		else

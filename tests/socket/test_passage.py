@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import ipaddress
 import resource
 import socket
 import time
@@ -85,7 +86,7 @@ def threads_seconds() -> float:
 
 @in_trio
 async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_it() -> None:
-    """A flow waits for one name while another name is published again and again."""
+    """A flow waits for one name while another one fails again and again."""
     options = Options(threads=1, sniff_wait=60.0, opening_deadline=60.0)
     rules = replace(OPEN, hosts={"silent.test": 0})
     spent = []
@@ -96,14 +97,15 @@ async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_i
             silent = [opened.client() for _ in range(crowd)]
             while opened.relay.count().accepted < crowd:
                 await trio.lowlevel.checkpoint()
-            opened.publish(OPEN)
             waiting = opened.client()
             waiting.sendall(b"\0")
             events = opened.relay.events()
             assert await anext(events) == [Resolve(CONTAINER, "silent.test")]
+            other = (ipaddress.IPv4Address("127.0.0.3"), ipaddress.IPv6Address("::3"))
+            opened.relay.publish_name(CONTAINER, "other.test", other, [], 0)
             before = threads_seconds()
             for _ in range(2_000):
-                opened.relay.name_failed(CONTAINER, "nobody.test")
+                opened.relay.name_failed(CONTAINER, "other.test")
                 await trio.sleep(0.0001)
             spent.append(threads_seconds() - before)
             await events.aclose()

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Decisions on a flow's subject.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "subject.h"
+
+static struct decision decide(const void *table, uint32_t protocol, const char *host, const struct endpoint *to)
+{
+	return policy_decide(table, protocol, host, host ? (uint32_t)strlen(host) : 0, to);
+}
+
+void subject_free(struct subject *subject)
+{
+	free(subject->host);
+	free(subject->name);
+	subject->host = subject->name = NULL;
+}
+
+int subject_set_host(struct subject *subject, const char *host)
+{
+	if (subject->host && host && strcmp(subject->host, host) == 0)
+		return 1;
+	free(subject->host);
+	subject->host = host ? strdup(host) : NULL;
+	return !host || subject->host;
+}
+
+/* The decision at `to` and, for a synthetic address, under its name as well. */
+static struct decision decide_by_both(const struct subject *subject, const void *table, uint32_t protocol, const char *host,
+                                      const struct endpoint *to)
+{
+	struct decision decision = decide(table, protocol, host, to);
+	if (decision.verdict != VERDICT_SPLICE || !subject->is_synthetic)
+		return decision;
+	struct decision by_name = decide(table, protocol, subject->name, to);
+	return by_name.verdict == VERDICT_SPLICE ? decision : by_name;
+}
+
+void subject_decide(struct subject *subject, const void *table, uint32_t protocol, const char *host)
+{
+	subject->protocol = (uint8_t)protocol;
+	subject->decision = decide_by_both(subject, table, protocol, host, &subject->to);
+	if (subject->decision.verdict != VERDICT_SPLICE || !subject->reached.port)
+		return;
+	if (memcmp(subject->reached.address, subject->to.address, 16) == 0)
+		return;
+	struct decision there = decide_by_both(subject, table, protocol, host, &subject->reached);
+	if (!policy_same(&there, &subject->decision))
+		subject->decision = there;
+}
+
+int subject_agrees(const struct subject *subject, const void *table, const struct endpoint *candidate)
+{
+	const char *host = subject->protocol == PROTOCOL_NONE ? subject->name : subject->host;
+	struct decision there = decide_by_both(subject, table, subject->protocol, host, candidate);
+	return policy_same(&there, &subject->decision);
+}
+
+int subject_reaches_silently(const struct subject *subject, const void *table)
+{
+	struct subject silent = *subject;
+	subject_decide(&silent, table, PROTOCOL_NONE, subject->name);
+	return silent.decision.verdict == VERDICT_SPLICE;
+}
+
+int subject_may_be_handled(const struct subject *subject, const void *table)
+{
+	return decide(table, PROTOCOL_HTTP, subject->name, &subject->to).verdict == VERDICT_HANDLE;
+}
+
+int subject_is_ruled(const struct subject *subject, const void *table)
+{
+	return policy_names_host(table, subject->name, subject->name ? (uint32_t)strlen(subject->name) : 0, &subject->to);
+}
