@@ -38,6 +38,10 @@ class DialRefused(InterceptorError):
     """The dial guard refused an address that a handler or a container wanted to reach."""
 
 
+class OtherRule(DialRefused):
+    """Every address of a host is under another rule than the container's request for that host."""
+
+
 class FetchError(InterceptorError):
     """A fetch failed: it found no address, got no connection, or got no valid and complete response."""
 

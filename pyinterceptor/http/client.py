@@ -1,20 +1,22 @@
 """HTTP/1.1 to origins: connections are dialled, kept, used again; redirects are followed where asked.
 
-Every connection passes the dialler's guard, that of a redirect like any other.
+The dialler's guard is asked before a connection is dialled, and again before an idle one is used, since the policy may
+have changed; a redirect's connection is no exception.
 """
 
 from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Literal, Protocol
 
 import trio
 
 from pyinterceptor.errors import FetchError
 from pyinterceptor.http.asking import Hop, fields_after, hop_after, host_field, request_head
+from pyinterceptor.http.dial import Decides, Dialled
 from pyinterceptor.http.exchange import Connection, Exchange, Unanswered, reason
 from pyinterceptor.http.fields import end_to_end, upgrade_of
 from pyinterceptor.http.pool import IDLE_SECONDS, Origin, Pool
@@ -22,7 +24,6 @@ from pyinterceptor.http.transfer import Pump
 from pyinterceptor.http.tunnel import Switched
 from pyinterceptor.web import Body, Headers, Request, Response
 
-Dial = Callable[[str, int, bool, str | None], Awaitable[trio.abc.Stream]]  # Dialer
 Redirect = Literal["follow", "manual"]
 
 MAX_REDIRECTS = 20  # Fetch standard
@@ -31,6 +32,15 @@ TLS_DEADLINE = 15.0  # seconds
 # Asking twice does no more than asking once (RFC 9110 section 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 NEVER = frozenset({"CONNECT", "TRACE"})
+
+
+class Dial(Protocol):
+    """The part of a `Dialer` that a client needs."""
+
+    async def __call__(
+        self, host: str, port: int, local: bool, at: str | None, decides: Decides | None
+    ) -> Dialled: ...
+    def may_use(self, ip: str, port: int, local: bool, decides: Decides | None) -> bool: ...
 
 
 @functools.cache
@@ -80,18 +90,19 @@ class Client:
             local = local and _is_same_origin(before, request)
         raise FetchError(f"fetch {request.url}: more than {MAX_REDIRECTS} redirects")
 
-    async def pass_on(self, request: Request, *, at: str | None, port: int) -> Response:
-        """The response of where a container sent its request to, asked as it came; takes the request's body.
+    async def pass_on(self, request: Request, *, at: str | None, port: int, decides: Decides) -> Response:
+        """The response to a container's own request, asked as it came; takes the request's body.
 
-        `at` is the address that the container dialled, whatever host the request names; None: the host's own.
+        `at` is the address that the container dialled, whatever host the request names; None: the host's own. Only
+        addresses for which `decides` returns True are used.
 
-        Raises: as `fetch`.
+        Raises: as `fetch`; OtherRule if `decides` returns True for no address that the guard permits.
         """
         self._check(request)
         url = request.url
         origin = Origin("http", url.host, port, False, at)
         host = request.headers.get("host") or url.authority
-        response = await self._ask(origin, request, request.target or url.target, host)
+        response = await self._ask(origin, request, request.target or url.target, host, decides)
         _mark_used(request.body)
         return response
 
@@ -103,13 +114,15 @@ class Client:
         if request.body.is_used:
             raise RuntimeError(f"fetch {request.url}: the request's body was read already")
 
-    async def _ask(self, origin: Origin, request: Request, target: str, host: str) -> Response:
+    async def _ask(
+        self, origin: Origin, request: Request, target: str, host: str, decides: Decides | None = None
+    ) -> Response:
         """One request, once more on a fresh connection if a kept one turns out to be dead."""
         method, body = request.method, request.body
         fields = list(Headers(request.headers).items())
         upgrade = upgrade_of(fields) if request.target is not None and body.content == b"" else None
         head = request_head(method, target, host, fields, body.length, upgrade)
-        connection = None if upgrade else await self._kept(origin)
+        connection = None if upgrade else await self._kept(origin, decides)
         if connection is not None:
             try:
                 return await self._exchange(connection, method, head, body)
@@ -118,7 +131,8 @@ class Client:
                     raise
                 if body.content is not None:
                     body = Body(body.content)
-        return await self._exchange(await self._connect(origin), method, head, body, may_switch=upgrade is not None)
+        connection = await self._connect(origin, decides)
+        return await self._exchange(connection, method, head, body, may_switch=upgrade is not None)
 
     async def _exchange(
         self, connection: Connection, method: str, head: bytes, body: Body, *, may_switch: bool = False
@@ -134,15 +148,16 @@ class Client:
             await exchange.aclose()
             raise FetchError(f"receive from {connection.name}: {error}") from error
 
-    async def _kept(self, origin: Origin) -> Connection | None:
-        """An idle connection that is still good, as far as one can see."""
+    async def _kept(self, origin: Origin, decides: Decides | None) -> Connection | None:
+        """An idle connection that still works, as far as one can see, and that the policy of this moment permits."""
         while (connection := self._pool.take(origin)) is not None:
-            if not connection.is_stale():
+            is_permitted = self._dial.may_use(connection.ip, origin.port, origin.local, decides)
+            if is_permitted and not connection.is_stale():
                 return connection
             await self._close(connection)
         return None
 
-    async def _connect(self, origin: Origin) -> Connection:
+    async def _connect(self, origin: Origin, decides: Decides | None) -> Connection:
         if len(self._open) + self._dialling >= MAX_OPEN:
             idle = self._pool.oldest()
             if idle is None:
@@ -150,11 +165,12 @@ class Client:
             await self._close(idle)
         self._dialling += 1
         try:
-            transport = await self._dial(origin.host, origin.port, origin.local, origin.at)
+            dialled = await self._dial(origin.host, origin.port, origin.local, origin.at, decides)
+            transport = dialled.stream
             stream = await self._secure(transport, origin) if origin.scheme == "https" else transport
         finally:
             self._dialling -= 1
-        connection = Connection(origin, stream, transport)
+        connection = Connection(origin, stream, transport, dialled.ip)
         if self._is_closed:
             await connection.aclose()
             raise FetchError(f"connect to {connection.name}: the interceptor is closed")

@@ -10,13 +10,14 @@ import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, zip_longest
 from typing import Protocol
 
 import trio
 
-from pyinterceptor.errors import DialRefused, FetchError, InterceptorError
+from pyinterceptor.errors import DialRefused, FetchError, InterceptorError, OtherRule
 
 ATTEMPT_DELAY = 0.25  # seconds (RFC 8305 section 5)
 CONNECT_DEADLINE = 15.0  # seconds for all attempts together; the relay gives its dials as long
@@ -34,8 +35,17 @@ class Addresses(Protocol):
 
 Resolve = Callable[[str], Awaitable[Addresses]]
 MayDial = Callable[[str, int, bool], bool]
+Decides = Callable[[str, int], bool]  # whether the policy decides a container's request alike at this address and port
 Connect = Callable[[str, int], Awaitable[socket.socket]]
 MakeStream = Callable[[socket.socket], trio.abc.Stream]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A connected stream, which the receiver takes, and the address at its other end."""
+
+    stream: trio.abc.Stream
+    ip: str
 
 
 async def connect_socket(ip: str, port: int) -> socket.socket:
@@ -60,7 +70,7 @@ async def connect_socket(ip: str, port: int) -> socket.socket:
 
 
 class Dialer:
-    """Dials by name. `may_dial(ip, port, local)` is asked for every address after resolution."""
+    """Dials by name. `may_dial(ip, port, local)` is asked about every address after resolution."""
 
     def __init__(
         self,
@@ -75,40 +85,51 @@ class Dialer:
         self._make_stream = make_stream
         self._connect = connect
 
-    async def __call__(self, host: str, port: int, local: bool, at: str | None = None) -> trio.abc.Stream:
+    async def __call__(
+        self, host: str, port: int, local: bool, at: str | None = None, decides: Decides | None = None
+    ) -> Dialled:
         """A connected stream to `host` (a name or an address); `local` permits what the guard calls local.
 
-        With `at`, that address is dialled first, and the host's others only if it is one of them.
+        With `at`, that address is dialled first, and the host's others only if it is one of them. With `decides`, an
+        address for which it returns False is not dialled.
 
-        Raises: DialRefused where the guard permits none of the addresses; FetchError where none answers.
+        Raises: DialRefused if the guard permits none of the addresses, OtherRule if `decides` permits none of those;
+        FetchError if none answers.
         """
-        ips = self._permitted(host, [at] if at is not None else await self._addresses(host), port, local)
-        race = _Race(ips, port, self._connect)
+        ips = [at] if at is not None else await self._addresses(host)
+        race = _Race(self._permitted(host, ips, port, local, decides), port, self._connect)
         with trio.move_on_after(CONNECT_DEADLINE):
-            more = None if at is None else partial(self._others, host, at, port, local)
-            connection = await race.run(more)
+            more = None if at is None else partial(self._others, host, at, port, local, decides)
+            connection, ip = await race.run(more)
             try:
-                return self._make_stream(connection)
+                return Dialled(self._make_stream(connection), ip)
             except OSError as error:
                 raise FetchError(f"connect to {host}:{port}: {error.strerror}") from error
         raise FetchError("; ".join(f"connect to {endpoint(ip, port)}: timed out" for ip in race.tried))
 
-    def _permitted(self, host: str, ips: Sequence[str], port: int, local: bool) -> list[str]:
-        permitted = [ip for ip in ips if self._may_dial(ip, port, local)]
-        if not permitted:
-            where = " and ".join(endpoint(ip, port) for ip in ips)
-            of = "" if host in ips else f"{host} is "
+    def may_use(self, ip: str, port: int, local: bool, decides: Decides | None) -> bool:
+        """Whether a connection to this address would be dialled now."""
+        return self._may_dial(ip, port, local) and (decides is None or decides(ip, port))
+
+    def _permitted(
+        self, host: str, ips: Sequence[str], port: int, local: bool, decides: Decides | None
+    ) -> list[str]:
+        guarded = [ip for ip in ips if self._may_dial(ip, port, local)]
+        if not guarded:
             remedy = "local_networks or fetch(…, local=True) must name it"
-            raise DialRefused(f"connect to {host}: {of}{where}, which is local to the host: {remedy}")
+            raise DialRefused(f"{_where(host, ips, port)}, which is local to the host: {remedy}")
+        permitted = [ip for ip in guarded if decides is None or decides(ip, port)]
+        if not permitted:
+            raise OtherRule(f"{_where(host, guarded, port)}, which is under another rule")
         return permitted
 
-    async def _others(self, host: str, at: str, port: int, local: bool) -> list[str]:
+    async def _others(self, host: str, at: str, port: int, local: bool, decides: Decides | None) -> list[str]:
         """The addresses that stand in for `at`, because the host has it as well."""
         try:
             ips = await self._addresses(host)
         except (DialRefused, FetchError):
             return []
-        return [ip for ip in ips if ip != at and self._may_dial(ip, port, local)] if at in ips else []
+        return [ip for ip in ips if ip != at and self.may_use(ip, port, local, decides)] if at in ips else []
 
     async def _addresses(self, host: str) -> list[str]:
         if _is_address(host):
@@ -133,12 +154,12 @@ class _Race:
         self._ips = ips
         self._port = port
         self._connect = connect
-        self._winner: socket.socket | None = None
+        self._winner: tuple[socket.socket, str] | None = None
         self._failures: list[str] = []
         self._cause: OSError | None = None
 
-    async def run(self, more: Callable[[], Awaitable[Sequence[str]]] | None) -> socket.socket:
-        """`more` gives further addresses, when the first ones have had their time."""
+    async def run(self, more: Callable[[], Awaitable[Sequence[str]]] | None) -> tuple[socket.socket, str]:
+        """The connection and its address; `more` gives further addresses, when the first ones have had their time."""
         try:
             async with trio.open_nursery() as nursery:
                 await self._start(self._ips, nursery)
@@ -146,7 +167,7 @@ class _Race:
                     await self._start(await more(), nursery)
         except BaseException:
             if self._winner is not None:
-                self._winner.close()
+                self._winner[0].close()
             raise
         if self._winner is None:
             raise FetchError("; ".join(self._failures)) from self._cause
@@ -171,7 +192,7 @@ class _Race:
             failed.set()
             return
         if self._winner is None:
-            self._winner = connection
+            self._winner = connection, ip
             race.cancel()
         else:
             connection.close()
@@ -186,6 +207,11 @@ def interleaved(v6: Sequence[str], v4: Sequence[str]) -> list[str]:
 def endpoint(ip: str, port: int) -> str:
     """An address with its port, as one writes it."""
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def _where(host: str, ips: Sequence[str], port: int) -> str:
+    places = " and ".join(endpoint(ip, port) for ip in ips)
+    return f"connect to {host}: {places}" if host in ips else f"connect to {host}: {host} is {places}"
 
 
 def _is_address(host: str) -> bool:

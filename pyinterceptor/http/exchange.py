@@ -30,10 +30,11 @@ class Unanswered(FetchError):
 
 
 class Connection:
-    """Takes the stream; `transport` is the one below TLS, the same where there is none."""
+    """Takes the stream; `transport` is the one below TLS, the same where there is none. `ip` is the peer's address."""
 
-    def __init__(self, origin: Origin, stream: trio.abc.Stream, transport: trio.abc.Stream) -> None:
+    def __init__(self, origin: Origin, stream: trio.abc.Stream, transport: trio.abc.Stream, ip: str) -> None:
         self.origin = origin
+        self.ip = ip
         self.stream = stream
         self.transport = transport
         self.name = f"{origin.host}:{origin.port}"

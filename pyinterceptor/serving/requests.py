@@ -5,14 +5,16 @@ Everything a client can be told of a refusal is written here.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+from functools import partial
 from typing import Any
 
 from pyinterceptor._relay import lib
 from pyinterceptor.app.container import Handler
 from pyinterceptor.app.handler import explain_asyncio, wrong_answer
 from pyinterceptor.app.policy import Policy
-from pyinterceptor.errors import BindingError, DialRefused, FetchError, ungrouped
+from pyinterceptor.errors import BindingError, DialRefused, FetchError, OtherRule, ungrouped
 from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.policy.addresses import Address
 from pyinterceptor.policy.table import Decision
@@ -95,11 +97,24 @@ class Outbound:
         address, port = self._destination
         at = None if address in self._run.synthetic else str(address)
         try:
-            return await self._run.client.pass_on(request, at=at, port=port)
+            decides = partial(self._is_decided_alike, request.host)
+            return await self._run.client.pass_on(request, at=at, port=port, decides=decides)
+        except OtherRule:
+            return refusal(REFUSED, request.host, "its addresses are under another rule")
         except DialRefused:
             return refusal(GUARDED[0], request.host, GUARDED[1])
         except FetchError as error:
             return refusal(502, request.host, str(error))
+
+    def _is_decided_alike(self, host: str, ip: str, port: int) -> bool:
+        """Whether a request for `host` passes at this address by the rule by which it passes where it was sent.
+
+        Else a name with two addresses, the first of them dead, would lead round a rule for the second.
+        """
+        policy = self._run.identity.policies.now
+        sent = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
+        there = policy.decide(lib.PROTOCOL_HTTP, host, (ipaddress.ip_address(ip), port))
+        return sent.verdict == there.verdict == lib.VERDICT_SPLICE and sent.rule == there.rule
 
 
 def failed(request: Request, error: BaseException) -> Response | None:

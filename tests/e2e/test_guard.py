@@ -20,10 +20,16 @@ from pyinterceptor import App, Container, Response, fetch, open_interceptor
 from pyinterceptor.errors import DialRefused, FetchError
 from tests.e2e.clients import TIME
 from tests.kernel.box import family
-from tests.world import ORIGIN_V4, ORIGIN_V6, World
+from tests.world import ORIGIN_V4, ORIGIN_V6, OTHER_V4, OTHER_V6, World
 
 PORT = 8099
+OPTIONS = ["-sg", "-m", "20", "-w", "%{http_code}"]  # of curl, for each of its requests
 REFUSED = 520
+REFUSING = f"""
+table inet refusing {{
+  chain arriving {{ type filter hook input priority 0; ip6 daddr {OTHER_V6} tcp dport 80 reject with tcp reset; }}
+}}
+"""
 # The host's own, and how they are dialled. All of 127.0.0.0/8 is loopback, and the unspecified address leads there.
 OWN = {
     "127.0.0.1": "127.0.0.1",
@@ -63,6 +69,10 @@ async def ask(request: Any, env: Any, ctx: Any) -> Response:
         return Response(f"{error}\n", REFUSED)
     except FetchError as error:
         return Response(f"{error}\n", 502)
+
+
+async def ok(request: Any, env: Any, ctx: Any) -> Response:
+    return Response("ok\n")
 
 
 Guarded.outbound_by_host = Named.outbound_by_host = OnePort.outbound_by_host = {"ask.test": ask}
@@ -148,7 +158,7 @@ class Caller:
 
     async def get(self, url: str, *options: str) -> Answer:
         """What curl in the container gets."""
-        argv = ["curl", "-sg", "-m", "20", "-w", "%{http_code}", *options, url]
+        argv = ["curl", *OPTIONS, *options, url]
         said = (await self.box.exec(argv)).stdout.decode()
         return Answer(int(said[-3:]), said[:-3])
 
@@ -322,6 +332,62 @@ def test_a_host_field_or_an_absolute_form_leads_nowhere_else(destination: str, w
                     server.reached = server_v6.reached = 0
 
     trio.run(main)
+
+
+def test_a_kept_connection_is_under_the_guard_of_the_policy_of_the_moment(world: World, instance: str) -> None:
+    """The world's nginx keeps connections open."""
+
+    class Changing(Container):
+        """May reach a local address, for a time."""
+
+        local_networks = ["10.1.2.3"]
+
+    Changing.outbound_by_host = {"ask.test": ask}
+
+    async def main() -> None:
+        with inside(world, "10.1.2.3"), trio.fail_after(TIME):
+            async with open_interceptor(App(containers=[Changing]), instance=instance) as interceptor:
+                caller = Caller(await interceptor.get_container(Changing))
+                before = world.counts().syns
+                for _ in range(2):
+                    assert (await caller.fetch("http://10.1.2.3/who")).status == 200
+                assert world.counts().syns == before + 1  # the connection was used again
+                Changing.local_networks = []
+                await interceptor.replace_policy(Changing)
+                assert (await caller.fetch("http://10.1.2.3/who")).status == REFUSED
+                Changing.local_networks = ["10.1.2.3"]
+                await interceptor.replace_policy(Changing)
+                assert (await caller.fetch("http://10.1.2.3/who")).status == 200
+                assert world.counts().syns == before + 2  # that connection was closed
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("is_ruled", [True, False])
+def test_a_passed_on_request_does_not_lead_round_the_rule_of_another_address(
+    is_ruled: bool, world: World, instance: str
+) -> None:
+    """The host's v6 address refuses connections, and the world's nginx is at its v4 address."""
+
+    class Ruled(Container):
+        """nginx's address has a handler of its own, or not; a handled request brings the connection to Python."""
+
+    Ruled.outbound_by_host = {"my.kv": ok} | ({OTHER_V4: ok} if is_ruled else {})
+
+    async def main() -> None:
+        async with containers(instance, Ruled) as (caller,):
+            url = f"http://[{OTHER_V6}]/who"
+            got = await caller.get(url, "-H", "Host: my.kv", url, "--next", *OPTIONS, "-H", "Host: two.test")
+            handled, _, passed = got.body.partition("\n200")
+            assert (handled, got.status, OTHER_V4 in passed) == (("ok", 502, False) if is_ruled else ("ok", 200, True))
+
+    world.name("two.test", OTHER_V6, OTHER_V4)
+    world.run(["nft", "-f", "-"], REFUSING)
+    try:
+        trio.run(main)
+    finally:
+        world.run(["nft", "delete", "table", "inet", "refusing"])
+        world.name("two.test")
 
 
 def test_a_redirect_leads_inside_only_where_a_rule_names_it(world: World, instance: str) -> None:

@@ -19,6 +19,7 @@ from pyinterceptor.relay.hub import Hub
 from pyinterceptor.web import Request, Response
 from tests.socket.loopback import Counted, open_hub, pair, plain
 from tests.stream.dialogue import DATE
+from tests.stream.origins import Unguarded
 
 QUICK = Limits(farewell=0.1, linger=0.1, stall=0.5)
 
@@ -81,7 +82,7 @@ async def loopback(
 ) -> AsyncIterator[Loopback]:
     async with open_hub() as hub, trio.open_nursery() as nursery:
         made = Loopback(hub, nursery, respond, limits, pump)
-        async with open_client(made.dial, pump=pump) as made.client, open_server(limits) as made.server:
+        async with open_client(Unguarded(made.dial), pump=pump) as made.client, open_server(limits) as made.server:
             yield made
             made.close()
             while nursery.child_tasks:  # the test fails by its deadline if a connection doesn't end by itself

@@ -16,6 +16,7 @@ from pyinterceptor.http.client import Client, open_client, verified_tls
 from pyinterceptor.web import Request
 from tests.socket.loopback import in_trio, open_hub, pair, plain
 from tests.stream.dialogue import http
+from tests.stream.origins import Unguarded
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ async def client_of(certificate: tuple[Path, Path], context: ssl.SSLContext | No
             nursery.start_soon(serve, trio.SSLStream(plain(theirs), server_side, server_side=True))
             return hub.stream(ours)
 
-        async with open_client(dial, ssl_context=context) as client:
+        async with open_client(Unguarded(dial), ssl_context=context) as client:
             yield client
 
 
@@ -86,7 +87,7 @@ async def test_a_peer_that_speaks_no_tls_is_an_error(certificate: tuple[Path, Pa
             return hub.stream(ours)
 
         streams: list[trio.SocketStream] = []
-        async with open_client(dial) as client:
+        async with open_client(Unguarded(dial)) as client:
             with pytest.raises(FetchError, match=r"TLS with my\.kv:443"):
                 await client.fetch(Request("https://my.kv/"))
         for stream in streams:

@@ -1,8 +1,8 @@
-"""The internet of the stream tests: each connection that is dialled arrives in the test itself."""
+"""The internet of the stream tests: whoever dials reaches the test itself."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,16 +10,17 @@ import trio
 import trio.testing
 
 from pyinterceptor.http.client import Client, open_client
+from pyinterceptor.http.dial import Decides, Dialled
 from pyinterceptor.web import Request, Response
 from tests.stream.dialogue import Client as Speaker
 from tests.stream.dialogue import MemoryConnection
 
 
 class Origin(Speaker):
-    """The origin's end of one connection."""
+    """One accepted connection: what the origin gets, what it sends."""
 
     async def hears_the_end(self) -> None:
-        """Asserts that the client closes the connection without sending more."""
+        """The client has closed the connection."""
         try:
             data = await self.stream.receive_some()
         except trio.BrokenResourceError:
@@ -31,7 +32,7 @@ class Origin(Speaker):
 
 
 class Coming:
-    """A fetch in progress, while the test acts as its origin."""
+    """A fetch that goes on while the origin speaks."""
 
     def __init__(self) -> None:
         self._done = trio.Event()
@@ -59,10 +60,27 @@ class Coming:
         return self._response
 
 
-class Internet:
+class Unguarded:
+    """A dialler without a resolver and a guard: `dial(host, port, local, at)` makes the connections."""
+
+    def __init__(self, dial: Callable[[str, int, bool, str | None], Awaitable[trio.abc.Stream]]) -> None:
+        self._dial = dial
+        self.guarded: set[str] = set()  # addresses whose connections may not be used again
+
+    async def __call__(
+        self, host: str, port: int, local: bool, at: str | None, decides: Decides | None
+    ) -> Dialled:
+        return Dialled(await self._dial(host, port, local, at), at or "198.51.100.1")
+
+    def may_use(self, ip: str, port: int, local: bool, decides: Decides | None) -> bool:
+        return ip not in self.guarded and (decides is None or decides(ip, port))
+
+
+class Internet(Unguarded):
     """An internet with one client. `dialled` waits for the next connection that `client` dials."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
+        super().__init__(self.dial)
         self.client: Client
         self.nursery = nursery
         self.dials = 0
@@ -93,5 +111,5 @@ class Internet:
 async def internet() -> AsyncIterator[Internet]:
     async with trio.open_nursery() as nursery:
         made = Internet(nursery)
-        async with open_client(made.dial) as made.client:
+        async with open_client(made) as made.client:
             yield made

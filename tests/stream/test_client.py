@@ -9,10 +9,11 @@ import trio
 import trio.testing
 
 from pyinterceptor.errors import FetchError
+from pyinterceptor.http.dial import Decides
 from pyinterceptor.http.pool import IDLE_SECONDS
 from pyinterceptor.web import Body, Request, Response
 from tests.stream.dialogue import http, in_trio
-from tests.stream.origins import Internet, Origin, internet
+from tests.stream.origins import Coming, Internet, Origin, internet
 
 GET = http("GET / HTTP/1.1", "host: my.kv")
 OK = http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok")
@@ -22,6 +23,17 @@ def incoming(method: str, target: str, fields: list[tuple[str, str]]) -> Request
     """A request without a body as the server makes them."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
     return Request.incoming(method, target, ("http", "my.kv", 80, target), lines, None)
+
+
+def any_address(ip: str, port: int) -> bool:
+    """A policy that decides every address alike."""
+    return True
+
+
+def passing(net: Internet, at: str, decides: Decides) -> Coming:
+    """A container's own request for my.kv, on its way to where it was sent."""
+    request = incoming("GET", "/", [("Host", "my.kv")])
+    return net.start(lambda: net.client.pass_on(request, at=at, port=80, decides=decides))
 
 
 async def ask(net: Internet, origin: Origin | None = None, answer: bytes = OK) -> tuple[Response, Origin]:
@@ -283,14 +295,46 @@ async def test_connections_are_kept_by_scheme_host_port_permission_and_address()
             await coming.response()
         for at in ("198.51.100.7", "198.51.100.8"):
             for count in range(2):
-                request = incoming("GET", "/", [("Host", "my.kv")])
-                coming = net.start(lambda request=request, at=at: net.client.pass_on(request, at=at, port=80))
+                coming = passing(net, at, any_address)
                 if count == 0:
                     origin = await net.dialled(at=at)
                 await origin.gets(http("GET / HTTP/1.1", "Host: my.kv"))
                 await origin.sends(OK)
                 await coming.response()
         assert net.dials == 6
+
+
+@in_trio
+async def test_a_kept_connection_that_the_guard_refuses_now_is_closed_and_not_used() -> None:
+    async with internet() as net:
+        _, origin = await ask(net)
+        net.guarded.add("198.51.100.1")
+        coming = net.fetch("http://my.kv/")
+        await origin.hears_the_end()
+        await net.dialled()
+        assert not coming.is_done
+
+
+@in_trio
+async def test_a_kept_connection_to_an_address_under_another_rule_now_is_closed_and_not_used() -> None:
+    ruled: set[str] = set()
+
+    def decides(ip: str, port: int) -> bool:
+        return (ip, port) == ("198.51.100.7", 80) and ip not in ruled
+
+    async with internet() as net:
+        for count in range(2):
+            coming = passing(net, "198.51.100.7", decides)
+            if count == 0:
+                origin = await net.dialled(at="198.51.100.7")
+            await origin.gets(http("GET / HTTP/1.1", "Host: my.kv"))
+            await origin.sends(OK)
+            await coming.response()
+        ruled.add("198.51.100.7")
+        coming = passing(net, "198.51.100.7", decides)
+        await origin.hears_the_end()
+        await net.dialled(at="198.51.100.7")
+        assert not coming.is_done
 
 
 @in_trio

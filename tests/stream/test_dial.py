@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import trio
 
-from pyinterceptor.errors import DialRefused, FetchError
-from pyinterceptor.http.dial import MAX_ADDRESSES, Dialer, interleaved
+from pyinterceptor.errors import DialRefused, FetchError, OtherRule
+from pyinterceptor.http.dial import MAX_ADDRESSES, Decides, Dialer, interleaved
 from tests.stream.dialogue import in_trio
 
 NAMES: dict[str, tuple[list[str], list[str]]] = {
@@ -53,7 +53,12 @@ class Net:
         return ours
 
     async def dial(
-        self, host: str, port: int = 80, local: bool = False, at: str | None = None
+        self,
+        host: str,
+        port: int = 80,
+        local: bool = False,
+        at: str | None = None,
+        decides: Decides | None = None,
     ) -> list[tuple[str, float]]:
         """Dials, lets go of everything, and says when each address was tried."""
         dialer = Dialer(
@@ -64,7 +69,9 @@ class Net:
         )
         self.began = trio.current_time()
         try:
-            (await dialer(host, port, local, at)).close()  # type: ignore[attr-defined]
+            dialled = await dialer(host, port, local, at, decides)
+            dialled.stream.close()  # type: ignore[attr-defined]
+            assert dialled.ip == self.connected
         finally:
             for peer in self._peers:
                 peer.settimeout(0)
@@ -190,6 +197,56 @@ async def test_a_guarded_address_is_refused_whatever_the_hosts_are() -> None:
     with pytest.raises(FetchError):
         await net.dial("half.example", at="198.51.100.1")
     assert net.dials == [("198.51.100.1", 0)]
+
+
+# --- decided -------------------------------------------------------------------------------------------------------
+
+
+def all_but(*ruled: str) -> Decides:
+    """The policy decides these addresses otherwise than the request."""
+    return lambda ip, port: ip not in ruled
+
+
+@in_trio
+async def test_of_a_names_addresses_only_those_under_the_requests_rule_are_dialled() -> None:
+    net = Net()
+    net.errors = {"2001:db8::1": errno.ECONNREFUSED, "198.51.100.2": errno.ECONNREFUSED}
+    with pytest.raises(FetchError):
+        await net.dial("both.example", decides=all_but("198.51.100.1"))
+    assert net.dials == [("2001:db8::1", 0), ("198.51.100.2", 0)]
+
+
+@in_trio
+async def test_no_stand_in_under_another_rule_is_dialled() -> None:
+    net = Net()
+    net.errors = {"2001:db8::1": errno.ECONNREFUSED, "198.51.100.2": errno.ECONNREFUSED}
+    with pytest.raises(FetchError):
+        await net.dial("both.example", at="2001:db8::1", decides=all_but("198.51.100.1"))
+    assert net.dials == [("2001:db8::1", 0), ("198.51.100.2", 0)]
+
+
+@pytest.mark.parametrize("at", [None, "198.51.100.1"])
+@in_trio
+async def test_where_every_address_is_under_another_rule_nothing_is_dialled(at: str | None) -> None:
+    net = Net()
+    with pytest.raises(OtherRule, match=r"198\.51\.100\.1:80, which is under another rule"):
+        await net.dial("v4.example", at=at, decides=all_but("198.51.100.1"))
+    assert net.dials == []
+
+
+@in_trio
+async def test_the_policy_is_asked_with_the_port() -> None:
+    net = Net()
+    with pytest.raises(OtherRule):
+        await net.dial("v4.example", 8080, decides=lambda ip, port: port == 80)
+
+
+@in_trio
+async def test_a_rule_permits_nothing_that_the_guard_refuses() -> None:
+    net = Net()
+    with pytest.raises(DialRefused, match="local to the host"):
+        await net.dial("inside.example", decides=all_but())
+    assert net.dials == []
 
 
 @in_trio

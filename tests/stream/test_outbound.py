@@ -30,7 +30,7 @@ from pyinterceptor.serving.requests import Outbound
 from pyinterceptor.serving.run import Run
 from tests.socket.loopback import nowhere
 from tests.stream.dialogue import GET, Client, http, in_trio, ok, serving
-from tests.stream.origins import Internet, internet
+from tests.stream.origins import Internet, Unguarded, internet
 
 REAL, SYNTHETIC, SYNTHETIC_V6 = "198.51.100.7", "198.18.1.0", "fd70:7969:6e74:1::100"
 OK = http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok")
@@ -376,12 +376,13 @@ async def test_a_fetch_that_fails_is_told_to_the_container_without_a_traceback(
     async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
         return await fetch(request)
 
-    async with internet() as net, open_client(fail) as net.client, container(handled_by(pass_on), net) as client:
+    dial, cls = Unguarded(fail), handled_by(pass_on)
+    async with internet() as net, open_client(dial) as net.client, container(cls, net) as client:
         await client.sends(GET * 2)
         await client.gets(refusal(status, "my.kv: its handler could not reach what it asked") * 2)
     assert str(error) in caplog.text
     assert {record.levelno for record in caplog.get_records("call")} == {logging.WARNING}
-    async with internet() as net, open_client(fail) as net.client, container(passing(), net) as client:
+    async with internet() as net, open_client(Unguarded(fail)) as net.client, container(passing(), net) as client:
         await client.sends(GET * 2)
         await client.gets(refusal(status, f"my.kv: {why}") * 2)
 
@@ -535,6 +536,36 @@ async def test_a_host_that_is_local_is_refused_where_a_request_goes_by_its_name(
         await client.sends(http("GET / HTTP/1.1", f"Host: {host}"))
         await client.gets(http(f"HTTP/1.1 {status}")[:-2])
     assert dials == (["203.0.113.1"] if status.startswith("502") else [])
+
+
+@pytest.mark.parametrize("is_ruled", [True, False])
+@in_trio
+async def test_a_passed_on_request_does_not_lead_round_the_rule_of_its_hosts_other_address(is_ruled: bool) -> None:
+    """The address that the container dialled refuses, and the next one has a handler of its own."""
+    tried: list[str] = []
+
+    async def resolve(host: str) -> Any:
+        return SimpleNamespace(v4=["198.51.100.8"], v6=[])
+
+    async def connect(ip: str, port: int) -> Any:
+        tried.append(ip)
+        raise OSError(errno.ECONNREFUSED, "Connection refused")
+
+    async def answer(request: Any, env: Any, ctx: Any) -> Response:
+        return Response()
+
+    class Ruled(Container):
+        outbound_by_host = {"198.51.100.8": answer} if is_ruled else {}
+
+    dial = Dialer(resolve=resolve, may_dial=lambda *_: True, make_stream=trio.SocketStream, connect=connect)
+    async with internet() as net, open_client(dial) as net.client, container(Ruled, net, SYNTHETIC) as client:
+        await client.sends(http("GET / HTTP/1.1", "Host: two.example"))
+        if is_ruled:
+            await client.gets(refusal("520 ", "two.example: its addresses are under another rule"))
+        else:
+            why = "two.example: connect to 198.51.100.8:80: connection refused"
+            await client.gets(refusal("502 Bad Gateway", why))
+    assert tried == ([] if is_ruled else ["198.51.100.8"])
 
 
 @in_trio
