@@ -80,6 +80,7 @@ async def open_interceptor(
                 flows = Flows(relay, hub, server, interceptor.resolver, env, interceptor.runs)
                 nursery.start_soon(hub.run)
                 nursery.start_soon(flows.run)
+                nursery.start_soon(gateway.follow)
                 nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
                 nursery.start_soon(serve_udp, gateway.dns, interceptor.run_on, interceptor.resolver)
                 yield interceptor

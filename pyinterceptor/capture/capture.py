@@ -33,11 +33,24 @@ class Capture(Protocol):
         Raises CaptureError if all addresses are taken.
         """
 
+    async def check_namespace(self, netns_fd: int) -> None:
+        """Raises CaptureError if an interface but lo is up in the namespace (borrowed), or if it has a route."""
+
+    async def empty_namespace(self, netns_fd: int) -> None:
+        """Sets every interface but lo down in the namespace (borrowed), and deletes its routes.
+
+        Raises CaptureError if that fails.
+        """
+
     async def attach(self, attachment: Attachment, netns_fd: int) -> None:
         """Ties the container's network namespace (borrowed) to the capture.
 
-        Raises CaptureError if that fails; nothing is left behind then.
+        Raises CaptureError if that fails, or if the namespace is the host's or the capture's own; nothing is left
+        behind then.
         """
+
+    async def wait_until_gone(self, attachment: Attachment) -> None:
+        """Returns once the namespace that it ties no longer exists, or it is detached."""
 
     async def detach(self, attachment: Attachment) -> None:
         """Cuts the container off and frees its attachment. A free attachment is no error."""

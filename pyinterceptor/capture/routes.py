@@ -8,7 +8,7 @@ from collections.abc import Callable
 import trio
 
 from pyinterceptor._relay import lib
-from pyinterceptor.capture.gateway.netlink import NETLINK_ROUTE
+from pyinterceptor.capture.gateway.netlink import open_notices
 
 ROUTES_OF_IPV6 = 0x400  # RTMGRP_IPV6_ROUTE, linux/rtnetlink.h
 NOTICE = 1 << 16  # bytes
@@ -21,9 +21,7 @@ def has_ipv6() -> bool:
 
 async def follow_ipv6(tell: Callable[[bool], None]) -> None:
     """Calls `tell` with has_ipv6() at once and after each change. Never returns."""
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    with socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE) as notices:
-        notices.bind((0, ROUTES_OF_IPV6))
+    with open_notices(ROUTES_OF_IPV6) as notices:
         told: bool | None = None
         while True:
             if (now := has_ipv6()) != told:

@@ -1,4 +1,4 @@
-"""A running container, as `get_container` returns it: commands inside, and its end."""
+"""A running container, as `get_container` and `attach` return it: commands inside, and its end."""
 
 from __future__ import annotations
 
@@ -81,5 +81,27 @@ class ContainerHandle:
         one, which waits for the end all the same.
 
         Raises RuntimeFailure if its processes can't be ended; the container is cut off and counts as ended even so.
+        """
+        await self._run.stop(grace)
+
+
+class NamespaceHandle:
+    """A container whose network namespace somebody else made; returned by `Interceptor.attach`.
+
+    Its processes are the namespace's own, and run whether it is attached or not.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was detached, or its namespace no longer exists."""
+        return self._run.has_ended
+
+    async def stop(self, *, grace: float = GRACE) -> None:
+        """Detaches the namespace, which has no way out then; returns when nothing of the container is left here.
+
+        Handlers that run have `grace` seconds, as in `ContainerHandle.stop`.
         """
         await self._run.stop(grace)

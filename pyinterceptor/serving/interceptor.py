@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
@@ -19,16 +20,19 @@ from pyinterceptor.capture.capture import Capture
 from pyinterceptor.dns.names import Networks
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.upstream import Upstream
-from pyinterceptor.errors import CaptureError, ungrouped
+from pyinterceptor.errors import CaptureError, RuntimeFailure, ungrouped
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Relay
-from pyinterceptor.runtime.runtime import OpenRuntime, Runtime
+from pyinterceptor.runtime.runtime import Life, OpenRuntime
 from pyinterceptor.serving.container import Identity
-from pyinterceptor.serving.handle import ContainerHandle
+from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
+from pyinterceptor.serving.namespace import Namespace, Netns, opened
 from pyinterceptor.serving.run import Run, flows_ended
 from pyinterceptor.serving.turns import in_turns
+
+Handle = ContainerHandle | NamespaceHandle
 
 
 class Interceptor:
@@ -79,16 +83,40 @@ class Interceptor:
         """
         identity = self._identity(cls, name)
         async with identity.starting:
-            run = identity.run
-            if run is not None and run.has_ended:
-                await run.gone.wait()
-                run = None
+            run = await self._current_run(identity)
             if run is None:
-                opening = partial(self._open_runtime, image=cls.image, name=name, user=user)
-                handle: ContainerHandle = await self._nursery.start(self._run, identity, opening)
-                return handle
-            assert run.handle is not None
-            return run.handle
+                handle = await self._nursery.start(self._run, identity, partial(self._processes, user))
+            else:
+                handle = run.handle
+        if not isinstance(handle, ContainerHandle):
+            raise RuntimeFailure(f"start {identity}: it is attached to a namespace that somebody else made")
+        return handle
+
+    async def attach(
+        self, cls: type[Container], name: str, netns: Netns, *, replace_routes: bool = False
+    ) -> NamespaceHandle:
+        """Puts a network namespace that somebody else made under the rules of a container class.
+
+        `netns` is its path, as /run/netns/NAME or /proc/PID/ns/net, or an open descriptor, which stays yours. It gets
+        an interface eth0 (or the next free name), the default routes, and `lo` is set up. Its resolv.conf must be one
+        line, "nameserver 169.254.1.1": mount such a file at /etc/resolv.conf. The container ends with the namespace,
+        which nothing here keeps alive.
+
+        A namespace in which an interface but `lo` is up, or that has a route, is refused, since traffic could go past
+        the rules. With `replace_routes=True` those interfaces are set down and stay so, and all routes are deleted.
+        A process inside with CAP_NET_ADMIN can undo that.
+
+        Raises: CaptureError if the namespace is refused, is attached already, or is the host's or the gateway's own, or
+        if a container of this class and name runs; PolicyError as `get_container`.
+        """
+        identity = self._identity(cls, name)
+        async with identity.starting:
+            if await self._current_run(identity) is not None:
+                raise CaptureError(f"attach a namespace as {identity}: a container of this class and name runs")
+            with opened(netns) as fd:
+                opening = partial(self._namespace, fd, replace_routes)
+                handle: NamespaceHandle = await self._nursery.start(self._run, identity, opening)
+        return handle
 
     async def replace_policy(self, cls: type[Container]) -> None:
         """Reads the class's rules, as they stand at the call, for all its containers, with flows open.
@@ -142,24 +170,60 @@ class Interceptor:
             self._policies[cls] = policy
         return self._policies[cls]
 
+    async def _current_run(self, identity: Identity) -> Run | None:
+        """The run that goes on; one that ends is waited for."""
+        run = identity.run
+        if run is None or not run.has_ended:
+            return run
+        await run.gone.wait()
+        return None
+
+    @asynccontextmanager
+    async def _processes(self, user: str | None, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
+        """Processes of ours, in a namespace that the runtime makes."""
+        image, name = run.identity.cls.image, run.identity.name
+        async with self._open_runtime(image=image, name=name, user=user, attach=partial(self._tie, run)) as runtime:
+            yield runtime, ContainerHandle(run, runtime)
+
+    @asynccontextmanager
+    async def _namespace(self, netns_fd: int, replace_routes: bool, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
+        """A namespace that somebody else made. Borrows the descriptor until the block begins."""
+        self._claim(run, netns_fd)
+        if replace_routes:
+            await self._capture.empty_namespace(netns_fd)
+        else:
+            await self._capture.check_namespace(netns_fd)
+        await self._capture.attach(run.attachment, netns_fd)
+        yield Namespace(self._capture, run.attachment), NamespaceHandle(run)
+
+    async def _tie(self, run: Run, netns_fd: int) -> None:
+        self._claim(run, netns_fd)
+        await self._capture.attach(run.attachment, netns_fd)
+
+    def _claim(self, run: Run, netns_fd: int) -> None:
+        """Makes the namespace this container's. Raises: CaptureError if it is another one's."""
+        status = os.fstat(netns_fd)
+        namespace = status.st_dev, status.st_ino
+        for other in self.runs.values():
+            if other.namespace == namespace:
+                raise CaptureError(f"attach a namespace as {run.identity}: it is attached as {other.identity}")
+        run.namespace = namespace
+
     async def _run(
         self,
         identity: Identity,
-        opening: Callable[..., AbstractAsyncContextManager[Runtime]],
+        opening: Callable[[Run], AbstractAsyncContextManager[tuple[Life, Handle]]],
         *,
-        task_status: trio.TaskStatus[ContainerHandle] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """One container from its start to its stop. Once it has started, its failures end it alone."""
         run: Run | None = None
         try:
-            async with (
-                self._open_run(identity) as opened,
-                opening(attach=partial(self._capture.attach, opened.attachment)) as runtime,
-            ):
-                run = identity.run = opened
-                run.handle = ContainerHandle(run, runtime)
-                task_status.started(run.handle)
-                await run.serve(runtime, self._relay)
+            async with self._open_run(identity) as made, opening(made) as (life, handle):
+                run = identity.run = made
+                run.handle = handle
+                task_status.started(handle)
+                await run.serve(life, self._relay)
         except BaseException as error:
             if run is None:
                 alone = ungrouped(error)  # the nurseries of the run have wrapped it

@@ -19,7 +19,7 @@ from pyinterceptor.runtime.runtime import Life
 from pyinterceptor.serving.container import Identity
 
 if TYPE_CHECKING:
-    from pyinterceptor.serving.handle import ContainerHandle
+    from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
 
 log = logging.getLogger("pyinterceptor")
 
@@ -47,7 +47,8 @@ class Run:
         self.running = 0  # handlers
         self.refused = 0  # requests, for want of budget
         self.is_over = False  # no task may begin any more
-        self.handle: ContainerHandle | None = None
+        self.handle: ContainerHandle | NamespaceHandle | None = None
+        self.namespace: tuple[int, int] | None = None  # device and inode of the network namespace, once attached
         self.gone = trio.Event()
         self.failure: BaseException | None = None  # why it ended, or why it did not end well
         self._life: Life | None = None

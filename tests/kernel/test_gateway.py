@@ -190,7 +190,7 @@ async def test_a_failed_attach_says_why_and_leaves_nothing(instance: str) -> Non
             attachment, other = gateway.reserve(1), gateway.reserve(1)
             await gateway.attach(attachment, box.fd)
             with pytest.raises(CaptureError, match=os.strerror(errno.EEXIST)):
-                await gateway.attach(other, box.fd)  # the namespace has an eth0 already
+                await gateway.attach(other, box.fd)  # the namespace has a default route already
             assert box.interfaces() == {"lo", "eth0"}
             with open_box() as fresh:
                 await gateway.attach(other, fresh.fd)

@@ -44,8 +44,17 @@ class LoopbackCapture:
         made = self.reserved[interface] = Attachment(container, interface, NEAR, NEAR_V6)
         return made
 
+    async def check_namespace(self, netns_fd: int) -> None:
+        """It has none."""
+
+    async def empty_namespace(self, netns_fd: int) -> None:
+        """It has none."""
+
     async def attach(self, attachment: Attachment, netns_fd: int) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def wait_until_gone(self, attachment: Attachment) -> None:
+        await trio.sleep_forever()
 
     async def detach(self, attachment: Attachment) -> None:
         self.reserved.pop(attachment.interface, None)
@@ -133,11 +142,13 @@ async def interception(
             ) -> AsyncIterator[Sockets]:
                 if starting is not None:
                     await starting(name)
-                await attach(-1)
+                namespace = os.memfd_create(name)  # as good as one here: it has an identity
                 made = opened.containers[name] = Sockets(ending)
                 try:
+                    await attach(namespace)
                     yield made
                 finally:
+                    os.close(namespace)
                     with trio.CancelScope(shield=True):
                         await made.stop()
 

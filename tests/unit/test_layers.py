@@ -48,6 +48,32 @@ def test_a_module_imports_only_what_stands_to_its_left(path: Path) -> None:
     assert not wrong
 
 
+# What needs root, and where nothing may: these are given a Capture and runtimes by whoever composes them.
+ROOT_PARTS = ("capture.gateway", "capture.probe", "capture.routes", "runtime.netns", "runtime.podman", "opening", "cli")
+WITHOUT_ROOT = ("serving", "relay", "bindings", "dns", "http", "policy", "app", "web")
+
+
+@pytest.mark.parametrize("place", WITHOUT_ROOT)
+def test_nothing_that_serves_imports_a_part_that_needs_root(place: str) -> None:
+    wrong = {
+        (path.name, name)
+        for path in (PACKAGE / place).rglob("*.py")
+        for name in imported(path)
+        for part in ROOT_PARTS
+        if f"{name}.".startswith(f"pyinterceptor.{part}.")
+    }
+    assert not wrong
+
+
+def test_one_module_alone_puts_the_root_parts_and_the_rest_together() -> None:
+    composing = {
+        str(path.relative_to(PACKAGE))
+        for path in modules()
+        if {"pyinterceptor.capture.gateway.gateway", "pyinterceptor.serving.interceptor"} <= imported(path)
+    }
+    assert composing == {"opening.py"}
+
+
 @pytest.mark.parametrize("place", PURE)
 def test_pure_modules_do_no_io(place: str) -> None:
     root = PACKAGE / place

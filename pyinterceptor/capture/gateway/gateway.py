@@ -22,11 +22,11 @@ import trio
 
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.capture.capture import Attachment
-from pyinterceptor.capture.gateway import program, veth
+from pyinterceptor.capture.gateway import foreign, program, veth
 from pyinterceptor.capture.gateway.files import kernel_directory
 from pyinterceptor.capture.gateway.filter import Filter
 from pyinterceptor.capture.gateway.namespace import inside, make_namespace, mount
-from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
+from pyinterceptor.capture.gateway.netlink import links_gone, new_batch, open_netlink, open_notices, send
 from pyinterceptor.capture.gateway.pins import Map, links_of, possible_cpus
 from pyinterceptor.capture.gateway.sockets import open_dns, open_listener
 from pyinterceptor.capture.gateway.state import clear, free_instance, hold, release, remove_leftovers, state_of
@@ -35,6 +35,7 @@ from pyinterceptor.paths import InstancePaths
 
 __all__ = ["Gateway", "free_instance", "open_gateway", "remove_leftovers"]
 
+LINK_NOTICES = 1  # RTMGRP_LINK, linux/rtnetlink.h
 FIRST_IFINDEX = 1000  # above the indexes of the interfaces that the kernel creates in the namespace
 COMPILE_DEADLINE = 60.0  # seconds; compiling takes 0.3
 
@@ -102,6 +103,9 @@ class Gateway:
         self._ifindexes = FIRST_IFINDEX
         self._reserved: dict[int, Attachment] = {}
         self._attached: dict[int, Attachment] = {}
+        self._gone: dict[int, trio.Event] = {}  # by interface
+        self._links = parts.links
+        self._own = parts.own
         self._one_at_a_time = trio.Lock()  # the netlink socket is shared, and its answers must not mix
 
     def reserve(self, container: int) -> Attachment:
@@ -118,16 +122,45 @@ class Gateway:
     async def attach(self, attachment: Attachment, netns_fd: int) -> None:
         """Ties the container's namespace (borrowed) to the gateway.
 
-        Raises CaptureError if that fails; nothing is left behind then.
+        Raises CaptureError if that fails, or if the namespace is the host's or the gateway's; nothing is left behind
+        then.
         """
+        self._check_foreign(netns_fd)
         async with self._one_at_a_time:
             self._attached[attachment.interface] = attachment
+            self._gone[attachment.interface] = trio.Event()
             self._write_entry(attachment)
             try:
                 await trio.to_thread.run_sync(veth.attach, self._netlink, attachment, netns_fd)
             except BaseException:
                 self._forget(attachment)
                 raise
+
+    async def check_namespace(self, netns_fd: int) -> None:
+        """Raises CaptureError if an interface but lo is up in the namespace (borrowed), or if it has a route."""
+        self._check_foreign(netns_fd)
+        await trio.to_thread.run_sync(foreign.check_empty, netns_fd)
+
+    async def empty_namespace(self, netns_fd: int) -> None:
+        """Sets every interface but lo down in the namespace (borrowed), and deletes its routes.
+
+        Raises CaptureError if that fails, or if the namespace is the host's or the gateway's.
+        """
+        self._check_foreign(netns_fd)
+        await trio.to_thread.run_sync(foreign.empty, netns_fd)
+
+    async def wait_until_gone(self, attachment: Attachment) -> None:
+        """Returns once the container's namespace no longer exists, or it is detached."""
+        gone = self._gone.get(attachment.interface)
+        if gone is not None:
+            await gone.wait()
+
+    async def follow(self) -> None:
+        """Notices the end of namespaces, until cancelled: a veth goes with either of its ends."""
+        while True:
+            await trio.lowlevel.wait_readable(self._links)
+            for interface in links_gone(self._links, self._gone):
+                self._gone[interface].set()
 
     async def detach(self, attachment: Attachment) -> None:
         """Cuts the container off and frees its attachment. A free attachment is no error."""
@@ -172,7 +205,13 @@ class Gateway:
         entry = ffi.new("struct container_entry *", {"flags": self._flags, "container": attachment.container})
         self._maps["containers"].update(struct.pack("=I", attachment.interface), bytes(ffi.buffer(entry)))
 
+    def _check_foreign(self, netns_fd: int) -> None:
+        if (whose := self._own.get(foreign.identity(netns_fd))) is not None:
+            raise CaptureError(f"attach a namespace: it is {whose} own")
+
     def _forget(self, attachment: Attachment) -> None:
+        if (gone := self._gone.pop(attachment.interface, None)) is not None:
+            gone.set()
         self._attached.pop(attachment.interface, None)
         self._maps["containers"].delete(struct.pack("=I", attachment.interface))
 
@@ -180,10 +219,13 @@ class Gateway:
 class Parts:
     """The objects that are created inside the namespace and used from outside."""
 
-    def __init__(self, stack: ExitStack, rules: Path) -> None:
+    def __init__(self, stack: ExitStack, namespace: int, rules: Path) -> None:
+        self.own = {_identity("/proc/1/ns/net"): "the host's", _identity("/proc/self/ns/net"): "the host's"}
+        self.own[foreign.identity(namespace)] = "the gateway's"
         for name, value in SYSCTLS.items():
             _write_sysctl(name, value)
         self.netlink = stack.enter_context(open_netlink())
+        self.links = stack.enter_context(open_notices(LINK_NOTICES))
         _make_all_local(self.netlink)
         self.filter = Filter(rules)
         stack.callback(self.filter.close)
@@ -224,7 +266,7 @@ def _open(
         stack.callback(clear, state)
         namespace = make_namespace(state.namespace)
         stack.callback(os.close, namespace)
-        parts = inside(namespace, lambda: Parts(stack, kernel_directory() / "gateway.nft.json"))
+        parts = inside(namespace, lambda: Parts(stack, namespace, kernel_directory() / "gateway.nft.json"))
         state.pins.mkdir(mode=0o700)
         mount("bpf", state.pins, "bpf")
         _load_program(namespace, state.pins)
@@ -234,6 +276,11 @@ def _open(
     except OSError as error:
         raise CaptureError(f"open the gateway: {error}") from error
     return Gateway(parts, maps, v6, container_v4, container_v6)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _write_sysctl(name: str, value: str) -> None:

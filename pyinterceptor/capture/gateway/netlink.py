@@ -5,10 +5,11 @@ A socket belongs to the namespace in which it was created, so the gateway's sock
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyinterceptor.errors import CaptureError
@@ -16,7 +17,18 @@ from pyinterceptor.errors import CaptureError
 NETLINK_ROUTE = 0
 NLMSG_ERROR = 2
 HEADER = struct.Struct("=IHHII")  # nlmsghdr, netlink(7): length, type, flags, sequence, port
+RTM_DELLINK = 17  # linux/rtnetlink.h
+INDEX = struct.Struct("=4xi")  # of an ifinfomsg
+SIOCGIFNAME = 0x8910
 ANSWERS = 1 << 16  # bytes; an acknowledgement repeats the message it is for
+
+
+def open_notices(groups: int) -> socket.socket:
+    """Returns a non-blocking rtnetlink socket that receives the notices of these groups, in the thread's namespace."""
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    opened = socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE)
+    opened.bind((0, groups))
+    return opened
 
 
 def open_netlink() -> socket.socket:
@@ -38,13 +50,13 @@ def send(to: socket.socket, batch: Any, step: str, *, ignore: frozenset[int] = f
 
     Raises CaptureError for the first error whose errno is not in `ignore`.
     """
-    messages = bytes(batch.batch)
+    request = bytes(batch.batch)
     batch.reset()
-    waiting = len(list(_messages(messages)))
-    to.send(messages)
+    waiting = len(list(messages(request)))
+    to.send(request)
     failed, others = 0, []
     while waiting:
-        for kind, message in _messages(to.recv(ANSWERS)):
+        for kind, message in messages(to.recv(ANSWERS)):
             if kind != NLMSG_ERROR:
                 others.append(message)
                 continue
@@ -56,7 +68,32 @@ def send(to: socket.socket, batch: Any, step: str, *, ignore: frozenset[int] = f
     return others
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def links_gone(notices: socket.socket, watched: Iterable[int]) -> set[int]:
+    """Reads all notices that wait; returns the indexes of those watched interfaces that no longer exist."""
+    is_complete, deleted = True, set[int]()
+    while True:
+        try:
+            received = notices.recv(ANSWERS)
+        except BlockingIOError:
+            break
+        except OSError:  # ENOBUFS: some were lost
+            is_complete = False
+        else:
+            found = messages(received)
+            deleted |= {INDEX.unpack_from(message, HEADER.size)[0] for kind, message in found if kind == RTM_DELLINK}
+    return {index for index in watched if index in deleted or not (is_complete or _exists(notices, index))}
+
+
+def _exists(netlink: socket.socket, index: int) -> bool:
+    """Whether the socket's namespace has this interface: netdevice(7)."""
+    try:
+        fcntl.ioctl(netlink, SIOCGIFNAME, struct.pack("=16si20x", b"", index))
+    except OSError:
+        return False
+    return True
+
+
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yields the type and the bytes of each message."""
     at = 0
     while at < len(data):

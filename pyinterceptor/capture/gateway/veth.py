@@ -18,7 +18,7 @@ from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
 from pyinterceptor.errors import CaptureError
 
-INSIDE = "eth0"
+NAMES = [f"eth{number}" for number in range(100)]  # inside; the first that is free
 GATEWAY_V4 = "169.254.1.1"
 GATEWAY_V6 = "fe80::1"
 GATEWAY_MAC = "02:70:79:00:00:01"
@@ -31,11 +31,12 @@ UP_INTERVAL = 0.001  # seconds
 
 
 def attach(gateway: socket.socket, attachment: Attachment, container: int) -> None:
-    """Creates the pair. Its far end is eth0 in the namespace of the descriptor `container` (borrowed).
+    """Creates the pair. Its far end is eth0, or the next free name, in the namespace `container` (borrowed descriptor).
 
     Raises CaptureError if that fails; nothing is left behind then.
     """
     step = f"attach a container as {attachment.v4}"
+    name_inside = inside(container, _free_name)
     with new_batch() as batch:
         batch.link(
             "add",
@@ -45,13 +46,13 @@ def attach(gateway: socket.socket, attachment: Attachment, container: int) -> No
             address=GATEWAY_MAC,
             group=GROUP,
             state="up",
-            peer={"ifname": INSIDE, "net_ns_fd": container, "address": mac(attachment)},
+            peer={"ifname": name_inside, "net_ns_fd": container, "address": mac(attachment)},
         )
         send(gateway, batch, step)
         try:
             _furnish_gateway(batch, attachment)
             send(gateway, batch, step)
-            inside(container, lambda: _furnish_container(batch, attachment, step))
+            inside(container, lambda: _furnish_container(batch, attachment, name_inside, step))
             _wait_until_up(gateway, batch, attachment, step)
         except BaseException:
             detach(gateway, attachment)
@@ -81,6 +82,12 @@ def mac(attachment: Attachment) -> str:
     return ":".join(f"{byte:02x}" for byte in b"\x02\x71" + attachment.v4.packed)
 
 
+def _free_name() -> str:
+    """Runs inside the container's namespace."""
+    taken = {name for _, name in socket.if_nameindex()}
+    return next(name for name in NAMES if name not in taken)
+
+
 def _furnish_gateway(batch: Any, attachment: Attachment) -> None:
     index, v4, v6 = attachment.interface, str(attachment.v4), str(attachment.v6)
     batch.addr("add", index=index, address=GATEWAY_V6, prefixlen=64, flags=NODAD)
@@ -90,11 +97,11 @@ def _furnish_gateway(batch: Any, attachment: Attachment) -> None:
         batch.neigh("add", ifindex=index, dst=address, lladdr=mac(attachment), state="permanent")
 
 
-def _furnish_container(batch: Any, attachment: Attachment, step: str) -> None:
+def _furnish_container(batch: Any, attachment: Attachment, name_inside: str, step: str) -> None:
     """Configures the container's end. Must run inside the container's namespace."""
     with suppress(FileNotFoundError):  # without IPv6 in the kernel, the addresses below fail with a clear error
-        Path(f"/proc/sys/net/ipv6/conf/{INSIDE}/disable_ipv6").write_text("0")  # container engines set it to 1
-    index = socket.if_nametoindex(INSIDE)
+        Path(f"/proc/sys/net/ipv6/conf/{name_inside}/disable_ipv6").write_text("0")  # container engines set it to 1
+    index = socket.if_nametoindex(name_inside)
     batch.link("set", index=1, state="up")
     batch.link("set", index=index, state="up")
     batch.addr("add", index=index, address=str(attachment.v4), prefixlen=32)

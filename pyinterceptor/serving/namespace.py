@@ -1,0 +1,49 @@
+"""A network namespace that somebody else made, as the life of a container."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyinterceptor.capture.capture import Attachment, Capture
+from pyinterceptor.errors import CaptureError
+
+Netns = int | str | os.PathLike[str]
+
+
+class Namespace:
+    """A Life: the container lasts as long as the namespace, whose processes are somebody else's."""
+
+    def __init__(self, capture: Capture, attachment: Attachment) -> None:
+        self.has_ended = False
+        self._capture = capture
+        self._attachment = attachment
+
+    async def wait_until_ended(self) -> None:
+        await self._capture.wait_until_gone(self._attachment)
+        self.has_ended = True
+
+    async def stop(self) -> None:
+        """Cuts the namespace off; its processes go on."""
+        self.has_ended = True
+        await self._capture.detach(self._attachment)
+
+
+@contextmanager
+def opened(netns: Netns) -> Iterator[int]:
+    """A descriptor of the namespace, that was given or by its path. Nothing of ours keeps it alive afterwards.
+
+    Raises: CaptureError.
+    """
+    if isinstance(netns, int):
+        yield netns
+        return
+    try:
+        fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CaptureError(f"attach a namespace: open {os.fspath(netns)}: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
