@@ -99,6 +99,17 @@ enum verdict policy_decide_name(const void *table, const char *host, uint32_t ho
 	return best;
 }
 
+uint32_t policy_list_rows(const void *table, uint32_t stage, const char *host, uint32_t host_length,
+                          const struct endpoint *destination, uint32_t *offsets, uint32_t room)
+{
+	const struct policy_header *header = table;
+	struct question question;
+	if (stage >= header->stages.count)
+		return 0;
+	question_ask(&question, host, host_length, destination);
+	return rows_list(rows_of(header, &stages_of(header)[stage]), &question, table, offsets, room);
+}
+
 int policy_same(const struct decision *one, const struct decision *other)
 {
 	return one->verdict == other->verdict && one->rule == other->rule;

@@ -50,6 +50,12 @@ struct decision policy_decide(const void *table, uint32_t protocol, const char *
  * some of it, else SPLICE if some of it could pass, else REFUSE. */
 enum verdict policy_decide_name(const void *table, const char *host, uint32_t host_length);
 
+/* The rows of a stage that hold this host or destination, whatever their port and protocols: each one's offset in the table, to
+ * offsets[room], in no order. One is written for each address that it holds. Returns how many there are, more than `room` if they
+ * don't fit. */
+uint32_t policy_list_rows(const void *table, uint32_t stage, const char *host, uint32_t host_length,
+                          const struct endpoint *destination, uint32_t *offsets, uint32_t room);
+
 /* 1 if both decisions, of one table, have the same verdict by the same rule. */
 int policy_same(const struct decision *one, const struct decision *other);
 

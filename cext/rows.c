@@ -37,6 +37,9 @@ void question_ask(struct question *question, const char *host, uint32_t host_len
 
 static void consider(struct found *found, const struct question *question, const struct policy_row *row, enum matched matched)
 {
+	if (found->count < found->room)
+		found->offsets[found->count] = (uint32_t)((const uint8_t *)row - found->base);
+	found->count++;
 	found->is_possible = 1;
 	found->is_certain |= row->port == 0 && (row->protocols & ALL_PROTOCOLS) == ALL_PROTOCOLS;
 	if ((row->port && row->port != question->port) || !(row->protocols & question->protocols) ||
@@ -163,7 +166,7 @@ static void find_address(struct found *found, const struct policy_rows *rows, co
 
 int rows_hold(const struct policy_rows *rows, const struct endpoint *to)
 {
-	struct found found = {NULL, MATCHED_NOTHING, 0, 0};
+	struct found found = {0};
 	struct question question;
 	question.port = to->port;
 	question.protocols = ALL_PROTOCOLS;
@@ -171,20 +174,34 @@ int rows_hold(const struct policy_rows *rows, const struct endpoint *to)
 	return found.row != NULL;
 }
 
-struct found rows_find(const struct policy_rows *rows, const struct question *question)
+/* General globs come late: a row of a lower rank that was found before saves most of them. */
+static void find(struct found *found, const struct policy_rows *rows, const struct question *question)
 {
-	struct found found = {NULL, MATCHED_NOTHING, 0, 0};
 	if (question->host_length) {
-		find_name(&found, rows, question);
-		find_beginning(&found, rows, rows->suffixes, question->reversed, question);
-		find_beginning(&found, rows, rows->prefixes, question->host, question);
+		find_name(found, rows, question);
+		find_beginning(found, rows, rows->suffixes, question->reversed, question);
+		find_beginning(found, rows, rows->prefixes, question->host, question);
 	}
 	for (uint32_t i = 0; i < question->address_count && rows->networks.count; i++)
-		find_address(&found, rows, question, question->addresses[i].bytes, question->addresses[i].matched);
+		find_address(found, rows, question, question->addresses[i].bytes, question->addresses[i].matched);
 	if (question->host_length)
-		find_glob(&found, rows, question);
+		find_glob(found, rows, question);
 	const struct policy_row *all = (const void *)((const uint8_t *)rows + rows->all.offset);
 	for (uint32_t i = 0; i < rows->all.count; i++)
-		consider(&found, question, &all[i], MATCHED_ALL);
+		consider(found, question, &all[i], MATCHED_ALL);
+}
+
+struct found rows_find(const struct policy_rows *rows, const struct question *question)
+{
+	struct found found = {0};
+	find(&found, rows, question);
 	return found;
+}
+
+uint32_t rows_list(const struct policy_rows *rows, const struct question *question, const void *base, uint32_t *offsets,
+                   uint32_t room)
+{
+	struct found found = {.offsets = offsets, .room = room, .base = base};
+	find(&found, rows, question);
+	return found.count;
 }

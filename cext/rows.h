@@ -31,12 +31,20 @@ struct found {
 	uint32_t matched;             /* enum matched, of that row */
 	int is_possible;              /* some row holds for some port and protocol */
 	int is_certain;               /* some row holds for every port and protocol */
+	uint32_t count;               /* how many hold; one is counted for each address that it holds */
+	uint32_t *offsets, room;      /* where the first of them are written, from `base`; or NULL */
+	const uint8_t *base;
 };
 
 /* host may be NULL/0 and destination NULL: unknown. */
 void question_ask(struct question *question, const char *host, uint32_t host_length, const struct endpoint *destination);
 
 struct found rows_find(const struct policy_rows *rows, const struct question *question);
+
+/* Every row that holds, with its port and protocols or not: its offset from `base` to offsets[room], in no order. Returns how many
+ * there are. The question must be of no protocol. */
+uint32_t rows_list(const struct policy_rows *rows, const struct question *question, const void *base, uint32_t *offsets,
+                   uint32_t room);
 
 /* 1 if some row is for this very address and port, not for one hidden in it. */
 int rows_hold(const struct policy_rows *rows, const struct endpoint *to);

@@ -6,6 +6,7 @@ Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.policy.addresses import Address, packed
@@ -42,13 +43,18 @@ def compiling(rules: Rules, generation: int) -> Pieces[bytes]:
 
 def decide(table: bytes, protocol: int, host: str, destination: tuple[Address, int] | None) -> Decision:
     """The decision for a flow or request of this protocol (lib.PROTOCOL_*), host and destination; None: unknown."""
-    endpoint = ffi.NULL
-    if destination is not None:
-        endpoint = ffi.new("struct endpoint *")
-        endpoint.address, endpoint.port = packed(destination[0]), destination[1]
     name = host.encode("ascii", "replace")
-    made = lib.policy_decide(ffi.from_buffer(table), protocol, name, len(name), endpoint)
+    made = lib.policy_decide(ffi.from_buffer(table), protocol, name, len(name), endpoint(destination))
     return Decision(made.verdict, made.rule, made.generation, made.stage, made.target, made.reason, made.matched)
+
+
+def endpoint(destination: tuple[Address, int] | None) -> Any:
+    """The `struct endpoint *`; NULL if it is unknown."""
+    if destination is None:
+        return ffi.NULL
+    made = ffi.new("struct endpoint *")
+    made.address, made.port = packed(destination[0]), destination[1]
+    return made
 
 
 def decide_name(table: bytes, host: str) -> int:

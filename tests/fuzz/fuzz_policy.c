@@ -32,6 +32,10 @@ static void ask(const void *table, const char *host, uint32_t host_length)
 			if (!policy_same(&one, &other) || one.verdict > VERDICT_HANDLE)
 				abort();
 		}
+	uint32_t offsets[4], count = policy_list_rows(table, 0, host, host_length, &destinations[0], offsets, 4);
+	for (uint32_t i = 0; i < count && i < 4; i++)
+		if (offsets[i] >= ((const struct policy_header *)table)->size)
+			abort();
 	policy_decide_name(table, host, host_length);
 	policy_names_host(table, host, host_length, &destinations[0]);
 	policy_differs(table);

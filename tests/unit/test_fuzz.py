@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from pyinterceptor.policy.rules import Rules
+from pyinterceptor.policy.table import compile
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 4
 PURE = ("addresses", "hosts", "layout", "rows", "policy", "guard", "sniff", "frame")
+HOSTS = {pattern: 0 for pattern in ("my.kv", "*.kv", "*.my.kv", "my.*", "m*v", "203.0.113.7", "64:ff9b::1")}
+TABLE = compile(Rules(HOSTS, 0, True, ("10.0.0.0/8", "10.1.0.0/16")), 1)
 SEEDS = {
     "sniff": [b"GET / HTTP/1.1\r\nHost: my.kv\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
     "frame": [
@@ -15,7 +20,7 @@ SEEDS = {
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"3;a=b\r\nabc\r\n0\r\nt: 1\r\n\r\n",
     ],
-    "policy": [b"[2001:db8::1]:80", b"my.kv.:8080", bytes(44)],
+    "policy": [b"[2001:db8::1]:80", b"my.kv.:8080", TABLE],
 }
 
 
