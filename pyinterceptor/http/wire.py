@@ -10,10 +10,13 @@ from typing import Any, Protocol
 from pyinterceptor._relay import ffi, lib
 
 READING_MORE = int(lib.READING_MORE)
+EAGER = 16  # reads of one head, as soon as a byte comes: a head of 16 KiB is 12 segments of Ethernet
+PAUSE, LONGEST_PAUSE = 0.02, 0.5  # seconds between further ones, each twice the last: bytes one by one cost few reads
 
 
 class Receiver(Protocol):
     async def receive_some(self) -> bytes: ...
+    async def receive_sparsely(self, seconds: float) -> bytes | None: ...
 
 
 class Wire:
@@ -21,8 +24,9 @@ class Wire:
 
     def __init__(self, stream: Receiver) -> None:
         self.stream = stream
-        self._bytes = b""
+        self._bytes: bytes | bytearray = b""
         self._at = 0  # what stands before it is used: cutting it off at every step would be quadratic
+        self._reads = 0  # of the next head
         self.frame: Any = ffi.new("struct frame *")
         self._head = ffi.new("struct head *")  # how far the next head was looked at
 
@@ -31,19 +35,36 @@ class Wire:
 
     async def more(self) -> bool:
         """Reads once; False at the end."""
-        data = await self.stream.receive_some()
-        if self._bytes:
-            self._bytes, self._at = self._bytes[self._at :] + data, 0
-        else:
+        return self._keep(await self.stream.receive_some())
+
+    async def more_of_head(self) -> bool:
+        """Reads some of a head that is incomplete; False at the end."""
+        self._reads += 1
+        if self._reads <= EAGER:
+            return await self.more()
+        pause = min(LONGEST_PAUSE, PAUSE * 2 ** min(self._reads - EAGER - 1, 8))
+        while (data := await self.stream.receive_sparsely(pause)) is None:
+            pause = LONGEST_PAUSE
+        return self._keep(data)
+
+    def _keep(self, data: bytes) -> bool:
+        if not self._bytes:
             self._bytes = data
+        else:
+            if not isinstance(self._bytes, bytearray):
+                self._bytes = bytearray(self._bytes)
+            del self._bytes[: self._at]
+            self._bytes += data
+            self._at = 0
         return bool(data)
 
     def read_head(self) -> int:
         """Looks at the request head that comes next: one of lib.READING_*. `frame` is what is known of it."""
-        start = ffi.from_buffer(self._bytes) + self._at if self._at else self._bytes
-        reading = int(lib.frame_request(self._head, start, len(self._bytes) - self._at, self.frame))
+        with ffi.from_buffer(self._bytes) as start:
+            reading = int(lib.frame_request(self._head, start + self._at, len(self._bytes) - self._at, self.frame))
         if reading != READING_MORE:
             self._head = ffi.new("struct head *")
+            self._reads = 0
         return reading
 
     def find_line(self) -> int:
@@ -59,7 +80,7 @@ class Wire:
             self._at = end
         else:
             self._bytes, self._at = b"", 0
-        return held[start:end]
+        return bytes(held[start:end])
 
     def take_head(self, length: int) -> tuple[str, str, str, str]:
         """Method, target and version of a request head that was framed, and the lines of its fields."""

@@ -7,6 +7,7 @@ in a row that didn't wait gives them their turn first (and a place to be cancell
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -18,6 +19,7 @@ from functools import partial
 import trio
 
 RECEIVE = 65536  # bytes of one read
+SPARSE = 1024  # bytes that end the wait of `receive_sparsely`
 CHECKPOINT_EVERY = 16  # calls
 RESET = select.EPOLLHUP | select.EPOLLERR
 LEFT = RESET | select.EPOLLRDHUP
@@ -89,6 +91,25 @@ class HubStream(trio.abc.HalfCloseableStream):
             else:
                 self._may_have_bytes = len(data) == most or self.has_left
                 return data
+
+    async def receive_sparsely(self, seconds: float) -> bytes | None:
+        """Waits up to `seconds` for SPARSE bytes or the end; fewer wake nobody (SO_RCVLOWAT, socket(7)).
+
+        Returns the bytes that are there then, None if there are none. Raises as `receive_some` does.
+        """
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, SPARSE)
+            with trio.move_on_after(seconds):
+                return await self.receive_some()
+            return self.socket.recv(RECEIVE)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._failure("read", error) from error
+        finally:
+            self._may_have_bytes = True  # the epoll has told nothing of fewer than SPARSE
+            with contextlib.suppress(OSError):  # closed meanwhile
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """All of it, or raises as trio.abc.SendStream says."""

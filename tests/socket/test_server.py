@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,8 +24,87 @@ BODY = bytes(range(256)) * 12_000
 SIZE = len(BODY)
 
 
+async def hello(request: Request) -> Response:
+    await request.bytes()
+    return Response("hello")
+
+
 async def pass_on(request: Request) -> Response:
     return await fetch(request)
+
+
+class Steps(trio.abc.Instrument):
+    """Counts how often a task was run."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+def send_bytewise(end: socket.socket, data: bytes) -> None:
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in data:
+        select.select([], [end], [])
+        end.send(bytes([byte]))
+
+
+# --- heads that come slowly -----------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_a_head_that_comes_byte_by_byte_wakes_few_tasks() -> None:
+    steps, head = Steps(), http("GET / HTTP/1.1", "Host: my.kv", "X: " + "y" * 14_000)
+    async with loopback(hello) as net:
+        client = await net.connect()
+        trio.lowlevel.add_instrument(steps)
+        await trio.to_thread.run_sync(send_bytewise, client.socket._sock, head)
+        await gets(client, ok("hello"))
+        trio.lowlevel.remove_instrument(steps)
+        await client.send_all(http("POST / HTTP/1.1", "Host: my.kv", "Content-Length: 3"))
+        for byte in b"abc":  # these are few, and are waited for by no more than they are
+            await client.send_all(bytes([byte]))
+        await gets(client, ok("hello"))
+        await client.aclose()
+    assert steps.count < 300
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@in_trio
+async def test_a_head_in_many_pieces_is_served_and_so_is_the_next(size: int) -> None:
+    request = http("GET / HTTP/1.1", "Host: my.kv", "X: " + "y" * 30 * size)
+    async with loopback(hello) as net:
+        client = await net.connect()
+        for _ in range(2):
+            for start in range(0, len(request), size):
+                await client.send_all(request[start : start + size])
+                await trio.testing.wait_all_tasks_blocked()
+            await gets(client, ok("hello"))
+        await client.aclose()
+
+
+@in_trio
+async def test_a_slow_head_that_ends_early_ends_its_connection() -> None:
+    async with loopback(hello, Limits(farewell=0.1, linger=0.1)) as net:
+        client = await net.connect()
+        for byte in b"GET / HTTP/1.1\r\nHost: my":
+            await client.send_all(bytes([byte]))
+            await trio.testing.wait_all_tasks_blocked()
+        await client.send_eof()
+        assert await client.receive_some() == b""
+        await client.aclose()
+
+
+@in_trio
+async def test_a_head_that_never_ends_is_refused_though_its_bytes_wake_nobody() -> None:
+    async with loopback(hello, Limits(head=0.3, farewell=0.1, linger=0.1)) as net:
+        client = await net.connect()
+        for byte in b"GET / HTTP/1.1\r\nHost: my":
+            await client.send_all(bytes([byte]))
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await client.receive_some()).startswith(b"HTTP/1.1 408 ")
+        await client.aclose()
 
 
 # --- leaving --------------------------------------------------------------------------------------------------------

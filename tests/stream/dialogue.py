@@ -69,6 +69,9 @@ class MemoryConnection:
     async def receive_some(self) -> bytes:
         return bytes(await self._stream.receive_some())
 
+    async def receive_sparsely(self, seconds: float) -> bytes | None:
+        return await self.receive_some()
+
     async def send_all(self, data: bytes | memoryview) -> None:
         await self._stream.send_all(data)
 
