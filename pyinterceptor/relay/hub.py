@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import socket
+from contextlib import suppress
 
 import trio
 
@@ -53,4 +54,5 @@ class Hub:
 
     def _forget(self, fd: int) -> None:
         if self._streams.pop(fd, None) is not None and not self._epoll.closed:
-            self._epoll.unregister(fd)
+            with suppress(OSError):  # a closed socket is unregistered by that
+                self._epoll.unregister(fd)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from pyinterceptor import App, CaptureError, Container, PolicyError, Response, open_interceptor
+from pyinterceptor import App, CaptureError, Container, PolicyError, Response, RuntimeFailure, open_interceptor
+from pyinterceptor.capture.gateway.namespace import inside
+from pyinterceptor.capture.gateway.state import state_of
+from tests.conftest import descriptors
 
 
 class Box(Container):
@@ -109,3 +115,100 @@ def test_a_flow_that_is_still_with_its_handler_at_the_end_is_told_like_any_other
 
     trio.run(main)
     assert [line.split()[:2] for line in caplog.messages] == [["HANDLE", "slow.test"]]
+
+
+def test_six_containers_start_side_by_side(instance: str) -> None:
+    """As fast as the machine lets them: each is asked for while the others start, none waits for another's end."""
+
+    async def main() -> None:
+        async with open_interceptor(APP, instance=instance) as interceptor:
+            going_on: list[int] = []
+
+            async def get(number: int) -> None:
+                going_on.append(number)
+                most.append(len(going_on))
+                container = await interceptor.get_container(Box, f"n{number}")
+                going_on.remove(number)
+                pids.append(container.pid)
+
+            most, pids = list[int](), list[int]()
+            async with trio.open_nursery() as nursery:
+                for number in range(6):
+                    nursery.start_soon(get, number)
+            assert len(set(pids)) == max(most) == 6
+            assert len(interceptor.runs) == 6
+            assert len({run.attachment.interface for run in interceptor.runs.values()}) == 6
+
+    trio.run(main)
+
+
+def test_a_stop_leaves_no_process_interface_task_or_descriptor(instance: str) -> None:
+    class Slow(Container):
+        pass
+
+    begun, ends = trio.Event(), list[str]()
+
+    @Slow.outbound_by_host("slow.test")
+    async def never(request: Any, env: Any, ctx: Any) -> Response:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ends.append("handler")
+        raise AssertionError
+
+    async def main() -> None:
+        async with open_interceptor(App(containers=[Slow]), instance=instance) as interceptor:
+            await (await interceptor.get_container(Slow)).stop()  # what is made once is there now
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            before, tasks = descriptors(), trio.lowlevel.current_statistics().tasks_living
+            container = await interceptor.get_container(Slow)
+            process = Path(f"/proc/{container.pid}")
+            running = await container.start("curl -s http://slow.test/")
+            await begun.wait()
+            (interface,) = [run.attachment.interface for run in interceptor.runs.values()]
+            assert process.exists()
+            assert has_interface(instance, interface)
+            await container.stop(grace=0.1)
+            assert ends == ["handler"]
+            assert not process.exists()
+            assert not has_interface(instance, interface)
+            assert await running.wait() == 128 + 9
+            await running.aclose()
+            assert descriptors() <= before
+            assert trio.lowlevel.current_statistics().tasks_living == tasks
+            assert interceptor.runs == {}
+
+    trio.run(main)
+
+
+def has_interface(instance: str, index: int) -> bool:
+    """Whether the gateway has it."""
+    with open(state_of(instance).namespace) as namespace:
+        return index in {number for number, _ in inside(namespace.fileno(), socket.if_nameindex)}
+
+
+def test_an_image_that_cannot_be_had_holds_up_no_other_container(instance: str) -> None:
+    class Missing(Container):
+        image = "localhost/pyinterceptor-nonesuch"
+
+    async def main() -> None:
+        async with open_interceptor(App(containers=[Box, Missing]), instance=instance) as interceptor:
+
+            async def fail() -> None:
+                with pytest.raises(RuntimeFailure, match="is not here and can't be pulled"):
+                    await interceptor.get_container(Missing)
+                ended.append("image")
+
+            async def start() -> None:
+                await (await interceptor.get_container(Box)).stop()
+                ended.append("box")
+
+            ended: list[str] = []
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail)
+                nursery.start_soon(start)
+            assert sorted(ended) == ["box", "image"]
+            assert interceptor.runs == {}
+
+    trio.run(main)
