@@ -15,6 +15,7 @@ HEADERS = [ABI] + [
     for name in (
         *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
         *("reading", "frame", "sniff", "names", "route", "records", "relay"),
+        *("subject", "judge", "follow", "timers"),
     )
 ]
 SOURCES = sorted(HERE.glob("*.c"))

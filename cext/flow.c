@@ -759,10 +759,10 @@ static struct next judge_again(struct flow *flow, const void *table)
 	case FLOW_UNREACHABLE:
 	case FLOW_RESOLVING:
 	case FLOW_DIALLING:
-		flow->client.is_readable = flow->first_byte > 0;
+		flow->client.is_readable |= flow->first_byte > 0;
 		return go(FLOW_OPENING);
 	case FLOW_GREETING:
-		flow->client.is_readable = flow->first_byte > 0;
+		flow->client.is_readable |= flow->first_byte > 0;
 		return subject_reaches_silently(&flow->subject, table) ? stay(flow) : end(END_REFUSED);
 	case FLOW_UNFRAMED:
 	case FLOW_SPLICING:
@@ -878,7 +878,7 @@ static void serve_due(struct flows *flows, struct flow *flow)
 		return;
 	}
 	if (is_undecided((enum flow_state)flow->state))
-		flow->client.is_readable = flow->first_byte > 0; /* the same bytes may be judged otherwise by now */
+		flow->client.is_readable |= flow->first_byte > 0; /* the same bytes may be judged otherwise by now */
 	if (flow->look_again > 0 && flow->look_again <= flows->now) {
 		flow->look_again = 0;
 		flow->client.is_readable = 1;

@@ -37,6 +37,7 @@ class Passage:
     relay: Relay
     address: tuple[str, int]  # where clients connect to
     origin: socket.socket  # listens where they arrive
+    arrivals: list[socket.socket] = field(default_factory=list)
     _sockets: ExitStack = field(default_factory=ExitStack)
 
     def client(self) -> socket.socket:
@@ -47,6 +48,7 @@ class Passage:
         """The next connection at the origin."""
         made = self._sockets.enter_context(self.origin.accept()[0])
         made.settimeout(PATIENCE)
+        self.arrivals.append(made)
         return made
 
     def pair(self) -> tuple[socket.socket, socket.socket]:

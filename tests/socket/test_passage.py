@@ -7,6 +7,7 @@ import ipaddress
 import resource
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,3 +141,63 @@ async def test_a_flow_that_ends_with_its_container_is_counted() -> None:
         assert hears_a_reset(client)
         assert hears_a_reset(origin)
         assert opened.relay.count().reset == 1
+
+
+LONG_REQUEST = REQUEST[:-2] + b"X: " + b"a" * 15_900 + b"\r\n\r\n"
+LONG_RESPONSE = RESPONSE[:-4] + b"X: " + b"a" * 15_900 + b"\r\n\r\nok"
+
+
+def say(end: socket.socket, data: bytes, piece: int) -> None:
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for at in range(0, len(data), piece):
+        end.sendall(data[at : at + piece])
+
+
+def seconds_of(sender: socket.socket, data: bytes, piece: int, hearer: Callable[[], socket.socket]) -> float:
+    """What the relay's thread spends on data that comes in pieces."""
+    before = threads_seconds()
+    say(sender, data, piece)
+    assert hearer().recv(len(data), socket.MSG_WAITALL) == data
+    return threads_seconds() - before
+
+
+@in_trio
+async def test_a_head_that_comes_in_single_bytes_does_not_cost_a_look_for_each() -> None:
+    """The first head of a flow, a response's, and that of a later request."""
+    spent = []
+    for piece in (20_000, 1):
+        async with passage() as opened:
+            client = opened.client()
+            times = [seconds_of(client, LONG_REQUEST, piece, opened.arrived)]
+            [origin] = opened.arrivals
+            times.append(seconds_of(origin, LONG_RESPONSE, piece, lambda end=client: end))
+            times.append(seconds_of(client, LONG_REQUEST, piece, lambda end=origin: end))
+            spent.append(times)
+    for whole, single in zip(*spent, strict=True):
+        assert single < 0.005 + 10 * whole, spent  # 16 000 looks take 40 ms and more
+
+
+@in_trio
+async def test_a_slow_head_is_found_though_its_last_bytes_are_few() -> None:
+    """After a few looks few bytes wake nobody: the head is found by the clock."""
+    async with passage() as opened:
+        client = opened.client()
+        say(client, REQUEST, 1)
+        origin = opened.arrived()
+        assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+        for _ in range(3):
+            say(origin, RESPONSE, 1)
+            assert client.recv(len(RESPONSE), socket.MSG_WAITALL) == RESPONSE
+            say(client, REQUEST, 1)
+            assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+
+
+@in_trio
+async def test_idle_flows_cost_no_processor_time() -> None:
+    async with passage() as opened:
+        pairs = [opened.pair() for _ in range(2_000)]
+        await trio.sleep(0.6)  # their openings' deadlines, of which one look each is left, are over
+        before = threads_seconds()
+        await trio.sleep(1)
+        assert threads_seconds() - before < 0.002
+        assert len(pairs) == 2_000

@@ -1,0 +1,127 @@
+"""What becomes of a flow by its client's first bytes: pure C, fed whole, byte by byte, and with a tail."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+from pyinterceptor._relay import ffi, lib
+
+from pyinterceptor.policy.addresses import packed
+from pyinterceptor.policy.rules import Rules
+from pyinterceptor.policy.table import compile
+
+OPEN = compile(Rules({}, None, internet=True), 1)
+CLOSED = compile(Rules({}, None, internet=False), 1)
+RULED = compile(Rules({"my.kv": 7}, None, internet=True), 1)
+ADDRESSED = compile(Rules({"203.0.113.9": 3}, None, internet=True), 1)
+
+PLAIN = b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n"
+ASK = b"GET /a HTTP/1.1\r\nHost: my.kv\r\n\r\n"
+OLD = b"GET /a HTTP/1.0\r\nHost: a.test\r\n\r\n"
+BAD = b"GET /a HTTP/1.1\r\nHost : a.test\r\n\r\n"
+SSH = b"SSH-2.0-x\r\n"
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+class Opening:
+    """A flow's opening to 203.0.113.1:8080, or to a synthetic address of `name`."""
+
+    def __init__(self, table: bytes, *, name: str = "", **state: Any) -> None:
+        self.table = table
+        self.subject = ffi.new("struct subject *")
+        self.subject.to.address = packed(ipaddress.IPv4Address("203.0.113.1"))
+        self.subject.to.port = 8080
+        self._name = ffi.new("char[]", name.encode())
+        if name:
+            self.subject.name, self.subject.is_synthetic = self._name, 1
+        self.look = ffi.new("struct first_bytes *", state)
+        self.options = ffi.new("struct relay_options *", {"opening_deadline": 10.0, "sniff_wait": 0.5})
+        self._so_far = ffi.new("struct sniffing *")
+
+    def judge(self, data: bytes) -> int:
+        held = ffi.from_buffer(data)
+        self.look.bytes, self.look.length = held, len(data)
+        try:
+            return int(lib.judge(self.subject, self._so_far, self.table, self.options, self.look))
+        finally:
+            self.subject.name = ffi.NULL
+            host = self.subject.host
+            self.host = ffi.string(host).decode() if host else ""
+            lib.subject_free(self.subject)
+            self.subject.name = self._name if self.subject.is_synthetic else ffi.NULL
+
+
+VERDICTS = [
+    (PLAIN, OPEN, lib.JUDGED_FOLLOW),
+    (PLAIN, RULED, lib.JUDGED_FOLLOW),
+    (PLAIN, CLOSED, lib.JUDGED_SERVE),
+    (ASK, RULED, lib.JUDGED_SERVE),
+    (OLD, OPEN, lib.JUDGED_UNFRAMED),
+    (OLD, RULED, lib.JUDGED_SERVE),
+    (BAD, OPEN, lib.JUDGED_UNFRAMED),
+    (BAD, RULED, lib.JUDGED_SERVE),
+    (SSH, OPEN, lib.JUDGED_SPLICE),
+    (SSH, RULED, lib.JUDGED_SPLICE),
+    (SSH, CLOSED, lib.JUDGED_REFUSE),
+    (HTTP2, OPEN, lib.JUDGED_SPLICE),
+    (HTTP2, RULED, lib.JUDGED_REFUSE),
+]
+
+
+@pytest.mark.parametrize(("data", "table", "expected"), VERDICTS)
+def test_an_opening_is_judged_alike_whole_and_with_a_tail(data: bytes, table: bytes, expected: int) -> None:
+    assert Opening(table).judge(data) == expected
+    assert Opening(table).judge(data + b"tail") == expected
+
+
+@pytest.mark.parametrize(("data", "table", "expected"), VERDICTS)
+def test_an_opening_byte_by_byte_waits_and_is_judged_as_when_whole(data: bytes, table: bytes, expected: int) -> None:
+    opening = Opening(table)
+    found = [opening.judge(data[:end]) for end in range(1, len(data) + 1)]
+    decided = [judged for judged in found if judged != lib.JUDGED_MORE]
+    assert found[: found.index(decided[0])] == [lib.JUDGED_MORE] * found.index(decided[0])
+    assert decided[-1] == expected
+
+
+def test_the_first_request_of_a_followed_flow_is_framed() -> None:
+    opening = Opening(OPEN)
+    body = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n"
+    assert opening.judge(body + b"hello") == lib.JUDGED_FOLLOW
+    assert (opening.look.first.head_length, opening.look.first.body_length) == (len(body), 5)
+    assert opening.host == "a.test"
+
+
+def test_another_host_at_a_ruled_name_s_synthetic_address_is_decided_by_that_name_too() -> None:
+    assert Opening(RULED, name="my.kv").judge(PLAIN) == lib.JUDGED_SERVE
+    assert Opening(RULED, name="free.test").judge(PLAIN) == lib.JUDGED_FOLLOW
+
+
+def test_a_connected_address_with_a_rule_of_its_own_decides_instead() -> None:
+    opening = Opening(ADDRESSED)
+    opening.subject.reached.address = packed(ipaddress.IPv4Address("203.0.113.9"))
+    opening.subject.reached.port = 8080
+    assert opening.judge(PLAIN) == lib.JUDGED_SERVE
+    assert Opening(ADDRESSED).judge(PLAIN) == lib.JUDGED_FOLLOW
+
+
+def test_opaque_bytes_to_a_ruled_host_are_kept_until_its_server_has_spoken_or_the_deadline_is_over() -> None:
+    first = b"\0hello"
+    assert Opening(RULED, name="my.kv").judge(first) == lib.JUDGED_KEEP
+    assert Opening(RULED, name="my.kv", has_greeted=1).judge(first) == lib.JUDGED_SPLICE
+    assert Opening(RULED, name="my.kv", waited=10.0).judge(first) == lib.JUDGED_REFUSE
+    assert Opening(RULED, name="my.kv", is_unreachable=1).judge(first) == lib.JUDGED_REFUSE
+
+
+def test_an_incomplete_opening_waits_longer_where_a_rule_could_matter() -> None:
+    assert Opening(OPEN, waited=0.4).judge(b"GE") == lib.JUDGED_MORE
+    assert Opening(OPEN, waited=0.5).judge(b"GE") == lib.JUDGED_SPLICE
+    assert Opening(RULED, waited=9.9).judge(b"GE") == lib.JUDGED_MORE
+    assert Opening(RULED, waited=10.0).judge(b"GE") == lib.JUDGED_LATE
+    assert Opening(RULED, is_end=1).judge(b"GE") == lib.JUDGED_SPLICE
+
+
+def test_http_after_the_server_s_own_words_is_followed_by_nobody() -> None:
+    assert Opening(OPEN, has_greeted=1).judge(PLAIN) == lib.JUDGED_UNFRAMED
+    assert Opening(RULED, has_greeted=1).judge(PLAIN) == lib.JUDGED_SERVE
