@@ -111,7 +111,7 @@ async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_i
             spent.append(threads_seconds() - before)
             await events.aclose()
             assert len(silent) == crowd
-    assert spent[1] < 4 * spent[0], spent
+    assert spent[1] < 4 * spent[0] + 0.05, spent  # a look at 3 000 flows for each failure takes 0.5 s
 
 
 @in_trio
