@@ -131,9 +131,6 @@ enum permission { DIAL_REFUSED = 0, DIAL_PERMITTED = 1, DIAL_UNREACHABLE = 2 };
  * that dials. */
 enum permission relay_may_dial(struct relay *relay, uint32_t container, const struct endpoint *to, int local);
 
-/* 1 if the calling thread's namespace has a route to public addresses of the family (AF_INET, AF_INET6). */
-int relay_has_route(int family);
-
 /* Lends two connected, non-blocking sockets: up to `limit` bytes move from one to the other. Whoever starts a pump finishes it,
  * before relay_close(). The container's budget of pipes is used. NULL: errno says why. */
 struct relay_pump *relay_pump_start(struct relay *relay, uint32_t container, int from, int to, uint64_t limit);

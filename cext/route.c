@@ -12,7 +12,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "relay.h"
 #include "route.h"
 
 #define ANSWER_MAX 4096

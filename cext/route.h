@@ -22,4 +22,7 @@ int route_open(void);
 /* Asks on a socket of route_open() for the route from the calling thread's network namespace. */
 enum route route_to(int netlink, const struct endpoint *to);
 
+/* 1 if the calling thread's namespace has a route to public addresses of the family (AF_INET, AF_INET6). */
+int relay_has_route(int family);
+
 #endif
