@@ -17,6 +17,7 @@ from pyinterceptor.errors import (
 from pyinterceptor.http.fetch import fetch
 from pyinterceptor.opening import open_interceptor
 from pyinterceptor.policy.budget import Budget
+from pyinterceptor.serving.records import FlowRecord, NameRecord, RefusalRecord, RequestRecord
 from pyinterceptor.web import URL, Headers, Request, Response
 
 __all__ = [
@@ -31,12 +32,16 @@ __all__ = [
     "Context",
     "DialRefused",
     "FetchError",
+    "FlowRecord",
     "Headers",
     "InterceptorError",
+    "NameRecord",
     "PeerError",
     "PolicyError",
     "R2Bucket",
+    "RefusalRecord",
     "Request",
+    "RequestRecord",
     "Response",
     "RuntimeFailure",
     "Secret",

@@ -26,6 +26,7 @@ from pyinterceptor.relay.relay import Options, open_relay
 from pyinterceptor.runtime import open_runtime
 from pyinterceptor.serving.flows import Flows
 from pyinterceptor.serving.interceptor import Interceptor
+from pyinterceptor.serving.log import open_log
 
 
 @asynccontextmanager
@@ -59,6 +60,7 @@ async def open_interceptor(
         with closing(Hub()) as hub:
             async with (
                 open_env(bindings, place) as env,
+                open_log() as log,
                 open_gateway(instance, v6=v6) as gateway,
                 open_relay(options or Options()) as relay,
                 open_server() as server,
@@ -76,11 +78,13 @@ async def open_interceptor(
                     synthetic=synthetic,
                     env=env,
                     policies=policies,
+                    log=log,
                 )
                 flows = Flows(relay, hub, server, interceptor.resolver, env, interceptor.runs)
                 nursery.start_soon(hub.run)
                 nursery.start_soon(flows.run)
                 nursery.start_soon(gateway.follow)
+                nursery.start_soon(interceptor.recording.run)
                 nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
                 nursery.start_soon(serve_udp, gateway.dns, interceptor.run_on, interceptor.resolver)
                 yield interceptor

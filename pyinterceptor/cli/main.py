@@ -17,6 +17,7 @@ from pathlib import Path
 from pyinterceptor.cli.doctor import doctor
 from pyinterceptor.cli.run import USAGE, add_arguments, run
 from pyinterceptor.errors import InterceptorError, PolicyError
+from pyinterceptor.serving.log import SafeFormatter
 
 OURS = 125  # exit code of a failure of ours
 
@@ -27,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = words.index("--") if "--" in words else len(words)
     options = parser().parse_args(words[:end])
     options.command = words[end + 1 :]
-    logging.basicConfig(
-        stream=sys.stderr, format="%(message)s" if options.verbose else "pyinterceptor: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(message)s" if options.verbose else "pyinterceptor: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("pyinterceptor").setLevel(logging.INFO if options.verbose else logging.WARNING)
     try:
         return int(options.verb(options))

@@ -6,7 +6,6 @@ Pure.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 from pyinterceptor.serving.lines import shown_endpoint, shown_host
 from pyinterceptor.serving.records import Reason, RefusalRecord, Refused
@@ -33,24 +32,24 @@ class Tally:
     """Counts refusals: names and local addresses once each, the others each time."""
 
     def __init__(self) -> None:
+        self.dropped = 0  # refusals that came too fast to be counted by kind
         self._counts: Counter[int] = Counter()
         self._hosts: dict[int, Counter[str]] = {kind: Counter() for kind in NOUNS}
 
-    def add(self, refusals: Iterable[RefusalRecord]) -> None:
-        """Counts these."""
-        for refusal in refusals:
-            kind = OF_REASON.get(refusal.reason, OF_REFUSED[refusal.refused])
-            host = _target(refusal)
-            hosts = self._hosts[kind]
-            self._counts[kind] += kind not in ONCE or host not in hosts
-            if host in hosts or len(hosts) < KEPT:
-                hosts[host] += 1
+    def add(self, refusal: RefusalRecord) -> None:
+        """Counts this one."""
+        kind = OF_REASON.get(refusal.reason, OF_REFUSED[refusal.refused])
+        host = _target(refusal)
+        hosts = self._hosts[kind]
+        self._counts[kind] += kind not in ONCE or host not in hosts
+        if host in hosts or len(hosts) < KEPT:
+            hosts[host] += 1
 
-    def line(self, dropped: int) -> str | None:
-        """The line, None if nothing was refused. `dropped` refusals came too fast to be counted by kind."""
+    def line(self) -> str | None:
+        """The line, None if nothing was refused."""
         parts = [self._part(kind) for kind in NOUNS if self._counts[kind]]
-        if dropped:
-            parts.append(f"{dropped} more")
+        if self.dropped:
+            parts.append(f"{self.dropped} more")
         return f"refused: {', '.join(parts)}" if parts else None
 
     def _part(self, kind: int) -> str:

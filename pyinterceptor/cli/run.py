@@ -6,6 +6,8 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
 import trio
@@ -15,9 +17,13 @@ from pyinterceptor.app.container import Container
 from pyinterceptor.app.load import load_app
 from pyinterceptor.bindings.state import state_of_file
 from pyinterceptor.capture.gateway.state import free_instance
+from pyinterceptor.cli.refusals import Tally
 from pyinterceptor.errors import InterceptorError, PolicyError
 from pyinterceptor.opening import open_interceptor
 from pyinterceptor.runtime.terminal import until_signalled
+from pyinterceptor.serving.channel import Subscription
+from pyinterceptor.serving.interceptor import Interceptor
+from pyinterceptor.serving.records import RefusalRecord
 
 USAGE = (
     "%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--binding NAME=VALUE]"
@@ -49,7 +55,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--nameserver", metavar="ADDRESS", action="append", help="ask this one instead of /etc/resolv.conf's"
     )
-    verb.add_argument("-v", "--verbose", action="store_true", help="a line on standard error for each flow")
+    verb.add_argument(
+        "-v", "--verbose", action="store_true", help="a line on standard error for each request, flow and refusal"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,17 +88,39 @@ def chosen(app: App, name: str | None) -> type[Container]:
 
 async def run_in_container(app: App, cls: type[Container], options: argparse.Namespace) -> int:
     """Starts a container of the class, runs the command in it, stops it; returns the command's exit code."""
-    async with open_interceptor(
-        app,
-        instance=free_instance("run"),
-        nameservers=options.nameserver,
-        settings=options.settings,
-        state=options.state or state_of_file(options.app),
-    ) as interceptor:
+    tally = Tally()
+    async with (
+        open_interceptor(
+            app,
+            instance=free_instance("run"),
+            nameservers=options.nameserver,
+            settings=options.settings,
+            state=options.state or state_of_file(options.app),
+        ) as interceptor,
+        interceptor.log_records() if options.verbose else nullcontext(),
+        counting(interceptor, tally),
+    ):
         container = await interceptor.get_container(cls, "run", user=options.user)
         code = await container.run_inherited(options.command, env=options.env)
         await container.stop()
-        return code
+    if (line := tally.line()) is not None:
+        print(line if options.verbose else f"pyinterceptor: {line}; -v lists them", file=sys.stderr)
+    return code
+
+
+@asynccontextmanager
+async def counting(interceptor: Interceptor, tally: Tally) -> AsyncIterator[None]:
+    """Counts the refusals of the time of the block."""
+    async with trio.open_nursery() as nursery, interceptor.records(RefusalRecord) as refusals:
+        nursery.start_soon(count_all, refusals, tally)
+        yield
+
+
+async def count_all(refusals: Subscription[RefusalRecord], tally: Tally) -> None:
+    """Counts until the subscription ends."""
+    async for refusal in refusals:
+        tally.add(refusal)
+    tally.dropped = refusals.dropped_refusals
 
 
 def variable(text: str) -> tuple[str, str]:

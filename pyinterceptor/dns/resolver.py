@@ -6,6 +6,7 @@ What an answer says is published to the relay first, so that a connection to it 
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -47,6 +48,17 @@ class Publisher(Protocol):
     def name_failed(self, container: int, name: str) -> None: ...
 
 
+class Observer(Protocol):
+    """What is made of one container's questions."""
+
+    def answered(self, query: Query, verdict: int, answer: bytes, asked: float) -> None:
+        """`asked` is of `time.monotonic()`."""
+
+    def over_budget(self, query: Query) -> None: ...
+
+    def failed(self, query: Query, error: Exception) -> None: ...
+
+
 @dataclass(slots=True)
 class Counts:
     """Of one container: queries read, refused for want of a budget, of a free synthetic address, of an answer."""
@@ -68,6 +80,7 @@ class Lookups:
     decide: Callable[[str], int]
     budget: Budget
     names: Names
+    observer: Observer
     counts: Counts = field(default_factory=Counts)
     waiting: int = 0
     streams: int = 0
@@ -90,6 +103,8 @@ class Waiting:
 
     lookups: Lookups
     query: Query
+    verdict: int
+    asked: float
     udp: bool
 
 
@@ -107,9 +122,18 @@ class Resolver:
             query = read(wire)
         except PeerError:
             return None
-        host = query.host
-        verdict = lookups.decide(host)
+        asked, verdict = time.monotonic(), lookups.decide(query.host)
         lookups.counts.queries += 1
+        answer = self._known(lookups, query, verdict)
+        if answer is None:
+            lookups.waiting += 1
+            return Waiting(lookups, query, verdict, asked, udp)
+        lookups.observer.answered(query, verdict, answer, asked)
+        return answer
+
+    def _known(self, lookups: Lookups, query: Query, verdict: int) -> bytes | None:
+        """The answer, None if only upstream knows."""
+        host = query.host
         if query.code != NOERROR:
             return reply(query, query.code)
         if host == "localhost" or host.endswith(".localhost"):  # the container's own, whoever is asked (RFC 6761)
@@ -122,9 +146,9 @@ class Resolver:
             return reply(query, NXDOMAIN)
         if lookups.waiting >= lookups.budget.queries:
             lookups.counts.over_budget += 1
+            lookups.observer.over_budget(query)
             return reply(query, SERVFAIL)
-        lookups.waiting += 1
-        return Waiting(lookups, query, udp)
+        return None
 
     async def answer(self, lookups: Lookups, wire: bytes, *, udp: bool) -> bytes | None:
         """Returns the bytes to answer with, None for no answer."""
@@ -138,6 +162,12 @@ class Resolver:
             response, others = await self._ask(query)
         finally:
             lookups.waiting -= 1
+        answer = self._passed(waiting, response, others)
+        lookups.observer.answered(query, waiting.verdict, answer, waiting.asked)
+        return answer
+
+    def _passed(self, waiting: Waiting, response: dns.message.Message | None, others: Sequence[str]) -> bytes:
+        lookups, query = waiting.lookups, waiting.query
         if response is None:
             lookups.counts.unanswered += 1
             return reply(query, SERVFAIL)
@@ -172,6 +202,7 @@ class Resolver:
             pair = lookups.names.pair(host, trio.current_time(), publish)
         except NamesFull:
             lookups.counts.names_full += 1
+            lookups.observer.over_budget(query)
             return reply(query, SERVFAIL)
         return self._one_of(query, {A: pair.v4, AAAA: pair.v6})
 

@@ -5,18 +5,16 @@ A datagram is answered from the address it was sent to, whatever that was: conta
 
 from __future__ import annotations
 
-import logging
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import trio
 
 from pyinterceptor.dns.query import QUERY_MAX
 from pyinterceptor.dns.resolver import Lookups, Resolver, Waiting
-
-log = logging.getLogger("pyinterceptor")
 
 IP_PKTINFO = 8  # ip(7); the socket module of Python 3.11 doesn't have it
 IDLE = 30.0  # seconds that a TCP client may take to ask one question and take its answer
@@ -60,7 +58,15 @@ async def serve_udp(sock: socket.socket, client_on: Callable[[int], Client | Non
 
 
 async def serve_tcp(stream: trio.abc.Stream, lookups: Lookups, resolver: Resolver) -> None:
-    """Serves one connection, queries one after the other (RFC 7766). Borrows the stream."""
+    """Serves one connection, queries one after the other (RFC 7766). Borrows the stream.
+
+    Returns when either side is done, also by a reset.
+    """
+    with suppress(trio.BrokenResourceError):
+        await _serve_queries(stream, lookups, resolver)
+
+
+async def _serve_queries(stream: trio.abc.Stream, lookups: Lookups, resolver: Resolver) -> None:
     buffer = bytearray()
     with lookups.stream() as has_place, trio.move_on_after(IDLE) as scope:
         while has_place:
@@ -83,8 +89,8 @@ async def serve_tcp(stream: trio.abc.Stream, lookups: Lookups, resolver: Resolve
 async def _answer_later(sock: socket.socket, resolver: Resolver, waiting: Waiting, source: bytes, peer: Peer) -> None:
     try:
         _send(sock, await resolver.passed(waiting), source, peer)
-    except Exception:
-        log.exception("DNS query of container %d for %s: failed", waiting.lookups.container, waiting.query.labels)
+    except Exception as error:
+        waiting.lookups.observer.failed(waiting.query, error)
 
 
 def _send(sock: socket.socket, answer: bytes, source: bytes, peer: Peer) -> None:

@@ -6,7 +6,6 @@ connection lives; a client that leaves cancels its handler.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from pyinterceptor.boundary import parted
 from pyinterceptor.errors import FetchError, PeerError
 from pyinterceptor.http.answering import Framing, framing, options_of, response_head
 from pyinterceptor.http.deadlines import NEVER, Deadline, Deadlines
+from pyinterceptor.http.faults import LOGGED, Faults
 from pyinterceptor.http.incoming import Incoming
 from pyinterceptor.http.transfer import Pump, Pumping, SourceFailed, send_body
 from pyinterceptor.http.tunnel import Switched, copy_both_ways
@@ -29,9 +29,8 @@ from pyinterceptor.web import URL, Body, Request, Response
 from pyinterceptor.web.request import Place
 from pyinterceptor.web.url import split_host
 
-log = logging.getLogger("pyinterceptor")
-
 Respond = Callable[[Request], Awaitable[Response]]
+Ended = Callable[[Request, int, int, int], None]  # with the status, 0 for none, and bytes that were read and written
 
 READING_MORE, READING_BAD = int(lib.READING_MORE), int(lib.READING_BAD)
 BODY_NONE = int(lib.BODY_NONE)
@@ -85,6 +84,8 @@ class Connection:
         scheme: str,
         destination: tuple[str, int],
         pump: Pump | None,
+        ended: Ended | None = None,
+        faults: Faults = LOGGED,
     ) -> None:
         self.is_answering = False  # a response was begun and isn't whole
         self._stream = stream
@@ -97,6 +98,11 @@ class Connection:
         self._scheme = scheme
         self._host, self._port = destination
         self._pump = pump
+        self._ended = ended
+        self._faults = faults
+        self._written = 0  # bytes, of all responses
+        self._counted = (0, 0)  # bytes read and written before this request
+        self._status = 0  # of this request's response, once it was begun
 
     @property
     def socket(self) -> Any:
@@ -147,11 +153,28 @@ class Connection:
             return await self._refuse(400, str(error))
         incoming = None if frame.body == BODY_NONE else self._incoming(frame)
         body = None if incoming is None else Body(incoming, incoming.length)
-        response = await self._answer(Request.incoming(method, target, place, lines, body))
+        request = Request.incoming(method, target, place, lines, body)
         try:
+            return await self._exchange(request, incoming, frame, is_old=version == "HTTP/1.0")
+        finally:
+            self._tell(request)
+
+    def _tell(self, request: Request) -> None:
+        """The request has ended, one way or another."""
+        read, written = self._counted
+        self._counted = self._wire.taken, self._written
+        if self._ended is not None:
+            self._ended(request, self._status, self._wire.taken - read, self._written - written)
+
+    async def _exchange(self, request: Request, incoming: Incoming | None, frame: Any, *, is_old: bool) -> bool:
+        """One request's answer; True if another request may follow."""
+        self._status = 0
+        response = await self._answer(request)
+        try:
+            self._status = response.status
             if response.status == SWITCHED:
                 return await self._switch(cast("Switched", response))
-            return await self._send(response, incoming, frame, is_old=version == "HTTP/1.0")
+            return await self._send(response, incoming, frame, is_old=is_old)
         finally:
             if incoming is not None:
                 await incoming.end()
@@ -192,7 +215,7 @@ class Connection:
         except BaseException as error:  # a handler that calls sys.exit() ends its request, not the interceptor
             if parted(error)[0] is not None:
                 raise
-            log.exception("%s %s: the handler failed", request.method, request.url)
+            self._faults.error("the handler failed", error, request)
             return Response("pyinterceptor: the handler failed\n", 500)
 
     async def _switch(self, response: Switched) -> bool:
@@ -248,9 +271,9 @@ class Connection:
         except SourceFailed as failure:
             cause = failure.__cause__
             if isinstance(cause, PeerError | FetchError):
-                log.info("a response's body broke off: %s", cause)
+                self._faults.info("a response's body broke off", cause)
             else:
-                log.error("a response's body failed", exc_info=cause)
+                self._faults.error("a response's body failed", cause or failure)
             raise trio.BrokenResourceError("a response's body failed") from cause
 
     @contextmanager
@@ -260,6 +283,7 @@ class Connection:
         self._is_waiting = False
         with self._pump(source, sink, limit) as pumping:
             yield pumping
+        self._written += pumping.moved
         self._wait()
 
     async def write(self, data: bytes) -> None:
@@ -271,12 +295,14 @@ class Connection:
         """Some of a response that is in a file. The sender has a deadline of its own."""
         self._is_waiting = False
         sent = await self._stream.send_file(file, offset, count)
+        self._written += sent
         self._wait()
         return sent
 
     async def _write(self, data: bytes) -> None:
         self._is_waiting = False
         self._deadline.expires = self._deadlines.now + self._limits.stall
+        self._written += len(data)
         if len(data) <= WRITTEN:
             await self._stream.send_all(data)
         else:

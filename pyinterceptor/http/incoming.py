@@ -137,6 +137,7 @@ class Incoming:
     async def moved(self, count: int) -> None:
         self._is_read = False
         self._left -= count
+        self._wire.taken += count
         self.is_done = not self._left
         self._is_broken = not self.is_done
 

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from pyinterceptor.http.connection import ClientStream, Connection, Limits, Respond
+from pyinterceptor.http.connection import ClientStream, Connection, Ended, Limits, Respond
 from pyinterceptor.http.deadlines import Deadlines
+from pyinterceptor.http.faults import LOGGED, Faults
 from pyinterceptor.http.transfer import Pump
 
 
@@ -31,15 +32,27 @@ class Server:
         destination: tuple[str, int],
         pump: Pump | None = None,
         is_ending: Callable[[], bool] = lambda: False,
+        ended: Ended | None = None,
+        faults: Faults = LOGGED,
     ) -> None:
         """One connection until either side is done; borrows the stream, but resets it where it must not end well.
 
         `destination` is the address and port that the client dialled; `pump` moves large bodies. While `is_ending()`
-        a client that leaves doesn't cancel its handler.
+        a client that leaves doesn't cancel its handler. `ended` is called when a request has ended.
         """
         with trio.CancelScope() as scope, self.deadlines.watch(scope) as deadline:
-            shared = (self.limits, self.deadlines, deadline)
-            connection = Connection(stream, respond, *shared, scheme=scheme, destination=destination, pump=pump)
+            connection = Connection(
+                stream,
+                respond,
+                self.limits,
+                self.deadlines,
+                deadline,
+                scheme=scheme,
+                destination=destination,
+                pump=pump,
+                ended=ended,
+                faults=faults,
+            )
 
             def client_leaves(is_reset: bool) -> None:
                 if not is_ending():

@@ -24,6 +24,7 @@ class Wire:
 
     def __init__(self, stream: Receiver) -> None:
         self.stream = stream
+        self.taken = 0  # bytes, ever
         self._bytes: bytes | bytearray = b""
         self._at = 0  # what stands before it is used: cutting it off at every step would be quadratic
         self._reads = 0  # of the next head
@@ -77,8 +78,10 @@ class Wire:
         held, start = self._bytes, self._at
         end = start + most
         if end < len(held):
+            self.taken += most
             self._at = end
         else:
+            self.taken += len(held) - start
             self._bytes, self._at = b"", 0
         return bytes(held[start:end])
 

@@ -50,6 +50,7 @@ class Handoff:
     protocol: int
     verdict: int
     rule: int
+    generation: int
     cause: Cause
     client: tuple[Address, int]
     destination: tuple[Address, int]
@@ -301,6 +302,7 @@ def _event(raw: Any) -> Event:
         raw.protocol,
         decision.verdict,
         decision.rule,
+        decision.generation,
         Cause(raw.cause),
         _endpoint(raw.client),
         _endpoint(raw.destination),

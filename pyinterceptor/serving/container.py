@@ -13,6 +13,7 @@ from pyinterceptor.app.container import Container, ContainerContext, Context, co
 from pyinterceptor.app.policies import Policies
 from pyinterceptor.app.policy import Policy
 from pyinterceptor.errors import PolicyError
+from pyinterceptor.serving.records import Owner
 
 if TYPE_CHECKING:
     from pyinterceptor.serving.run import Run
@@ -30,6 +31,7 @@ class Identity:
         self.id = container_id(cls.__name__, name)
         self.instance = instance_of(cls, ContainerContext(self.id, cls.__name__, name), env)
         self.context = Context(self.id, cls.__name__, name)  # of its handlers
+        self.owner = Owner(cls.__name__, name, self.id)  # in records
         self.policies = Policies(policy)  # the class is read anew at each start
         self.run: Run | None = None
         self.starting = trio.Lock()  # one start at a time; other containers have locks of their own

@@ -1,16 +1,14 @@
-"""Flows as they come out of the relay: served if they are handed over, and a line in the log for each when it ends."""
+"""Flows that the relay hands over: each is served to its end, and recorded."""
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import assert_never
-
-import trio
 
 from pyinterceptor._relay import lib
 from pyinterceptor.bindings.env import Env
@@ -19,15 +17,12 @@ from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_tcp
 from pyinterceptor.http.server import Server
 from pyinterceptor.relay.hub import Hub
-from pyinterceptor.relay.records import Kind, Record
+from pyinterceptor.relay.records import Cause
 from pyinterceptor.relay.relay import Event, Handoff, Relay, Resolve
 from pyinterceptor.relay.stream import HubStream
+from pyinterceptor.serving.lines import shown_endpoint, shown_host
 from pyinterceptor.serving.requests import Outbound
 from pyinterceptor.serving.run import Run
-
-log = logging.getLogger("pyinterceptor")
-
-VERDICTS = {lib.VERDICT_REFUSE: "REFUSE", lib.VERDICT_SPLICE: "SPLICE", lib.VERDICT_HANDLE: "HANDLE"}
 
 
 class Flows:
@@ -45,12 +40,9 @@ class Flows:
 
     async def run(self) -> None:
         """Serves the flows that the relay hands over, each in its container's nursery, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            if log.isEnabledFor(logging.INFO):
-                nursery.start_soon(self._log_records)
-            async for batch in self._relay.events():
-                for event in batch:
-                    self._dispatch(event)
+        async for batch in self._relay.events():
+            for event in batch:
+                self._dispatch(event)
 
     def _dispatch(self, event: Event) -> None:
         run = self._runs.get(event.container)
@@ -64,35 +56,21 @@ class Flows:
                     run.nursery.start_soon(self._serve, run, event)
             case Resolve():
                 if run is not None and not run.is_over:
-                    run.nursery.start_soon(self._refresh, event)
+                    run.nursery.start_soon(self._refresh, run, event)
             case _:
                 assert_never(event)
 
-    async def _log_records(self) -> None:
-        self._relay.subscribe(Kind.FLOW | Kind.REFUSAL)
-        try:
-            async for batch in self._relay.records():
-                self._log_batch(batch)
-        finally:
-            while batch := self._relay.records_nowait():
-                self._log_batch(batch)
-
-    def _log_batch(self, batch: list[Record]) -> None:
-        for record in batch:
-            run = self._runs.get(record.container)
-            self._log(record, run, record.sent, record.received, record.ended - record.began)
-
-    async def _refresh(self, event: Resolve) -> None:
+    async def _refresh(self, run: Run, event: Resolve) -> None:
         """Resolves a name that a flow waits for. A failure here ends the flows that wait for it alone."""
         try:
             await self._resolver.refresh(event.container, event.name)
-        except Exception:
-            log.exception("resolve %s: failed", event.name)
+        except Exception as error:
+            run.faults.error(f"resolve {shown_host(event.name)}: failed", error)
             self._relay.name_failed(event.container, event.name)
 
     async def _serve(self, run: Run, event: Handoff) -> None:
         """One handed-off flow to its end. A failure here ends this flow alone."""
-        started = trio.current_time()
+        began, cause = time.monotonic(), event.cause
         received = sent = 0
         try:
             stream = self._hub.stream(owned(event.fd))
@@ -105,19 +83,21 @@ class Flows:
         except BaseException as error:
             passes, ends = parted(error)
             if ends is not None:
-                log.error("flow %d to %s: failed", event.flow, event.destination[0], exc_info=ends)
+                cause = Cause.RESET
+                run.faults.error(f"flow to {shown_endpoint(event.destination)}: failed", ends)
             if passes is not None:
+                cause = Cause.DETACHED
                 raise passes from None
         finally:
             run.flows -= 1
             self._relay.returned(event, received, sent)
-            self._log(event, run, received, sent, trio.current_time() - started)
+            run.recorder.flow(event, cause, received, sent, began)
 
     async def _speak(self, run: Run, event: Handoff, stream: HubStream) -> None:
         if event.destination[1] == lib.DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
             await serve_tcp(stream, run.lookups, self._resolver)
             return
-        outbound = Outbound(run, self._env, event.destination, event.cause)
+        outbound = Outbound(run, self._env, event)
         address, port = event.destination
         await self._server.serve(
             stream,
@@ -126,22 +106,8 @@ class Flows:
             destination=(str(address), port),
             pump=partial(self._relay.pump, event.container),
             is_ending=lambda: run.is_stopping,
-        )
-
-    def _log(
-        self, event: Handoff | Record, run: Run | None, sent: int, received: int, seconds: float
-    ) -> None:
-        """The one line of a flow, when it has ended."""
-        log.info(
-            "%s %s %s:%d rule=%s cause=%s sent=%d received=%d seconds=%.3f",
-            VERDICTS[event.verdict],
-            event.host or "-",
-            *event.destination,
-            "-" if run is None else run.identity.policies.now.rule_name(event.rule),
-            event.cause.name,
-            sent,
-            received,
-            seconds,
+            ended=outbound.ended,
+            faults=run.faults,
         )
 
 

@@ -26,9 +26,12 @@ from pyinterceptor.http.dial import Dialer
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Relay
 from pyinterceptor.runtime.runtime import Life, OpenRuntime
+from pyinterceptor.serving.channel import R, Subscription
 from pyinterceptor.serving.container import Identity
 from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
+from pyinterceptor.serving.log import Log, log_records
 from pyinterceptor.serving.namespace import Namespace, Netns, opened
+from pyinterceptor.serving.recording import Recording
 from pyinterceptor.serving.run import Run, flows_ended
 from pyinterceptor.serving.turns import in_turns
 
@@ -52,10 +55,13 @@ class Interceptor:
         synthetic: Networks,
         env: Env,
         policies: Mapping[type[Container], Policy],
+        log: Log,
     ) -> None:
         self.env = env  # as handlers see it
         self.runs: dict[int, Run] = {}  # by number
         self.resolver = Resolver(upstream=upstream, relay=relay, v6=v6)
+        self.recording = Recording(relay)
+        self._log = log
         self._app = app
         self._nursery = nursery
         self._capture = capture
@@ -144,6 +150,23 @@ class Interceptor:
         if identity is None or identity.run is None:
             raise KeyError(f"{cls.__name__} {name!r} does not run")
         return self._relay.count(identity.run.number)
+
+    @asynccontextmanager
+    async def records(self, *kinds: type[R]) -> AsyncIterator[Subscription[R]]:
+        """Records of these types, as they are made while the block lasts: `async for` them, in one task.
+
+        The types: `FlowRecord`, `RequestRecord`, `RefusalRecord`, `NameRecord`. They cost nothing while nobody asks
+        for them. 8 192 wait for a reader that doesn't keep up, and 2 048 refusals beside them; further ones are
+        counted as `dropped` and `dropped_refusals`.
+        """
+        with self.recording.channel.subscribe(*kinds) as subscription:
+            yield subscription
+
+    @asynccontextmanager
+    async def log_records(self) -> AsyncIterator[None]:
+        """Logs each request, flow and refusal of the time of the block at level INFO, to the logger "pyinterceptor"."""
+        async with log_records(self.recording.channel, self._log):
+            yield
 
     def run_on(self, interface: int) -> Run | None:
         """The run whose traffic comes in on the interface; None if there is none, or it is over."""
@@ -251,7 +274,11 @@ class Interceptor:
                 flows_ended(self._relay, number),
                 trio.open_nursery() as nursery,
             ):
-                run = self.runs[number] = Run(identity, attachment, client, nursery, self._synthetic)
+                run = Run(
+                    identity, attachment, client, nursery, self._synthetic, self.recording.channel, self._log
+                )
+                self.runs[number] = run
+                self.recording.begin(number, run.recorder)
                 self._relay.publish_policy(number, identity.policies.now.blob)
                 yield run
                 run.end_tasks()
@@ -259,6 +286,7 @@ class Interceptor:
             self.runs.pop(number, None)
             with suppress(CaptureError):  # it was never added
                 self._relay.remove_container(number)
+            self.recording.end(number)
             with trio.CancelScope(shield=True):
                 await self._capture.detach(attachment)
 

@@ -64,6 +64,12 @@ def shown_endpoint(endpoint: Endpoint) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
+def sentence(error: BaseException) -> str:
+    """An error's message as one line, which may have spaces."""
+    text = str(error) or type(error).__name__
+    return "".join(char if char.isprintable() else _escape(char) for char in text[: 2 * SHOWN])
+
+
 def indented(text: str) -> str:
     """Text of several lines for a terminal: control characters are escaped, lines after the first are indented."""
     return "\n  ".join(

@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager
 import trio
 
 from pyinterceptor.serving.channel import Channel, Subscription
-from pyinterceptor.serving.lines import indented, line_of, shown_owner
+from pyinterceptor.serving.lines import indented, line_of, sentence, shown, shown_owner
 from pyinterceptor.serving.records import FlowRecord, Owner, Record, RefusalRecord, RequestRecord
+from pyinterceptor.web import Request
 
 RATE, BURST = 100, 200  # lines a second, lines; of requests and flows
 URGENT_RATE, URGENT_BURST = 20, 100  # of refusals, warnings and tracebacks
@@ -88,15 +89,13 @@ class Log:
         if line is not None and self._may_write(record.container, rates, 1):
             log.info("%s %s", shown_owner(record.container), line)
 
-    def warning(self, owner: Owner, line: str) -> None:
-        """Reports a fault that the container can cause. Text from outside must be `shown` already."""
-        if self._may_write(owner, self._urgent, 1):
-            log.warning("%s %s", shown_owner(owner), line)
+    def fault(self, level: int, owner: Owner, line: str, error: BaseException | None = None) -> None:
+        """Writes a line about a fault that the container can cause, with the traceback of `error`.
 
-    def exception(self, owner: Owner, line: str) -> None:
-        """Reports a fault of the app or of ours, with the traceback of the exception that is being handled."""
-        if self._may_write(owner, self._urgent, TRACEBACK):
-            log.exception("%s %s", shown_owner(owner), line)
+        Text from outside must be `shown` already.
+        """
+        if log.isEnabledFor(level) and self._may_write(owner, self._urgent, TRACEBACK if error else 1):
+            log.log(level, "%s %s", shown_owner(owner), line, exc_info=error)
 
     def report_left_out(self) -> None:
         """One line for each container that had lines left out."""
@@ -118,6 +117,30 @@ class Log:
         self._left_out[owner] += 1
         self._has_left_out.set()
         return False
+
+
+class Faults:
+    """Writes the faults that one container can cause, as `http.faults.Faults` has them."""
+
+    def __init__(self, log: Log, owner: Owner) -> None:
+        self._log = log
+        self._owner = owner
+
+    def info(self, what: str, error: BaseException, request: Request | None = None) -> None:
+        """A peer's fault."""
+        self._log.fault(logging.INFO, self._owner, f"{_subject(request)}{what}: {sentence(error)}")
+
+    def warning(self, what: str, error: BaseException, request: Request | None = None) -> None:
+        """A fault of something that the app uses."""
+        self._log.fault(logging.WARNING, self._owner, f"{_subject(request)}{what}: {sentence(error)}")
+
+    def error(self, what: str, error: BaseException, request: Request | None = None) -> None:
+        """A fault of the app or of ours: with its traceback."""
+        self._log.fault(logging.ERROR, self._owner, f"{_subject(request)}{what}", error)
+
+
+def _subject(request: Request | None) -> str:
+    return "" if request is None else f"{shown(request.method)} {shown(str(request.url))}: "
 
 
 @asynccontextmanager

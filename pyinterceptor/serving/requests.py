@@ -6,7 +6,7 @@ Everything a client can be told of a refusal is written here.
 from __future__ import annotations
 
 import ipaddress
-import logging
+import time
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,13 @@ from pyinterceptor.app.handler import explain_asyncio, wrong_answer
 from pyinterceptor.app.policy import Policy
 from pyinterceptor.errors import BindingError, DialRefused, FetchError, OtherRule, ungrouped
 from pyinterceptor.http.fetch import FetchScope
-from pyinterceptor.policy.addresses import Address
 from pyinterceptor.policy.table import Decision
 from pyinterceptor.relay.records import Cause
+from pyinterceptor.relay.relay import Handoff
+from pyinterceptor.serving.log import Faults
+from pyinterceptor.serving.records import Reason, RequestRecord
 from pyinterceptor.serving.run import Run
 from pyinterceptor.web import Request, Response
-
-log = logging.getLogger("pyinterceptor")
 
 REFUSED = 520  # what a container's call gets that nothing allows
 HANDLE = int(lib.VERDICT_HANDLE)
@@ -38,11 +38,14 @@ CAUSES = {
 class Outbound:
     """Answers the requests of one handed-off connection."""
 
-    def __init__(self, run: Run, env: Any, destination: tuple[Address, int], cause: Cause) -> None:
+    def __init__(self, run: Run, env: Any, event: Handoff) -> None:
         self._run = run
         self._env = env
-        self._destination = destination
-        self._cause = cause  # what C failed at, of the first request
+        self._event = event
+        self._destination = event.destination
+        self._cause = event.cause  # what C failed at, of the first request
+        self._began: float | None = None  # of this request, if somebody wants its record
+        self._answered: float | None = None
         # A policy never changes its mind: the same host, the same decision.
         self._policy: Policy | None = None
         self._host = ""
@@ -50,6 +53,28 @@ class Outbound:
 
     async def respond(self, request: Request) -> Response:
         """Decides this request by the policy of this moment."""
+        self._began = time.monotonic() if self._run.recorder.channel.is_wanted(RequestRecord) else None
+        self._answered = None
+        response = await self._respond(request)
+        if self._began is not None:
+            self._answered = time.monotonic()
+        return response
+
+    def ended(self, request: Request, status: int, sent: int, received: int) -> None:
+        """The request has ended, answered or not."""
+        if self._began is not None:
+            self._run.recorder.request(
+                request,
+                self._decision,
+                self._event,
+                status=status,
+                sent=sent,
+                received=received,
+                began=self._began,
+                answered=self._answered,
+            )
+
+    async def _respond(self, request: Request) -> Response:
         policy, host = self._run.identity.policies.now, request.host
         if policy is not self._policy or host != self._host:
             self._decision = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
@@ -59,8 +84,11 @@ class Outbound:
         if verdict == HANDLE:
             return await self._handle(request, policy.handlers[self._decision.target])
         if verdict == lib.VERDICT_REFUSE:
+            self._refused(request, Reason.RULE)
             return refusal(REFUSED, host, "no rule allows it")
         if cause in CAUSES:
+            if cause == Cause.DIAL_GUARD:
+                self._refused(request, Reason.LOCAL)
             return refusal(CAUSES[cause][0], host, CAUSES[cause][1])
         return await self._pass(request)
 
@@ -68,6 +96,7 @@ class Outbound:
         run = self._run
         if run.running >= run.budget.handlers:
             run.refused += 1
+            self._refused(request, Reason.BUDGET)
             return Response("Too many handlers are running for this container.\n", 503, {"retry-after": "1"})
         run.running += 1
         scope, response = FetchScope(run.client), None
@@ -80,7 +109,10 @@ class Outbound:
             response = answer
             return response
         except (DialRefused, FetchError, BindingError, BaseExceptionGroup) as error:
-            told = failed(request, ungrouped(error))
+            alone = ungrouped(error)
+            if isinstance(alone, DialRefused):
+                self._refused(request, Reason.LOCAL)
+            told = failed(request, alone, run.faults)
             if told is None:
                 raise
             return told
@@ -100,8 +132,10 @@ class Outbound:
             decides = partial(self._is_decided_alike, request.host)
             return await self._run.client.pass_on(request, at=at, port=port, decides=decides)
         except OtherRule:
+            self._refused(request, Reason.RULE)
             return refusal(REFUSED, request.host, "its addresses are under another rule")
         except DialRefused:
+            self._refused(request, Reason.LOCAL)
             return refusal(GUARDED[0], request.host, GUARDED[1])
         except FetchError as error:
             return refusal(502, request.host, str(error))
@@ -116,18 +150,21 @@ class Outbound:
         there = policy.decide(lib.PROTOCOL_HTTP, host, (ipaddress.ip_address(ip), port))
         return sent.verdict == there.verdict == lib.VERDICT_SPLICE and sent.rule == there.rule
 
+    def _refused(self, request: Request, reason: Reason) -> None:
+        self._run.recorder.refused_request(request, self._destination, self._decision, reason)
 
-def failed(request: Request, error: BaseException) -> Response | None:
+
+def failed(request: Request, error: BaseException, faults: Faults) -> Response | None:
     """The answer to a request whose handler has failed so; None if this error says nothing of what it asked for.
 
     The container isn't told which host or resource that was.
     """
     if isinstance(error, DialRefused | FetchError):
-        log.warning("%s %s: the handler's fetch failed: %s", request.method, request.url, error)
+        faults.warning("the handler's fetch failed", error, request)
         status = REFUSED if isinstance(error, DialRefused) else 502
         return refusal(status, request.host, "its handler could not reach what it asked")
     if isinstance(error, BindingError):
-        log.warning("%s %s: the handler's resource failed: %s", request.method, request.url, error)
+        faults.warning("the handler's resource failed", error, request)
         return refusal(error.status, request.host, "its handler could not get or keep what was asked")
     return None
 

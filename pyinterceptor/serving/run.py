@@ -16,7 +16,10 @@ from pyinterceptor.errors import InterceptorError, RuntimeFailure
 from pyinterceptor.http.client import Client
 from pyinterceptor.relay.relay import Relay
 from pyinterceptor.runtime.runtime import Life
+from pyinterceptor.serving.channel import Channel
 from pyinterceptor.serving.container import Identity
+from pyinterceptor.serving.log import Faults, Log
+from pyinterceptor.serving.recording import Questions, Recorder
 
 if TYPE_CHECKING:
     from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
@@ -33,7 +36,14 @@ class Run:
     """Made by the interceptor. `nursery` has every task that works for the container."""
 
     def __init__(
-        self, identity: Identity, attachment: Attachment, client: Client, nursery: trio.Nursery, synthetic: Networks
+        self,
+        identity: Identity,
+        attachment: Attachment,
+        client: Client,
+        nursery: trio.Nursery,
+        synthetic: Networks,
+        channel: Channel,
+        log: Log,
     ) -> None:
         self.identity = identity
         self.attachment = attachment
@@ -42,7 +52,10 @@ class Run:
         self.nursery = nursery
         self.synthetic = synthetic
         self.budget = identity.cls.budget
-        self.lookups = Lookups(self.number, self.decide_name, self.budget, Names(synthetic))
+        self.recorder = Recorder(channel, identity.owner, identity.policies)
+        self.faults = Faults(log, identity.owner)
+        questions = Questions(self.recorder, self.faults)
+        self.lookups = Lookups(self.number, self.decide_name, self.budget, Names(synthetic), questions)
         self.flows = 0  # that are with Python
         self.running = 0  # handlers
         self.refused = 0  # requests, for want of budget

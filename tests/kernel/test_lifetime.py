@@ -10,9 +10,19 @@ import pytest
 import trio
 import trio.testing
 
-from pyinterceptor import App, CaptureError, Container, PolicyError, Response, RuntimeFailure, open_interceptor
+from pyinterceptor import (
+    App,
+    CaptureError,
+    Container,
+    FlowRecord,
+    PolicyError,
+    Response,
+    RuntimeFailure,
+    open_interceptor,
+)
 from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.capture.gateway.state import state_of
+from pyinterceptor.serving.records import Verdict
 from tests.conftest import descriptors
 
 
@@ -97,9 +107,7 @@ def test_a_class_that_the_app_does_not_have_is_refused_by_name(instance: str) ->
     trio.run(main)
 
 
-def test_a_flow_that_is_still_with_its_handler_at_the_end_is_told_like_any_other(
-    instance: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_flow_that_is_still_with_its_handler_at_the_end_is_recorded_like_any_other(instance: str) -> None:
     class Slow(Container):
         pass
 
@@ -109,12 +117,16 @@ def test_a_flow_that_is_still_with_its_handler_at_the_end_is_told_like_any_other
         raise AssertionError
 
     async def main() -> None:
-        async with open_interceptor(App(containers=[Slow]), instance=instance) as interceptor:
+        async with (
+            open_interceptor(App(containers=[Slow]), instance=instance) as interceptor,
+            interceptor.records(FlowRecord) as flows,
+        ):
             box = await interceptor.get_container(Slow)
             assert (await box.exec("curl -s -m 0.5 http://slow.test/")).returncode == 28  # curl's timeout
+            await box.stop(grace=0)
+            assert [(flow.verdict, flow.rule) for flow in flows.take_nowait()] == [(Verdict.HANDLE, "slow.test")]
 
     trio.run(main)
-    assert [line.split()[:2] for line in caplog.messages] == [["HANDLE", "slow.test"]]
 
 
 def test_six_containers_start_side_by_side(instance: str) -> None:

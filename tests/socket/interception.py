@@ -25,6 +25,7 @@ from pyinterceptor.relay.relay import Options, open_relay
 from pyinterceptor.runtime.runtime import Attach
 from pyinterceptor.serving.flows import Flows
 from pyinterceptor.serving.interceptor import Interceptor
+from pyinterceptor.serving.log import Log
 from tests.socket.passage import LO, NEAR, NEAR_V6, _listener
 
 ELSEWHERE = 1_000_000  # an interface that nothing comes in on
@@ -164,9 +165,11 @@ async def interception(
                 synthetic=SYNTHETIC,
                 env=None,
                 policies={cls: app.policy(cls, 0) for cls in classes},
+                log=Log(),
             )
             opened = Interception(interceptor, capture, hub)
             nursery.start_soon(hub.run)
+            nursery.start_soon(interceptor.recording.run)
             nursery.start_soon(Flows(relay, hub, server, interceptor.resolver, None, interceptor.runs).run)
             await trio.testing.wait_all_tasks_blocked()  # until all of these have begun
             yield opened

@@ -93,6 +93,17 @@ class Bench:
         return self.containers[container].lookups.counts
 
 
+class Observed:
+    """Stands where the records are made, and makes none."""
+
+    def answered(self, query, verdict, answer, asked): ...
+
+    def over_budget(self, query): ...
+
+    def failed(self, query, error):
+        raise error
+
+
 @asynccontextmanager
 async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
     """my.kv is handled; what no rule names goes to the nameserver that answers so."""
@@ -110,7 +121,8 @@ async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
                 return decide_name(table, host)
 
             containers = {
-                number: Asking(Lookups(number, verdict, BUDGET, Names(SYNTHETIC)), nursery) for number in (LO, OTHER)
+                number: Asking(Lookups(number, verdict, BUDGET, Names(SYNTHETIC), Observed()), nursery)
+                for number in (LO, OTHER)
             }
             nursery.start_soon(serve_udp, ours, {LOOPBACK: containers[LO]}.get, resolver)
             yield Bench(resolver, containers, nameserver, relay, ours.getsockname()[1])

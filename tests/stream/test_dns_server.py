@@ -17,7 +17,7 @@ import trio.testing
 
 from pyinterceptor.dns.names import NAMES_MAX, REUSE_AFTER, SYNTHETIC, Names
 from pyinterceptor.dns.query import QUERY_MAX
-from pyinterceptor.dns.resolver import Counts, Lookups, Resolver
+from pyinterceptor.dns.resolver import Counts, Lookups, Resolver, Waiting
 from pyinterceptor.dns.server import IDLE, serve_tcp
 from pyinterceptor.dns.upstream import Upstream
 from pyinterceptor.policy.budget import Budget
@@ -45,12 +45,31 @@ class Published:
         self.names.append((container, name, "failed"))
 
 
+class Observed:
+    """Stands where records are made: writes down what it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def answered(self, query, verdict, answer, asked):
+        self.seen.append((query.host, dns.rcode.to_text(dns.rcode.Rcode(answer[3] & 0xF))))
+
+    def over_budget(self, query):
+        self.seen.append((query.host, "over budget"))
+
+    def failed(self, query, error):
+        raise error
+
+
 class Resolving:
     """A resolver, and two containers that run under the same rules."""
 
     def __init__(self, resolver: Resolver, decide: Callable[[str], int]) -> None:
         self.resolver = resolver
-        self.lookups = {number: Lookups(number, decide, BUDGET, Names(SYNTHETIC)) for number in (CONTAINER, OTHER)}
+        self.observed = Observed()
+        self.lookups = {
+            number: Lookups(number, decide, BUDGET, Names(SYNTHETIC), self.observed) for number in (CONTAINER, OTHER)
+        }
 
     def answer_nowait(self, container: int, wire: bytes, *, udp: bool) -> Any:
         return self.resolver.answer_nowait(self.lookups[container], wire, udp=udp)
@@ -258,6 +277,34 @@ async def serve(ours: trio.StapledStream, resolving: Resolving, container: int =
         await serve_tcp(ours, resolving.lookups[container], resolving.resolver)
     finally:
         await trio.aclose_forcefully(ours)
+
+
+@in_trio
+async def test_each_question_is_observed_once_with_its_answer():
+    resolving = resolver_of(internet=False)
+    for name in ("my.kv", "other.example", "localhost"):
+        ask(resolving, name)
+    assert resolving.observed.seen == [("my.kv", "NOERROR"), ("other.example", "NXDOMAIN"), ("localhost", "NOERROR")]
+
+
+@in_trio
+async def test_a_question_above_the_budget_is_observed():
+    resolving = resolver_of(internet=True)
+    wire = dns.message.make_query("www.example", "A").to_wire()
+    for _ in range(BUDGET.queries):
+        assert isinstance(resolving.answer_nowait(CONTAINER, wire, udp=True), Waiting)
+    assert told(ask(resolving, "www.example")) == ["SERVFAIL"]
+    assert resolving.observed.seen == [("www.example", "over budget"), ("www.example", "SERVFAIL")]
+
+
+@in_trio
+async def test_tcp_ends_quietly_where_the_client_takes_no_answer_any_more():
+    """An exception would be reported as a failure of ours, with a traceback."""
+    theirs, ours = trio.testing.memory_stream_pair()
+    theirs.receive_stream.close()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, ours, resolver_of())
+        await Client(theirs).send("my.kv")
 
 
 @in_trio

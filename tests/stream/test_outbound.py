@@ -25,7 +25,10 @@ from pyinterceptor.http.dial import Dialer
 from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.records import Cause
+from pyinterceptor.relay.relay import Handoff
+from pyinterceptor.serving.channel import Channel
 from pyinterceptor.serving.container import Identity
+from pyinterceptor.serving.log import Log
 from pyinterceptor.serving.requests import Outbound
 from pyinterceptor.serving.run import Run
 from tests.socket.loopback import nowhere
@@ -49,7 +52,7 @@ async def container(
 ) -> AsyncIterator[Client]:
     """A client inside a container of this class, connected to `destination`."""
     async with running(cls, net) as run:
-        outbound = Outbound(run, {"an": "env"}, (ipaddress.ip_address(destination), port), cause)
+        outbound = Outbound(run, {"an": "env"}, handoff(destination, port, cause))
         async with serving(outbound.respond, destination=(destination, port)) as client:
             yield client
         assert run.running == 0
@@ -60,7 +63,25 @@ async def running(cls: type[Container], net: Internet) -> AsyncIterator[Run]:
     """A container of this class that runs, its network and its processes apart."""
     identity = Identity(cls, "one", None, policy_of(cls, 1))
     async with trio.open_nursery() as nursery:
-        yield Run(identity, nowhere(7), net.client, nursery, SYNTHETIC_NETWORKS)
+        yield Run(identity, nowhere(7), net.client, nursery, SYNTHETIC_NETWORKS, Channel(), Log())
+
+
+def handoff(destination: str, port: int = 80, cause: Cause = Cause.DONE) -> Handoff:
+    """A flow to this destination, as the relay hands it over."""
+    return Handoff(
+        fd=-1,
+        flow=1,
+        container=7,
+        protocol=lib.PROTOCOL_HTTP,
+        verdict=lib.VERDICT_HANDLE,
+        rule=0,
+        generation=1,
+        cause=cause,
+        client=(ipaddress.IPv4Address("100.64.0.2"), 40000),
+        destination=(ipaddress.ip_address(destination), port),
+        host="",
+        is_synthetic=False,
+    )
 
 
 def passing() -> type[Container]:
@@ -155,7 +176,7 @@ async def test_a_policy_that_is_replaced_decides_the_next_request_of_an_open_con
         )
         async with (
             running(passing(), net) as run,
-            serving(Outbound(run, None, (ipaddress.ip_address(REAL), 80), Cause.DONE).respond) as client,
+            serving(Outbound(run, None, handoff(REAL)).respond) as client,
         ):
             run.identity.policies.replace(first)
             await client.sends(GET)
@@ -456,10 +477,9 @@ async def test_a_container_whose_handlers_are_at_their_limit_is_told_to_come_bac
     cls = handled_by(slow)
     cls.budget = Budget(handlers=1)
     async with internet() as net, running(cls, net) as run:
-        destination = (ipaddress.ip_address(SYNTHETIC), 80)
 
         def responding() -> Any:
-            return Outbound(run, {}, destination, Cause.DONE).respond
+            return Outbound(run, {}, handoff(SYNTHETIC)).respond
 
         async with (
             serving(responding(), destination=(SYNTHETIC, 80)) as first,

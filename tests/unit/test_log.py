@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from pyinterceptor.errors import FetchError
 from pyinterceptor.serving.channel import Channel
 from pyinterceptor.serving.log import (
     BURST,
@@ -19,6 +20,7 @@ from pyinterceptor.serving.log import (
     SUMMARY,
     TRACEBACK,
     URGENT_BURST,
+    Faults,
     Rates,
     SafeFormatter,
     log_records,
@@ -103,9 +105,9 @@ async def test_a_flood_of_flows_leaves_the_lines_of_refusals_and_warnings(caplog
         for _ in range(5000):
             log.record(flow())
         log.record(refusal())
-        log.warning(ONE, "the handler's fetch failed")
+        Faults(log, ONE).warning("the handler's fetch failed", FetchError("a\nb"))
     told = lines(caplog)
-    assert "Sandbox/one the handler's fetch failed" in told
+    assert "Sandbox/one the handler's fetch failed: a\\nb" in told
     assert sum("refused" in line for line in told) == 1
 
 
@@ -113,12 +115,9 @@ async def test_a_flood_of_flows_leaves_the_lines_of_refusals_and_warnings(caplog
 async def test_warnings_and_tracebacks_have_a_rate(caplog, expected_errors):
     async with open_log() as log:
         for _ in range(1000):
-            log.warning(ONE, "failed")
+            Faults(log, ONE).warning("failed", FetchError("of the test"))
         for _ in range(1000):
-            try:
-                raise ValueError("of the test")
-            except ValueError:
-                log.exception(TWO, "the handler failed")
+            Faults(log, TWO).error("the handler failed", ValueError("of the test"))
     told = [record for record in caplog.records if "failed" in record.getMessage()]
     assert sum(record.levelno == logging.WARNING for record in told) == URGENT_BURST
     assert sum(record.exc_info is not None for record in told) == URGENT_BURST // TRACEBACK

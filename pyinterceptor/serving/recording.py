@@ -1,0 +1,323 @@
+"""Makes records of what the parts of serving, and C, saw. Nothing is built unless somebody subscribes to it."""
+
+from __future__ import annotations
+
+import time
+
+import dns.name
+import dns.rcode
+from dns.rdatatype import RdataType
+
+from pyinterceptor._relay import lib
+from pyinterceptor.app.policies import Policies
+from pyinterceptor.dns.query import Query
+from pyinterceptor.policy.table import Decision
+from pyinterceptor.relay import records as relayed
+from pyinterceptor.relay.records import Cause, Kind
+from pyinterceptor.relay.relay import Dropped, Handoff, Relay
+from pyinterceptor.serving.channel import Channel
+from pyinterceptor.serving.lines import shown_host
+from pyinterceptor.serving.log import Faults
+from pyinterceptor.serving.records import (
+    Endpoint,
+    FlowRecord,
+    NameRecord,
+    Owner,
+    Protocol,
+    Reason,
+    Record,
+    RefusalRecord,
+    Refused,
+    RequestRecord,
+    Verdict,
+)
+from pyinterceptor.web import Request
+
+ENDED_KEPT = 1024  # runs that have ended: C may still have records of their flows
+KINDS = {FlowRecord: Kind.FLOW | Kind.REFUSAL, RefusalRecord: Kind.REFUSAL, RequestRecord: Kind.REQUEST}
+REASONS = {Cause.REFUSED: Reason.RULE, Cause.DIAL_GUARD: Reason.LOCAL, Cause.BUDGET: Reason.BUDGET}
+REFUSED = {Protocol.TLS: Refused.TLS, Protocol.HTTP: Refused.REQUEST}
+TARGET_CUT = lib.RECORD_TARGET_MAX - 1
+
+
+class Recorder:
+    """Makes the records of one container. All times are of `time.monotonic()`."""
+
+    def __init__(self, channel: Channel, owner: Owner, policies: Policies) -> None:
+        self.channel = channel
+        self.owner = owner
+        self._policies = policies
+
+    def name(self, query: Query, verdict: int, answer: bytes, asked: float) -> None:
+        """A DNS question was answered."""
+        code = answer[3] & 0xF
+        if self.channel.is_wanted(NameRecord):
+            now, policy = time.monotonic(), self._policies.now
+            decision = policy.decide(lib.PROTOCOL_HTTP, query.host, None)
+            self.channel.publish(
+                NameRecord(
+                    container=self.owner,
+                    name=_name(query),
+                    kind=RdataType.to_text(RdataType.make(query.kind)),
+                    code=dns.rcode.to_text(dns.rcode.Rcode(code)),
+                    verdict=Verdict(verdict),
+                    rule=self._rule(decision.generation, decision.rule),
+                    generation=decision.generation,
+                    began=_wall(asked),
+                    ended=now - asked,
+                )
+            )
+        if verdict == lib.VERDICT_REFUSE and code == dns.rcode.NXDOMAIN:
+            self.refused_name(query, Reason.RULE)
+
+    def refused_name(self, query: Query, reason: Reason) -> None:
+        """A DNS question was refused."""
+        if self.channel.is_wanted(RefusalRecord):
+            self.channel.publish(
+                RefusalRecord(
+                    container=self.owner,
+                    refused=Refused.NAME,
+                    reason=reason,
+                    host=_name(query),
+                    destination=None,
+                    kind=RdataType.to_text(RdataType.make(query.kind)),
+                    url="",
+                    rule="",
+                    generation=self._policies.now.generation,
+                    began=time.time(),
+                )
+            )
+
+    def refused_request(self, request: Request, destination: Endpoint, decision: Decision, reason: Reason) -> None:
+        """A request is refused."""
+        if self.channel.is_wanted(RefusalRecord):
+            self.channel.publish(
+                RefusalRecord(
+                    container=self.owner,
+                    refused=Refused.REQUEST,
+                    reason=reason,
+                    host=request.host,
+                    destination=destination,
+                    kind=request.method,
+                    url=str(request.url),
+                    rule=self._rule(decision.generation, decision.rule),
+                    generation=decision.generation,
+                    began=time.time(),
+                )
+            )
+
+    def request(
+        self,
+        request: Request,
+        decision: Decision,
+        event: Handoff,
+        *,
+        status: int,
+        sent: int,
+        received: int,
+        began: float,
+        answered: float | None,
+    ) -> None:
+        """A request has ended. For one that began while somebody subscribed."""
+        self.channel.publish(
+            RequestRecord(
+                container=self.owner,
+                flow=event.flow,
+                method=request.method,
+                url=str(request.url),
+                status=status,
+                destination=event.destination,
+                verdict=Verdict(decision.verdict),
+                rule=self._rule(decision.generation, decision.rule),
+                generation=decision.generation,
+                sent=sent,
+                received=received,
+                began=_wall(began),
+                answered=None if answered is None else answered - began,
+                ended=time.monotonic() - began,
+            )
+        )
+
+    def flow(self, event: Handoff, cause: Cause, sent: int, received: int, began: float) -> None:
+        """A flow that was handed to Python has ended."""
+        if self.channel.is_wanted(FlowRecord):
+            self.channel.publish(
+                FlowRecord(
+                    container=self.owner,
+                    flow=event.flow,
+                    protocol=Protocol(event.protocol),
+                    host=event.host,
+                    client=event.client,
+                    destination=event.destination,
+                    verdict=Verdict(event.verdict),
+                    rule=self._rule(event.generation, event.rule),
+                    generation=event.generation,
+                    cause=cause,
+                    sent=sent,
+                    received=received,
+                    began=_wall(began),
+                    judged=0.0,
+                    connected=None,
+                    ended=time.monotonic() - began,
+                )
+            )
+
+    def from_relay(self, made: relayed.Record) -> None:
+        """C made a record."""
+        for record in self._of_relay(made):
+            if self.channel.is_wanted(type(record)):
+                self.channel.publish(record)
+
+    def _of_relay(self, made: relayed.Record) -> list[Record]:
+        if made.kind == Kind.REQUEST:
+            return [self._relayed_request(made)]
+        records: list[Record] = [self._relayed_flow(made)]
+        if made.cause in REASONS:
+            records.insert(0, self._relayed_refusal(made))
+        return records
+
+    def _relayed_request(self, made: relayed.Record) -> RequestRecord:
+        target = made.request_target + ("…" if len(made.request_target) == TARGET_CUT else "")
+        return RequestRecord(
+            container=self.owner,
+            flow=made.flow,
+            method=made.method,
+            url=f"http://{made.host}{target}" if target.startswith("/") else target,
+            status=made.status,
+            destination=made.destination,
+            verdict=Verdict(made.verdict),
+            rule=self._rule(made.generation, made.rule),
+            generation=made.generation,
+            sent=made.sent,
+            received=made.received,
+            began=_wall(made.began),
+            answered=_after(made.began, made.answered),
+            ended=made.ended - made.began,
+        )
+
+    def _relayed_flow(self, made: relayed.Record) -> FlowRecord:
+        return FlowRecord(
+            container=self.owner,
+            flow=made.flow,
+            protocol=Protocol(made.protocol),
+            host=made.host,
+            client=made.client,
+            destination=made.destination,
+            verdict=Verdict(made.verdict),
+            rule=self._rule(made.generation, made.rule),
+            generation=made.generation,
+            cause=made.cause,
+            sent=made.sent,
+            received=made.received,
+            began=_wall(made.began),
+            judged=_after(made.began, made.judged),
+            connected=_after(made.began, made.connected),
+            ended=made.ended - made.began,
+        )
+
+    def _relayed_refusal(self, made: relayed.Record) -> RefusalRecord:
+        return RefusalRecord(
+            container=self.owner,
+            refused=REFUSED.get(Protocol(made.protocol), Refused.FLOW),
+            reason=REASONS[made.cause],
+            host=made.host,
+            destination=made.destination,
+            kind=made.method,
+            url="",
+            rule=self._rule(made.generation, made.rule),
+            generation=made.generation,
+            began=_wall(made.ended),
+        )
+
+    def _rule(self, generation: int, rule: int) -> str:
+        """The rule's name in the policy of that generation; "" for none, its number if the policy is kept no more."""
+        if rule == lib.NO_RULE:
+            return ""
+        policy = self._policies.of(generation)
+        return f"#{rule}" if policy is None else policy.rule_name(rule).removeprefix("-")
+
+
+class Questions:
+    """What is made of one container's DNS questions: records, and a line for a failure of ours."""
+
+    def __init__(self, recorder: Recorder, faults: Faults) -> None:
+        self._recorder = recorder
+        self._faults = faults
+
+    def answered(self, query: Query, verdict: int, answer: bytes, asked: float) -> None:
+        """A question was answered. `asked` is of `time.monotonic()`."""
+        self._recorder.name(query, verdict, answer, asked)
+
+    def over_budget(self, query: Query) -> None:
+        """A question was refused for want of budget."""
+        self._recorder.refused_name(query, Reason.BUDGET)
+
+    def failed(self, query: Query, error: Exception) -> None:
+        """A question was not answered, by a fault of ours."""
+        self._faults.error(f"DNS query for {shown_host(_name(query))}: failed", error)
+
+
+class Recording:
+    """The records of one interceptor: their channel, and the way from C's rings to it."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.channel = Channel(self._subscribe)
+        self._relay = relay
+        self._recorders: dict[int, Recorder] = {}  # by number of the run
+        self._ended: list[int] = []
+        self._dropped = Dropped(0, 0, 0)
+
+    def begin(self, number: int, recorder: Recorder) -> None:
+        """A run begins, whose flows C knows by this number."""
+        self._recorders[number] = recorder
+
+    def end(self, number: int) -> None:
+        """A run has ended. Records of its flows are published; late ones are, as long as they can be told apart."""
+        self._take()
+        self._ended.append(number)
+        if len(self._ended) > ENDED_KEPT:
+            self._recorders.pop(self._ended.pop(0), None)
+
+    async def run(self) -> None:
+        """Publishes the records that C makes, for ever."""
+        async for batch in self._relay.records():
+            self._publish(batch)
+
+    def _take(self) -> None:
+        while batch := self._relay.records_nowait():
+            self._publish(batch)
+
+    def _publish(self, batch: list[relayed.Record]) -> None:
+        for made in batch:
+            recorder = self._recorders.get(made.container)
+            if recorder is not None:
+                recorder.from_relay(made)
+        self._count_dropped()
+
+    def _count_dropped(self) -> None:
+        """Those that found no room in C's rings are missing for every subscriber of their kind."""
+        before, now = self._dropped, self._relay.count_dropped()
+        self._dropped = now
+        self.channel.lose(FlowRecord, now.flows - before.flows)
+        self.channel.lose(RefusalRecord, now.refusals - before.refusals)
+        self.channel.lose(RequestRecord, now.requests - before.requests)
+
+    def _subscribe(self, wanted: frozenset[type[Record]]) -> None:
+        kinds = Kind.NONE
+        for kind in wanted:
+            kinds |= KINDS.get(kind, Kind.NONE)
+        self._relay.subscribe(kinds)
+
+
+def _wall(moment: float) -> float:
+    """Seconds since 1970 of a moment of CLOCK_MONOTONIC."""
+    return time.time() - time.monotonic() + moment
+
+
+def _after(began: float, moment: float) -> float | None:
+    """Seconds from one moment to another; None for one that never came."""
+    return moment - began if moment else None
+
+
+def _name(query: Query) -> str:
+    return query.host or dns.name.Name((*query.labels, b"")).to_text(omit_final_dot=True)
