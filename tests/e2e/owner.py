@@ -34,7 +34,7 @@ async def main(instance: str) -> None:
     async with open_interceptor(App(containers=[Sandbox]), instance=instance) as interceptor:
         box = await interceptor.get_container(Sandbox)
         await box.start(["sh", "-c", TRAFFIC])
-        print(box._workload.pid, flush=True)
+        print(box.pid, flush=True)
         await trio.sleep_forever()
 
 

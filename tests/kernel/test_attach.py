@@ -13,6 +13,8 @@ import pytest
 import trio
 
 from pyinterceptor import App, CaptureError, Container, Response, RuntimeFailure, open_interceptor
+from pyinterceptor.capture.gateway.gateway import LINK_NOTICES
+from pyinterceptor.capture.gateway.netlink import links_gone, open_notices
 from pyinterceptor.capture.gateway.state import state_of
 from tests.kernel.box import Box, in_trio, open_box
 
@@ -164,3 +166,15 @@ async def test_the_container_ends_with_the_namespace_and_another_can_have_its_na
             with open_box() as fresh:
                 await interceptor.attach(Sandbox, "one", fresh.fd)
                 assert await in_box(lambda: ask(fresh)) == "one asks my.kv"
+
+
+def test_notices_that_were_lost_are_made_good_by_looking() -> None:
+    with open_box() as box, box.run(lambda: open_notices(LINK_NOTICES)) as notices:
+        notices.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        for index in (50, 60):
+            box.command("ip", "link", "add", f"v{index}", "index", str(index), "type", "veth", "peer", f"w{index}")
+        for _ in range(20):
+            box.command("ip", "link", "set", "v50", "alias", "x" * 200)
+        box.command("ip", "link", "del", "v60")
+        assert links_gone(notices, {50, 60}) == {60}
+        assert links_gone(notices, {50, 60}) == set()  # nothing new was told
