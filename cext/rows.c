@@ -2,6 +2,7 @@
  *
  * Searches the rows of a stage. Owns nothing; see layout.h for how an index is built.
  */
+#include <endian.h>
 #include <string.h>
 
 #include "rows.h"
@@ -138,6 +139,23 @@ static void find_glob(struct found *found, const struct policy_rows *rows, const
 
 /* ---- addresses ---- */
 
+/* An address as two numbers, which are compared faster than bytes. */
+struct wide {
+	uint64_t high, low;
+};
+
+static struct wide widened(const uint8_t *address)
+{
+	struct wide wide;
+	memcpy(&wide, address, 16);
+	return (struct wide){be64toh(wide.high), be64toh(wide.low)};
+}
+
+static int is_after(struct wide one, struct wide other)
+{
+	return one.high > other.high || (one.high == other.high && one.low > other.low);
+}
+
 /* A network of v6 holds no v4 address, though these are written as v4-mapped. */
 static int holds(const struct policy_network *network, const uint8_t *address)
 {
@@ -148,13 +166,14 @@ static void find_address(struct found *found, const struct policy_rows *rows, co
                          const uint8_t *address, enum matched matched)
 {
 	const struct policy_network *networks = (const void *)((const uint8_t *)rows + rows->networks.offset);
+	struct wide wanted = widened(address);
 	uint32_t low = 0, high = rows->networks.count;
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
-		if (memcmp(networks[middle].address, address, 16) <= 0)
-			low = middle + 1;
-		else
+		if (is_after(widened(networks[middle].address), wanted))
 			high = middle;
+		else
+			low = middle + 1;
 	}
 	uint32_t at = low ? low - 1 : NO_PARENT;
 	while (at != NO_PARENT && !address_in_network(address, networks[at].address, networks[at].prefix))

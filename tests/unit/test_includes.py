@@ -27,7 +27,7 @@ READS_STATE = {"accept", "container", "events", "records", "relay", "thread"}
 UPWARDS = {("thread.c", "accept"), ("records.c", "events"), ("relay.c", "events")}
 
 PURE_SOURCES = [*PURE, "judge"]
-SYSTEM = {"stddef.h", "stdint.h", "string.h", "strings.h", "stdlib.h", "errno.h"}
+SYSTEM = {"endian.h", "stddef.h", "stdint.h", "string.h", "strings.h", "stdlib.h", "errno.h"}
 INET_PTON = {("hosts.c", "arpa/inet.h")}  # text to bytes and back: inet_pton(3), inet_ntop(3)
 
 

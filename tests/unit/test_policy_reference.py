@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pyinterceptor._relay import lib
 
 from pyinterceptor.policy.addresses import Network, packed
+from pyinterceptor.policy.hosts import canonical
 from pyinterceptor.policy.layout import Outcome, Takes
 from pyinterceptor.policy.rows import Row
 from pyinterceptor.policy.table import decide, decide_name
@@ -26,9 +27,7 @@ ADDRESSES = st.one_of(
     SMALL.map(ipaddress.IPv6Address),
     SMALL.map(lambda low: ipaddress.IPv6Address("2001:db8::") + low),
 )
-CANONICAL = st.one_of(
-    HOSTS, st.just(""), ADDRESSES.map(lambda address: str(getattr(address, "ipv4_mapped", 0) or address))
-)
+CANONICAL = st.one_of(HOSTS, st.just(""), ADDRESSES.map(str).map(canonical))
 
 
 def cut(address, prefix):
