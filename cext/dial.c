@@ -93,7 +93,7 @@ static void start(struct dial *dial, double now)
 		return;
 	}
 	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = dial->cookie};
-	struct linger reset = {1, 0}; /* should we be killed, this side ends with a reset too; cleared before an orderly close */
+	struct linger reset = {1, 0}; /* if we are killed, this side ends with a reset too; cleared before an orderly close */
 	if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) < 0 ||
 	    (connect(fd, (struct sockaddr *)&address, length) < 0 && errno != EINPROGRESS) ||
@@ -101,7 +101,7 @@ static void start(struct dial *dial, double now)
 		fail(dial, attempt, errno);
 }
 
-/* Looks at every open attempt; 1 if one has connected. A second connect(2) tells how the first one goes. */
+/* Looks at every open attempt; 1 if one has connected. A second connect(2) reports the state of the first. */
 static int collect(struct dial *dial)
 {
 	for (uint32_t i = 0; i < dial->started; i++) {
@@ -148,7 +148,7 @@ int dial_take(struct dial *dial, struct endpoint *reached)
 	return fd;
 }
 
-/* A server whose connection came second, or isn't needed after all, sees it end in order. */
+/* Closes with a FIN: the attempt came second, or isn't needed after all. */
 static void close_in_order(int epoll, int fd)
 {
 	struct linger none = {0, 0};

@@ -12,7 +12,7 @@ enum dial_state { DIAL_WAIT, DIAL_CONNECTED, DIAL_FAILED };
 
 struct dial {
 	int epoll;
-	uint64_t cookie;          /* what epoll says of each attempt */
+	uint64_t cookie;          /* epoll's data for each attempt */
 	uint32_t count, started;
 	int connected;            /* the socket that made it, or -1 */
 	struct endpoint reached;  /* its address */
@@ -37,13 +37,14 @@ int dial_take(struct dial *dial, struct endpoint *reached);
 /* Closes what is open and frees it; NULL is fine. */
 void dial_cancel(struct dial *dial);
 
-/* Closes a socket that an epoll may watch; -1 is fine. Explicitly out of the epoll: it knows sockets, not descriptors, and others
- * may hold this one: a process that is just being forked, or a pump's owner. */
+/* Takes a socket out of an epoll and closes it; -1 is fine. Closing alone isn't enough: an epoll watches the socket,
+ * which lives on while a process that is being forked or a pump's owner has a descriptor of it. */
 void close_watched(int epoll, int fd);
 
-/* The dial guard, for splices and fetch() alike. A local address, or one that is the host's own whatever its range, must be named by the
- * table's local_networks (table may be NULL). UNREACHABLE only where the kernel answered that it has no route: the dial itself would
- * fail with that. An error of any other kind is REFUSED. `netlink` is a socket of route_open(). */
+/* The dial guard, for splices and fetch() alike. A local address, or one that is the host's own whatever its range,
+ * must be named by the table's local_networks (table may be NULL). UNREACHABLE only where the kernel answered that
+ * it has no route: the dial itself would fail with that. An error of any other kind is REFUSED. `netlink` is a
+ * socket of route_open(). */
 enum permission dial_permitted(int netlink, const void *table, const struct endpoint *to);
 
 #endif

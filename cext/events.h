@@ -1,4 +1,4 @@
-/* Events for Python. Called from any thread. */
+/* Events for Python: a bounded ring. Called from any thread. */
 #ifndef PYINTERCEPTOR_EVENTS_H
 #define PYINTERCEPTOR_EVENTS_H
 

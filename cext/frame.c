@@ -134,7 +134,7 @@ static void read_connection(struct slice value, struct head *head)
 	}
 }
 
-/* HTTP/2 without TLS, which is no switch to opaque bytes but to requests that nobody would see. */
+/* A switch to HTTP/2 without TLS leads to further requests, which would be followed no more. */
 static int offers_http2(struct slice value)
 {
 	struct slice protocol;

@@ -1,7 +1,8 @@
 /* How long is this HTTP/1.1 message? (RFC 9112)
  *
- * Pure: no I/O, no allocation. Only the plain, unambiguous subset is framed. A message that two parsers could read differently is
- * READING_BAD: C hands it to Python, and Python refuses it. Both sides call frame_request(), so ambiguity is decided in one place.
+ * Pure: no I/O, no allocation. Only the plain, unambiguous subset is framed. A message that two parsers could read
+ * differently is READING_BAD: C hands it to Python, and Python refuses it. Both sides call frame_request(), so
+ * ambiguity is decided in one place.
  */
 #ifndef PYINTERCEPTOR_FRAME_H
 #define PYINTERCEPTOR_FRAME_H
@@ -14,8 +15,9 @@
 
 enum body_kind { BODY_NONE = 0, BODY_LENGTH = 1, BODY_CHUNKED = 2, BODY_UNTIL_CLOSE = 3 };
 
-/* How far a head has been read, so that each of its bytes is looked at once, however they arrive. Zero it where a head begins; give it
- * back with the same bytes and those that have come since. All offsets are from the head's first byte; the members are private. */
+/* How far a head has been read, so that each of its bytes is looked at once, however they arrive. Zero it where a
+ * head begins; give it back with the same bytes and those that have come since. All offsets are from the head's
+ * first byte; the members are private. */
 struct head {
 	uint64_t content_length;
 	uint32_t searched;        /* bytes looked at */
@@ -51,10 +53,11 @@ struct frame {
 	uint8_t upgrade;          /* requests: an Upgrade field; responses: 101 */
 };
 
-/* Frames a request head. READING_BAD for: bare LF or CR, NUL or other controls, no Host or two in 1.1, bad Host, TE with CL,
- * chunked not last or twice, several differing CL, CL not digits or over 2^63, obs-fold, space before the colon, an absolute form that
- * disagrees with Host, a bad request line, more than HEAD_MAX bytes or HEAD_FIELDS_MAX fields (431), empty lines (CRLF) before the
- * request line. Each fault is reported as soon as its line is complete, a stray byte at once. */
+/* Frames a request head. READING_BAD for: bare LF or CR, NUL or other controls, no Host or two in 1.1, bad Host, TE
+ * with CL, chunked not last or twice, several differing CL, CL not digits or over 2^63, obs-fold, space before the
+ * colon, an absolute form that disagrees with Host, a bad request line, more than HEAD_MAX bytes or HEAD_FIELDS_MAX
+ * fields (431), empty lines (CRLF) before the request line. Each fault is reported as soon as its line is complete,
+ * a stray byte at once. */
 enum reading frame_request(struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out);
 
 /* Frames a response head to a request (`to_head`: it was HEAD). 1xx, 204, 304: no body. */

@@ -181,7 +181,7 @@ static void free_place(struct names *names, struct name_place *place)
 	names->places--;
 }
 
-/* A synthetic address is its name's alone; a real one belongs to whoever was published last. */
+/* A synthetic address is its name's alone; a real one belongs to the name that was published last. */
 static int claim(struct names *names, const uint8_t address[16], struct name *name)
 {
 	struct name_place *place = find_place(names, address);
@@ -213,8 +213,8 @@ static void disclaim(struct names *names, const uint8_t address[16], const struc
 		free_place(names, place);
 }
 
-/* An address that a name has left leads to it for a while, as clients keep answers; but a server whose answers change for ever
- * must not fill our memory with them. */
+/* An address that a name has left leads to it for a while, as clients keep answers; but a server whose answers
+ * change for ever must not fill our memory with them. */
 static void set_addresses(struct names *names, struct name *name, const uint8_t *addresses, uint32_t count)
 {
 	uint8_t before[NAME_ADDRESSES_MAX][16];
@@ -259,7 +259,7 @@ static struct name *add(struct names *names, const char *text, int is_synthetic)
 	return name;
 }
 
-/* Takes a pair of synthetic addresses from whichever names had them. */
+/* Takes a pair of synthetic addresses from the names that have them. */
 static int free_pair(struct names *names, const struct name *name, const uint8_t *pair)
 {
 	for (int i = 0; i < 2; i++) {

@@ -23,7 +23,7 @@ struct name {
 	int is_synthetic;
 	int is_asked;             /* an EVENT_RESOLVE is out */
 	int has_failed;           /* the last resolving found nothing */
-	uint32_t flows;           /* open to its synthetic addresses: nobody else gets these */
+	uint32_t flows;           /* open to its synthetic addresses, which stay its own as long */
 	double expires;           /* seconds, CLOCK_MONOTONIC */
 };
 
@@ -33,12 +33,13 @@ struct names;
 struct names *names_new(uint64_t seed);
 void names_free(struct names *names);
 
-/* 0; -EBUSY where flows are open to the synthetic addresses' last name, which else is forgotten; -ENOSPC where a synthetic
- * one finds no place (a real one takes the place of some other); -ENOMEM, -EINVAL. */
+/* Sets a name's addresses. A name that had the synthetic ones before is forgotten; in a full table, a real name
+ * takes the place of the one that expires first. Returns 0, -EBUSY if flows are open to the synthetic addresses of
+ * another name, -ENOSPC if there is no place for a synthetic name, -ENOMEM, or -EINVAL. */
 int names_publish(struct names *names, const char *text, const uint8_t *synthetic, const uint8_t *addresses, uint32_t count,
                   double expires);
 
-/* NULL where nobody published it. */
+/* NULL if it wasn't published. */
 struct name *names_by_text(struct names *names, const char *text);
 
 /* 1 if the address is one of the name's synthetic ones. */
@@ -47,9 +48,10 @@ int name_owns(const struct name *name, const uint8_t address[16]);
 /* The synthetic name of this address, else the real name that was last published with it, else NULL. */
 struct name *names_by_address(struct names *names, const uint8_t address[16]);
 
-/* The name whose other addresses may be dialled in this one's stead: the synthetic name of it; else the host that the flow asks
- * for (as host_canonical gives it), if it has or had the address; where the flow asks for none (NULL), the only name that has
- * it. Else NULL: whoever publishes somebody's address as his own does not get his connections. */
+/* The name whose other addresses may be dialled instead of this one: the name that has it as a synthetic address;
+ * else the host that the flow asks for (as host_canonical() gives it), if it has or had the address; for a flow that
+ * asks for none (NULL), the only name that has it. Else NULL: a DNS server that publishes another's address as its
+ * own doesn't get that one's connections. */
 struct name *names_dialled(struct names *names, const uint8_t address[16], const char *host);
 
 #endif

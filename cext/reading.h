@@ -1,6 +1,7 @@
 /* The result of a look at bytes that may not all be there: one enum for every parser.
  *
- * Pure. A parser that returns READING_MORE has consumed nothing: call it again with the same bytes and those that have come since.
+ * Pure. A parser that returns READING_MORE has consumed nothing: call it again with the same bytes and those that
+ * have come since.
  */
 #ifndef PYINTERCEPTOR_READING_H
 #define PYINTERCEPTOR_READING_H

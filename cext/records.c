@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The rings of records. Owns them and their eventfd; see records.h for who calls what.
+ * The rings of records. Owns them and their eventfd; records.h names the callers.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,7 +17,7 @@
 static const uint32_t rooms[KINDS] = {2048, 1024, 4096};
 
 struct ring {
-	struct relay_record *records; /* NULL until somebody subscribes */
+	struct relay_record *records; /* NULL before the first subscription */
 	uint32_t first, count;
 	uint64_t dropped;
 };

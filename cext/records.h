@@ -1,15 +1,16 @@
-/* Records: what became of flows and followed requests, for those who subscribe.
+/* Records of flows that ended, of refusals and of followed requests, made while there is a subscriber.
  *
- * A bounded ring for each kind, so that a flood of one hides none of another. A record that finds no room is dropped and counted. All
- * functions may be called from any thread; none blocks for longer than a copy of the batch takes.
+ * A bounded ring for each kind, so that a flood of one hides none of another. A record that finds no room is dropped
+ * and counted. All functions may be called from any thread; none blocks for longer than a copy of the batch takes.
  */
 #ifndef PYINTERCEPTOR_RECORDS_H
 #define PYINTERCEPTOR_RECORDS_H
 
 #include "policy.h"
 
-/* A flow that C kept to its end makes one record: a REFUSAL if that is why it ended, else a FLOW. A flow that is handed off makes
- * none: Python makes its records. REQUEST: a request of a followed flow, once its response has ended or none came. */
+/* A flow that C kept to its end makes one record: a REFUSAL if that is why it ended, else a FLOW. A flow that is
+ * handed off makes none: Python makes its records. REQUEST: a request of a followed flow, once its response has
+ * ended or none came. */
 enum record_kind { RECORD_FLOW = 1, RECORD_REFUSAL = 2, RECORD_REQUEST = 4 };
 
 #define RECORD_METHOD_MAX 32
@@ -39,8 +40,8 @@ struct relay_dropped {            /* records that found no room, ever */
 
 struct relay;
 
-/* From now on records of these kinds (bits of enum record_kind; 0: none) are made. Those that were made stay to be taken. 0 or
- * -ENOMEM. */
+/* From now on records of these kinds (bits of enum record_kind; 0: none) are made. Those that were made stay to be
+ * taken. 0 or -ENOMEM. */
 int relay_subscribe(struct relay *relay, uint32_t kinds);
 
 /* Readable (eventfd) while records wait; read it before the records are taken. */
@@ -58,7 +59,7 @@ struct records;
 struct records *records_new(void); /* NULL with errno */
 void records_free(struct records *records);
 
-/* 1 if somebody subscribes to this kind: ask before a record is put together. */
+/* 1 if there is a subscriber to this kind: ask before a record is put together. */
 int record_is_wanted(const struct relay *relay, enum record_kind kind);
 
 /* Copies the record into its ring; without a subscriber it does nothing. */

@@ -71,7 +71,7 @@ static enum route read_answer(const struct nlmsghdr *header, uint8_t family)
 	return route->rtm_type == RTN_UNICAST ? ROUTE_UNICAST : ROUTE_OTHER;
 }
 
-/* Answers to earlier questions, whose asker had lost patience, may stand before ours. */
+/* Answers to earlier questions may stand before ours, if those waited in vain. */
 enum route route_to(int netlink, const struct endpoint *to)
 {
 	static _Atomic uint32_t questions;

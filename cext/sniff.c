@@ -24,8 +24,8 @@ static enum answer is_http2(const uint8_t *bytes, uint32_t length)
 	return length < whole ? MORE : YES;
 }
 
-/* RFC 9112 section 3 lets a lenient server take HT, VT, FF and a bare CR for a space; Python's http.server takes all that
- * Latin-1 calls a space. */
+/* RFC 9112 section 3 lets a lenient server take HT, VT, FF and a bare CR for a space; Python's http.server takes all
+ * that Latin-1 calls a space. */
 static int is_blank(uint8_t byte)
 {
 	return byte == ' ' || (byte >= '\t' && byte <= '\r') || (byte >= 0x1c && byte <= 0x1f) || byte == 0x85 || byte == 0xa0;
@@ -76,9 +76,9 @@ static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint
 	return is_bare_request(bytes + so_far->start, method, target, at - so_far->target) ? YES : NO;
 }
 
-/* A request line as the most lenient server reads it: blanks before it, a method in any case, blanks, and "HTTP/" at last.
- * frame_request() refuses what isn't strict; but it must come before it, or a handler could be walked round. A line without
- * all this is another protocol's command: "HELO world", "USER me". */
+/* A request line as the most lenient server reads it: blanks before it, a method in any case, blanks, and "HTTP/" at
+ * last. frame_request() refuses a line that isn't strict; but the line must get there, or a lenient server would be
+ * asked past the handler. A line without all this is another protocol's command: "HELO world", "USER me". */
 static enum answer is_http1(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
 {
 	uint32_t start = so_far->start;
@@ -121,7 +121,7 @@ static enum reading read_http(struct sniffing *so_far, const uint8_t *bytes, uin
 
 /* ---- TLS (RFC 8446 section 4.1.2, RFC 6066 section 3) ---- */
 
-/* A run of bytes read in order; what is not there yet sets `short_`. */
+/* A run of bytes that is read in order. */
 struct cursor {
 	const uint8_t *at;
 	uint32_t left;
@@ -209,7 +209,8 @@ static uint32_t message_length(const struct sniffing *so_far, uint32_t have)
 	return have < 4 ? 0 : 4 + ((uint32_t)so_far->prefix[1] << 16 | (uint32_t)so_far->prefix[2] << 8 | so_far->prefix[3]);
 }
 
-/* Walks over the records that have come since the last call, until the handshake message that they carry is complete. */
+/* Walks over the records that have come since the last call, until the handshake message that they carry is
+ * complete. */
 static enum reading walk_records(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
 {
 	while (so_far->record + 5 <= length) {
@@ -247,7 +248,8 @@ static void gather(const uint8_t *bytes, uint32_t size, uint8_t *out)
 	}
 }
 
-/* A handshake record (its first three bytes tell), or the hello of SSL 2 that some servers still take (RFC 5246 appendix E.2). */
+/* A handshake record, known by its first three bytes, or the hello of SSL 2 that some servers still accept (RFC 5246
+ * E.2). */
 static enum answer begins_as_tls(const uint8_t *bytes, uint32_t length)
 {
 	static const int record[] = {22, 3, -1}, old[] = {-1, -1, 1, 3};
@@ -261,7 +263,7 @@ static enum answer begins_as_tls(const uint8_t *bytes, uint32_t length)
 	return length < (is_record ? 3 : 4) ? MORE : YES;
 }
 
-/* TLS whose hello is malformed, or longer than we look, is TLS all the same, of a host that isn't known. */
+/* TLS whose hello is malformed, or longer than OPENING_MAX, is TLS for an unknown host. */
 static enum reading read_tls(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out)
 {
 	uint8_t message[OPENING_MAX];
@@ -278,7 +280,7 @@ static enum reading read_tls(struct sniffing *so_far, const uint8_t *bytes, uint
 	return READING_WHOLE;
 }
 
-/* None of the protocols is certain: what the opening is if nothing more comes. */
+/* None of the protocols is certain: sets the answer if nothing more comes. */
 static void guess(enum answer http1, uint32_t length, struct opening *out)
 {
 	int is_endless = http1 == MORE && length > METHOD_MAX; /* a request line that never ended: Python answers it with 431 or 400 */

@@ -20,8 +20,8 @@ struct opening {
 	uint8_t reserved[2];
 };
 
-/* How far an opening has been looked at, so that each of its bytes is looked at once. Zero it for a new flow; give it back with the
- * same bytes and those that have come since. The members are private. */
+/* How far an opening has been looked at, so that each of its bytes is looked at once. Zero it for a new flow; give
+ * it back with the same bytes and those that have come since. The members are private. */
 struct sniffing {
 	struct head head;         /* HTTP: once the first line is known to be a request's */
 	uint32_t start;           /* HTTP: blanks before the method */
@@ -34,10 +34,11 @@ struct sniffing {
 	uint8_t reserved[3];
 };
 
-/* Looks at the `length` first bytes of a flow. READING_MORE: the protocol or its head isn't certain yet, and `out` is the answer if
- * nothing more comes (an HTTP head that never ended is HTTP and ambiguous, so that it can be answered; another unfinished opening
- * is OPAQUE); else READING_WHOLE. HTTP/1.x is recognised from its first line (token SP target SP HTTP/1.x), so that a partial
- * method like "GE" waits and "SSH-2.0-" is OPAQUE at once. OPENING_MAX bytes are always enough. */
+/* Looks at the `length` first bytes of a flow. READING_MORE: the protocol or its head isn't certain yet, and `out`
+ * is the answer if nothing more comes (an HTTP head that never ended is HTTP and ambiguous, so that it can be
+ * answered; another unfinished opening is OPAQUE); else READING_WHOLE. HTTP/1.x is recognised from its first line
+ * (token SP target SP HTTP/1.x), so that a partial method like "GE" waits and "SSH-2.0-" is OPAQUE at once.
+ * OPENING_MAX bytes are always enough. */
 enum reading sniff(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out);
 
 #endif

@@ -1,6 +1,6 @@
 """The C relay as Trio sees it: calls go straight through, events come out in batches.
 
-A `Handoff` gives its socket away: whoever takes the event owns it and says `returned` when it is closed.
+The receiver of a `Handoff` owns its socket, and calls `returned` when that is closed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """A flow given from C to Python. `cause` says what failed before, `Cause.DONE` if nothing did."""
+    """A flow given from C to Python. `cause` is that of a failure before, `Cause.DONE` if nothing failed."""
 
     fd: int
     flow: int
@@ -74,7 +74,7 @@ class Counters:
     """Totals of one container, or of all together; `flows` are open now.
 
     `reset`: by a side, or with their container. `timed_out`: without a byte for too long. `no_resources`: for want of
-    memory or descriptors; of all together, those that nobody could look at are among them.
+    memory or descriptors; of all together, connections whose container is unknown are among them.
     """
 
     accepted: int
@@ -93,7 +93,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Counts of records that found no room."""
+    """Counts of dropped records by their kind."""
 
     flows: int
     refusals: int
@@ -114,7 +114,7 @@ class Pumping:
         return self._moved if self._handle is None else int(lib.relay_pump_moved(self._handle))
 
     async def wait(self) -> None:
-        """Returns when all has moved or the source has ended.
+        """Returns when all bytes have moved or the source has ended.
 
         Raises: OSError with the errno of the side that failed.
         """
@@ -125,7 +125,7 @@ class Pumping:
             raise OSError(self._error, os.strerror(self._error))
 
     def finish(self) -> None:
-        """Takes the sockets back, wherever it is."""
+        """Stops the pump; the sockets are their owner's again."""
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
@@ -176,8 +176,10 @@ class Relay:
         addresses: Sequence[Address],
         seconds: float,
     ) -> bool:
-        """Says which addresses `name` stands for, real ones for `seconds`; False if they have no place,
-        or flows are open to the synthetic ones while they are another name's."""
+        """Sets the addresses that `name` stands for, real ones for `seconds`.
+
+        Returns False if there is no place, or flows are open to the synthetic ones of another name.
+        """
         pair = ffi.NULL if synthetic is None else packed(synthetic[0]) + packed(synthetic[1])
         some = addresses[: lib.NAME_ADDRESSES_MAX]
         real = b"".join(map(packed, some))
@@ -222,7 +224,7 @@ class Relay:
                 yield [_event(self._batch[i]) for i in range(count)]
 
     def subscribe(self, kinds: Kind) -> None:
-        """From now on records of these kinds are made, `Kind.NONE`: of none. One set for all who read them."""
+        """Starts records of these kinds and ends those of others, for all readers together."""
         self._check(lib.relay_subscribe(self._handle, kinds), "subscribe to records")
 
     async def records(self) -> AsyncGenerator[list[Record], None]:
@@ -241,7 +243,7 @@ class Relay:
         return parse(self._records, lib.relay_take_records(self._handle, self._records, RECORDS))
 
     def count_dropped(self) -> Dropped:
-        """Records that were dropped since the start, because nobody took those before them."""
+        """Counts of the records that found no room, since the start."""
         out = ffi.new("struct relay_dropped *")
         lib.relay_count_dropped(self._handle, out)
         return Dropped(out.flows, out.refusals, out.requests)
