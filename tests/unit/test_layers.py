@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "pyinterceptor"
-# From left to right; what isn't named here (the package itself, its command line) stands to the right of all.
+# From left to right; the package itself stands to the right of all.
 LAYERS = [
-    *("paths", "errors", "boundary", "threads", "_relay", "web", "bindings", "policy", "app", "capture", "relay"),
-    *("dns", "http", "runtime", "serving"),
+    *("paths", "errors", "boundary", "threads", "_relay", "web", "policy", "bindings", "app", "capture", "relay"),
+    *("dns", "http", "runtime", "serving", "opening", "cli"),
 ]
 PURE = ["paths.py", "web", "policy", "app/policies.py"] + [
     f"dns/{name}.py" for name in ("query", "names", "answers")
@@ -46,6 +46,18 @@ def test_a_module_imports_only_what_stands_to_its_left(path: Path) -> None:
     here_at = LAYERS.index(here) if here in LAYERS else len(LAYERS)
     wrong = {name for name in imported(path) if (at := layer(name)) is not None and at > here_at}
     assert not wrong
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_imports_from_the_package_itself(path: Path) -> None:
+    """What users import stands there: a module that did so would import everything."""
+    whole = {name for name in imported(path) if name.count(".") == 1 and name.startswith("pyinterceptor.")}
+    assert not {name for name in whole if layer(name) is None}
+
+
+def test_every_module_has_its_place() -> None:
+    places = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in modules()} | {"_relay"}
+    assert places - {"__init__", "__main__"} == set(LAYERS)
 
 
 # What needs root, and where nothing may: these are given a Capture and runtimes by whoever composes them.
