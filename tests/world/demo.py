@@ -6,21 +6,17 @@ machine's own network is neither used nor changed.
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tests.world, which no wheel carries
-
-from pyinterceptor import App, Container, Response, fetch, open_interceptor
+from pyinterceptor import App, Container, FlowRecord, Response, fetch, open_interceptor
 from tests.world import World
 from tests.world.image import busybox_image, remove_image
 
@@ -85,7 +81,7 @@ WGET = ["sh", "-c", 'wget -qO- "$1" | wc -c | sed "s/^/200 /"', "wget"]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request and what must come of it. `host` finds its line in the log; "" where there is no flow."""
+    """A request and the outcome that it must have. `host` finds the record of its flow; "" if it makes no flow."""
 
     shown: str
     argv: Sequence[str]
@@ -138,29 +134,18 @@ def calls() -> dict[type[Container], list[Call]]:
     return asked
 
 
-class Flows(logging.Handler):
-    """Collects the one line that each flow logs when it ends."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self._send, self._ended = trio.open_memory_channel[tuple[str, str]](1000)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        verdict, host, destination = [str(one) for one in record.args[:3]]  # type: ignore[index]
-        self._send.send_nowait((verdict, destination if host == "-" else host))
-
-    async def verdict(self, host: str) -> str:
-        """The verdict on the next flow to this host that ends."""
-        with trio.move_on_after(5):
-            async for verdict, found in self._ended:
-                if found == host:
-                    return verdict
-        return "?"
+async def verdict_on(host: str, flows: AsyncIterator[FlowRecord]) -> str:
+    """The verdict on the next flow to this host that ends."""
+    with trio.move_on_after(5):
+        async for flow in flows:
+            if host == (flow.host or str(flow.destination[0])):
+                return flow.verdict.name
+    return "?"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a call: as the client saw it, as the relay logged it, as the origin counted it."""
+    """The end of a call: as the client saw it, as the flow's record has it, as the origin counted it."""
 
     verdict: str
     status: str
@@ -176,8 +161,8 @@ class Outcome:
         )
 
 
-async def outcome(box: Any, call: Call, flows: Flows, world: World) -> Outcome:
-    """Makes the call and waits for its line in the log."""
+async def outcome(box: Any, call: Call, flows: AsyncIterator[FlowRecord], world: World) -> Outcome:
+    """Makes the call and waits for the record of its flow."""
     before, started = world.counts().syns, trio.current_time()
     finished = await box.exec(call.argv)
     seconds = trio.current_time() - started
@@ -185,19 +170,18 @@ async def outcome(box: Any, call: Call, flows: Flows, world: World) -> Outcome:
     if not size.isdecimal() or status == "000":
         told = re.search(r"HTTP/1\.1 (\d+)", finished.stderr.decode())  # busybox wget says a refusal there
         status, size = (told[1] if told else "-"), "0"
-    verdict = await flows.verdict(call.host) if call.host else "no such name"
+    verdict = await verdict_on(call.host, flows) if call.host else "no such name"
     return Outcome(verdict, status, int(size), seconds, world.counts().syns - before)
 
 
 async def demonstrate(world: World) -> int:
     """Prints the table; returns how many calls did not end as they should."""
-    asked, flows, wrong = calls(), Flows(), 0
-    log = logging.getLogger("pyinterceptor")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.addHandler(flows)
+    asked, wrong = calls(), 0
     print(f"{'container':<13} {'request':<47} {'verdict':<13} {'status':<6} {'bytes':>11} {'time':>8}")
-    async with open_interceptor(App(containers=list(asked)), instance="demo") as opened:
+    async with (
+        open_interceptor(App(containers=list(asked)), instance="demo") as opened,
+        opened.records(FlowRecord) as flows,
+    ):
         for cls, made in asked.items():
             box = await opened.get_container(cls, "one")
             for call in made:
