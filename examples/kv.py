@@ -5,7 +5,9 @@
 The container speaks plain HTTP and knows of no store. `--binding KV=redis://127.0.0.1:6379` keeps the values in Redis.
 """
 
-from pyinterceptor import KV, App, BadArgument, Container, Response
+from typing import Any
+
+from pyinterceptor import KV, App, BadArgument, Container, Context, Request, Response
 
 
 class Sandbox(Container):
@@ -13,7 +15,7 @@ class Sandbox(Container):
 
 
 @Sandbox.outbound_by_host("my.kv")
-async def values(request, env, ctx):
+async def values(request: Request, env: Any, ctx: Context) -> Response:
     key = request.url.path[1:]
     try:
         match request.method:

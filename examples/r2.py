@@ -4,8 +4,10 @@ What the container calls /readme is kept under its id, so no container can name 
 `--binding BUCKET=s3://bucket?endpoint=…` keeps them in any store that speaks S3.
 """
 
-from pyinterceptor import App, BadArgument, Container, Headers, R2Bucket, Response
-from pyinterceptor.bindings.r2 import ObjectBody
+from typing import Any
+
+from pyinterceptor import App, BadArgument, Container, Context, Headers, R2Bucket, Request, Response
+from pyinterceptor.bindings.r2 import ObjectBody, R2Object
 
 
 class Sandbox(Container):
@@ -13,7 +15,7 @@ class Sandbox(Container):
 
 
 @Sandbox.outbound_by_host("my.r2")
-async def objects(request, env, ctx):
+async def objects(request: Request, env: Any, ctx: Context) -> Response:
     path = f"{ctx.container_id}{request.url.path}"  # scoped to this container
     try:
         match request.method:
@@ -35,7 +37,7 @@ async def objects(request, env, ctx):
     return Response("Method Not Allowed", status=405)
 
 
-def answer(found, asked):
+def answer(found: R2Object | None, asked: Headers) -> Response:
     if found is None:
         return Response("Not Found\n", status=404)
     headers = Headers({"etag": found.http_etag, "accept-ranges": "bytes"})
@@ -43,10 +45,10 @@ def answer(found, asked):
     if not isinstance(found, ObjectBody):  # only_if wasn't met
         must_be_unchanged = "if-match" in asked or "if-unmodified-since" in asked
         return Response(status=412 if must_be_unchanged else 304, headers=headers)
-    if found.range.length == found.size:
+    if found.range is None or found.range.length == found.size:
         return Response(found.body, headers=headers)
-    first, last = found.range.offset, found.range.offset + found.range.length - 1
-    headers.set("content-range", f"bytes {first}-{last}/{found.size}")
+    first, length = found.range.within(found.size)
+    headers.set("content-range", f"bytes {first}-{first + length - 1}/{found.size}")
     return Response(found.body, status=206, headers=headers)
 
 
