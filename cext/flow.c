@@ -64,6 +64,13 @@ static struct next end(enum end_cause cause)
 	return (struct next){FLOW_ENDED, cause};
 }
 
+/* A call on a socket has failed: for want of something here, or because its peer did. */
+static struct next failed(int error)
+{
+	int is_want = error == ENOMEM || error == ENOBUFS || error == EMFILE || error == ENFILE || error == ENOSPC;
+	return end(is_want ? END_NO_RESOURCES : END_RESET);
+}
+
 static int is_undecided(enum flow_state state)
 {
 	return state <= FLOW_UNREACHABLE;
@@ -248,22 +255,22 @@ static void finish(struct flows *flows, struct flow *flow)
 	retire(flows, flow);
 }
 
-static void hear_every_byte(struct side *side);
+static void hear_every_byte(struct flow *flow, struct side *side);
 
 /* Gives the client's socket to Python; what it hasn't read yet, Python reads. Returns why that can't be, or END_DONE. */
 static enum end_cause hand_off(struct flows *flows, struct flow *flow)
 {
 	struct container *container = flow->container;
-	hear_every_byte(&flow->client);
+	hear_every_byte(flow, &flow->client);
 	if (atomic_fetch_add(&container->handoffs, 1) >= container->budget.handoffs) {
 		atomic_fetch_sub(&container->handoffs, 1);
 		return END_BUDGET;
 	}
 	struct relay_event event = event_of(flow, EVENT_HANDOFF);
 	event.fd = flow->client.fd;
-	epoll_ctl(flows->epoll, EPOLL_CTL_DEL, flow->client.fd, NULL);
 	set_linger(flow->upstream.fd, 0);
-	if (relay_post(flows->relay, &event) < 0) {
+	if (flow->is_broken || epoll_ctl(flows->epoll, EPOLL_CTL_DEL, flow->client.fd, NULL) < 0 ||
+	    relay_post(flows->relay, &event) < 0) {
 		atomic_fetch_sub(&container->handoffs, 1);
 		return END_NO_RESOURCES;
 	}
@@ -341,17 +348,19 @@ static void looked(struct side *side, ssize_t got, uint64_t allowed)
 	side->is_readable |= allowed < (uint64_t)got;
 }
 
-static void set_low_water(struct side *side, int bytes)
+static int set_low_water(struct side *side, int bytes)
 {
-	if (setsockopt(side->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes) == 0)
+	int result = setsockopt(side->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
+	if (result == 0)
 		side->is_quiet = bytes > 1;
+	return result;
 }
 
-static void hear_every_byte(struct side *side)
+static void hear_every_byte(struct flow *flow, struct side *side)
 {
 	side->looks = 0;
-	if (side->is_quiet)
-		set_low_water(side, 1);
+	if (side->is_quiet && set_low_water(side, 1) < 0)
+		flow->is_broken = 1; /* it would hear of few bytes never */
 }
 
 /* A head isn't complete. One that comes in single bytes must not cost a look for each: after a few looks we are woken by many bytes
@@ -387,7 +396,7 @@ static struct next judge_client(struct flows *flows, struct flow *flow, const vo
 	if (got == -1)
 		return stay(flow);
 	if (got < 0)
-		return end(END_RESET);
+		return failed(errno);
 	if (!flow->first_byte)
 		flow->first_byte = flows->now;
 	struct first_bytes look = {.bytes = flows->workspace->buffer, .length = (uint32_t)got,
@@ -396,7 +405,7 @@ static struct next judge_client(struct flows *flows, struct flow *flow, const vo
 	enum judged judged = judge(&flow->subject, &flow->opening, table, flows->options, &look);
 	flow->protocol = (uint8_t)look.protocol;
 	if (judged != JUDGED_MORE)
-		hear_every_byte(&flow->client);
+		hear_every_byte(flow, &flow->client);
 	switch (judged) {
 	case JUDGED_MORE:
 		look_later(flows, flow, &flow->client, got);
@@ -560,7 +569,7 @@ static struct next greet(struct flows *flows, struct flow *flow, const void *tab
 	enum moved received = move(flows->workspace, flow->container, flow->upstream.fd, flow->client.fd, &flow->received);
 	note_moved(flows, flow, flow->sent.moved + before);
 	if (received == MOVED_BROKEN)
-		return end(END_RESET);
+		return failed(flow->received.error);
 	if (received == MOVED_MORE)
 		serve_later(flows, flow);
 	if (flow->received.moved == before || !flow->first_byte)
@@ -586,7 +595,7 @@ static struct next splice_on(struct flows *flows, struct flow *flow, const void 
 	(void)table;
 	enum moved moved = move_both(flows, flow);
 	if (moved == MOVED_BROKEN)
-		return end(END_RESET);
+		return failed(flow->sent.error ? flow->sent.error : flow->received.error);
 	if (flow->sent.is_shut && flow->received.is_shut)
 		return end(END_DONE);
 	if (moved == MOVED_MORE)
@@ -599,8 +608,8 @@ static struct next splice_on(struct flows *flows, struct flow *flow, const void 
 /* From here on bytes pass unseen, both ways. */
 static struct next pass_unseen(struct flow *flow, enum flow_state state)
 {
-	hear_every_byte(&flow->client);
-	hear_every_byte(&flow->upstream);
+	hear_every_byte(flow, &flow->client);
+	hear_every_byte(flow, &flow->upstream);
 	flow->sent.allowed = flow->received.allowed = ALLOW_ALL;
 	return go(state);
 }
@@ -645,7 +654,7 @@ static struct next look_at_request(struct flows *flows, struct flow *flow, const
 	if (got == -1)
 		return stay(flow);
 	if (got < 0)
-		return end(END_RESET);
+		return failed(errno);
 	flow->sent.has_ended = got == 0;
 	if (got == 0)
 		return stay(flow);
@@ -655,7 +664,7 @@ static struct next look_at_request(struct flows *flows, struct flow *flow, const
 		look_later(flows, flow, &flow->client, got);
 		return stay(flow);
 	}
-	hear_every_byte(&flow->client);
+	hear_every_byte(flow, &flow->client);
 	struct next next = stay(flow);
 	if (followed == FOLLOWED_UNFRAMED)
 		next = unframed(flow, table, 1);
@@ -678,7 +687,7 @@ static struct next look_at_response(struct flows *flows, struct flow *flow, cons
 	if (got == -1)
 		return stay(flow);
 	if (got < 0)
-		return end(END_RESET);
+		return failed(errno);
 	flow->received.has_ended = got == 0;
 	if (got == 0)
 		return stay(flow);
@@ -688,7 +697,7 @@ static struct next look_at_response(struct flows *flows, struct flow *flow, cons
 		look_later(flows, flow, &flow->upstream, got);
 		return stay(flow);
 	}
-	hear_every_byte(&flow->upstream);
+	hear_every_byte(flow, &flow->upstream);
 	if (followed == FOLLOWED_SWITCHED)
 		return pass_unseen(flow, FLOW_SPLICING);
 	struct next next = followed == FOLLOWED_UNFRAMED ? unframed(flow, table, 0) : stay(flow);
@@ -717,7 +726,7 @@ static struct next follow_on(struct flows *flows, struct flow *flow, const void 
 	for (int round = 0; round < ROUNDS_MAX; round++) {
 		enum moved moved = move_both(flows, flow);
 		if (moved == MOVED_BROKEN)
-			return end(END_RESET);
+			return failed(flow->sent.error ? flow->sent.error : flow->received.error);
 		/* What a client has sent after the last request of its connection goes nowhere, and must not hold the flow. */
 		if (flow->received.is_shut && (flow->sent.is_shut || flow->client.has_closed))
 			return end(END_DONE);

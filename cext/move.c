@@ -173,6 +173,12 @@ static void forward_end(int to, struct direction *direction)
 	}
 }
 
+static enum moved broken(struct direction *direction)
+{
+	direction->error = errno ? errno : EIO;
+	return MOVED_BROKEN;
+}
+
 enum moved move(struct workspace *workspace, struct container *container, int from, int to, struct direction *direction)
 {
 	uint64_t before = direction->moved;
@@ -182,7 +188,7 @@ enum moved move(struct workspace *workspace, struct container *container, int fr
 		if (flushed == 1)
 			flushed = flush_pipe(to, direction);
 		if (flushed < 0)
-			return MOVED_BROKEN;
+			return broken(direction);
 		if (flushed == 0)
 			break;
 		if (direction->has_ended) {
@@ -200,7 +206,7 @@ enum moved move(struct workspace *workspace, struct container *container, int fr
 			is_large = pipe_get(workspace, container, direction->pipe);
 		ssize_t got = is_large ? splice_once(from, direction) : copy_once(workspace, from, to, direction);
 		if (got < 0 && errno != EAGAIN)
-			return MOVED_BROKEN;
+			return broken(direction);
 		if (got < 0)
 			break;
 		direction->has_ended = got == 0;

@@ -25,6 +25,7 @@ struct direction {
 	uint32_t in_pipe;
 	uint64_t moved;
 	uint64_t allowed;  /* bytes that may be read before somebody looks at the next ones */
+	int error;         /* MOVED_BROKEN: errno of the side that failed */
 	uint8_t has_ended, is_shut;
 };
 

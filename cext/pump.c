@@ -123,7 +123,7 @@ static void move_some(struct pumps *pumps, struct relay_pump *pump)
 	struct direction *direction = &pump->direction;
 	enum moved moved = move(pumps->workspace, pump->container, pump->from, pump->to, direction);
 	if (moved == MOVED_BROKEN) {
-		end(pump, errno ? errno : EIO);
+		end(pump, direction->error);
 	} else if ((direction->allowed == 0 || direction->has_ended) && direction_is_empty(direction)) {
 		end(pump, 0);
 	} else if (moved == MOVED_MORE && !pump->is_ready) {

@@ -88,12 +88,12 @@ async def passage(
 ) -> AsyncIterator[Passage]:
     """Opens it; one thread serves all, so that what one flow costs is the others' to feel."""
     with ExitStack() as stack:
-        listener = stack.enter_context(_listener())
-        port = listener.getsockname()[1]
+        near = stack.enter_context(listener(str(NEAR)))
+        port = near.getsockname()[1]
         origin = stack.enter_context(socket.create_server((str(FAR), port), backlog=4096))
         origin.settimeout(PATIENCE)
         async with open_relay(options) as relay:
-            relay.add_container(relay.listen(listener), Attachment(CONTAINER, LO, NEAR, NEAR_V6), budget)
+            relay.add_container(relay.listen(near), Attachment(CONTAINER, LO, NEAR, NEAR_V6), budget)
             opened = Passage(relay, (str(NEAR), port), origin)
             opened.publish(rules)
             opened.publish_address()
@@ -101,12 +101,12 @@ async def passage(
                 yield opened
 
 
-def _listener() -> socket.socket:
+def listener(address: str, port: int = 0) -> socket.socket:
     """At the one address alone: the gateway's own listens at every."""
     made = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     made.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
-    made.bind((f"::ffff:{NEAR}", 0))
+    made.bind((f"::ffff:{address}", port))
     made.listen(4096)
     return made
 
