@@ -1,6 +1,6 @@
-"""Answers the containers' queries: by the container's policy, synthetic, upstream, or not at all.
+"""Answers the containers' queries. The policy decides between a synthetic address, upstream's answer, and a refusal.
 
-What an answer says is published to the relay first, so that a connection to it finds its name there.
+The addresses in an answer are published to the relay first, so that it knows the name of a connection to them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pyinterceptor.errors import PeerError
 from pyinterceptor.policy.addresses import Address
 from pyinterceptor.policy.budget import Budget
 
-KEPT = 300.0  # seconds at least that the relay remembers whose an address was: clients keep answers longer than told
+KEPT = 300.0  # seconds, at least, for which the relay remembers an address's name: clients exceed the TTL of answers
 LOOPBACK: dict[int, Address] = {A: ipaddress.IPv4Address("127.0.0.1"), AAAA: ipaddress.IPv6Address("::1")}
 
 
 class Publisher(Protocol):
-    """What the resolver needs of the relay."""
+    """The part of the relay that the resolver uses."""
 
     def publish_name(
         self,
@@ -61,7 +61,8 @@ class Observer(Protocol):
 
 @dataclass(slots=True)
 class Counts:
-    """Of one container: queries read, refused for want of a budget, of a free synthetic address, of an answer."""
+    """Counters of one container: all queries, and those that failed because the budget was used up, no synthetic
+    address was free, or no upstream server answered."""
 
     queries: int = 0
     over_budget: int = 0
@@ -87,7 +88,7 @@ class Lookups:
 
     @contextmanager
     def stream(self) -> Iterator[bool]:
-        """A TCP connection's place in the budget; yields False if there is none."""
+        """Counts a TCP connection against the budget. Yields False if the budget is used up."""
         has_place = self.streams < self.budget.query_streams
         self.counts.over_budget += not has_place
         self.streams += 1
@@ -99,7 +100,7 @@ class Lookups:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A query that waits for upstream. It has its place in the budget, which `Resolver.passed` gives back."""
+    """A query that waits for upstream. It counts against the budget until `Resolver.passed` has answered it."""
 
     lookups: Lookups
     query: Query
@@ -109,7 +110,7 @@ class Waiting:
 
 
 class Resolver:
-    """Answers for every container; what belongs to one is in its `Lookups`."""
+    """Answers the queries of all containers. The state of one container is in its `Lookups`."""
 
     def __init__(self, *, upstream: Upstream, relay: Publisher, v6: bool) -> None:
         self._upstream = upstream
@@ -117,7 +118,7 @@ class Resolver:
         self._v6 = v6
 
     def answer_nowait(self, lookups: Lookups, wire: bytes, *, udp: bool) -> bytes | Waiting | None:
-        """Returns the bytes to answer with, a `Waiting` for `passed` if only upstream knows, None for no answer."""
+        """Returns the answer's bytes, or a `Waiting` for `passed` if upstream must be asked. None: don't answer."""
         try:
             query = read(wire)
         except PeerError:
@@ -136,7 +137,7 @@ class Resolver:
         host = query.host
         if query.code != NOERROR:
             return reply(query, query.code)
-        if host == "localhost" or host.endswith(".localhost"):  # the container's own, whoever is asked (RFC 6761)
+        if host == "localhost" or host.endswith(".localhost"):  # always the container itself (RFC 6761)
             return self._one_of(query, LOOPBACK)
         if (address := _reversed(query)) is not None and address in lookups.names.networks:
             return self._pointer(lookups, query, address)
@@ -151,12 +152,12 @@ class Resolver:
         return None
 
     async def answer(self, lookups: Lookups, wire: bytes, *, udp: bool) -> bytes | None:
-        """Returns the bytes to answer with, None for no answer."""
+        """Returns the answer's bytes. None: don't answer."""
         answer = self.answer_nowait(lookups, wire, udp=udp)
         return await self.passed(answer) if isinstance(answer, Waiting) else answer
 
     async def passed(self, waiting: Waiting) -> bytes:
-        """Returns upstream's answer. Both families' addresses are published, whichever was asked for."""
+        """Returns upstream's answer. Publishes the name's addresses of both families, whichever was requested."""
         lookups, query = waiting.lookups, waiting.query
         try:
             response, others = await self._ask(query)
@@ -177,17 +178,17 @@ class Resolver:
         return passed(query, response, v6=self._v6, udp=waiting.udp)
 
     async def refresh(self, container: int, name: str) -> None:
-        """A flow waits to dial this name: resolves it and tells the relay."""
+        """Resolves a name that a flow waits to dial, and publishes its addresses or the failure to the relay."""
         found = await self._upstream.resolve(name)
         if not self._publish(container, name, found.both(), max(found.ttl, 1)):
             self._relay.name_failed(container, name)
 
     def set_ipv6(self, v6: bool) -> None:
-        """Whether the host has a way to IPv6 addresses: without one there are no AAAA answers."""
+        """Sets whether the host has an IPv6 route. Without one, no answer has AAAA records."""
         self._v6 = v6
 
     def _one_of(self, query: Query, pair: Mapping[int, Address]) -> bytes:
-        """The address of the type that was asked for; for other types nothing, which is no error."""
+        """Returns an answer with the address of the requested type. For any other type, the answer is empty."""
         address = None if query.kind == AAAA and not self._v6 else pair.get(query.kind)
         return reply(query, record=None if address is None else address.packed)
 
@@ -207,14 +208,15 @@ class Resolver:
         return self._one_of(query, {A: pair.v4, AAAA: pair.v6})
 
     def _pointer(self, lookups: Lookups, query: Query, address: Address) -> bytes:
-        """The name of a synthetic address: nobody else knows."""
+        """Returns the answer to a reverse lookup of a synthetic address, which no upstream server could answer."""
         name = lookups.names.name_of(address)
         if name is None:
             return reply(query, NXDOMAIN)
         return reply(query, record=dns.name.from_text(name).to_wire() if query.kind == PTR else None)
 
     async def _ask(self, query: Query) -> tuple[dns.message.Message | None, list[str]]:
-        """Upstream's answer, None without one; and where it has addresses, all that the name has."""
+        """Returns upstream's answer, or None if there is none. If it has addresses, also returns all addresses of the
+        name."""
         response, others = None, list[str]()
 
         async def both() -> None:
@@ -230,13 +232,13 @@ class Resolver:
         return response, others
 
     def _publish(self, container: int, name: str, texts: Sequence[str], seconds: float) -> bool:
-        """False where none of the addresses can be dialled from here."""
+        """Publishes the addresses that the host can reach. Returns False if there are none, or the relay refused."""
         found = [ipaddress.ip_address(text) for text in dict.fromkeys(texts) if self._v6 or ":" not in text]
         return bool(found) and self._relay.publish_name(container, name, None, found, seconds)
 
 
 def _reversed(query: Query) -> Address | None:
-    """The address whose name is asked for, as in 1.0.18.198.in-addr.arpa."""
+    """Returns the address in a reverse lookup such as 1.0.18.198.in-addr.arpa. None for any other query."""
     if not query.labels or query.labels[-1].lower() != b"arpa":
         return None
     try:

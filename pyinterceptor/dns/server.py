@@ -1,6 +1,6 @@
-"""Receives the containers' queries on port 53, UDP and TCP, and sends the resolver's answers.
+"""Receives the containers' queries on port 53, over UDP and TCP, and sends the resolver's answers.
 
-A datagram is answered from the address it was sent to, whatever that was: containers may ask anybody.
+A datagram is answered from the address it was sent to. Any address is answered, because containers may use any server.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pyinterceptor.dns.query import QUERY_MAX
 from pyinterceptor.dns.resolver import Lookups, Resolver, Waiting
 
 IP_PKTINFO = 8  # ip(7); the socket module of Python 3.11 doesn't have it
-IDLE = 30.0  # seconds that a TCP client may take to ask one question and take its answer
-BATCH = 256  # datagrams between two turns of everybody else
+IDLE = 30.0  # seconds for a TCP client to send one query and receive its answer
+BATCH = 256  # datagrams to read before other tasks run
 
 Peer = tuple[str, int, int, int]
 
 
 class Client(Protocol):
-    """A container that runs: its questions, and the nursery of the tasks that wait for it."""
+    """A running container: its lookups, and the nursery for tasks that wait for upstream."""
 
     @property
     def lookups(self) -> Lookups: ...
@@ -33,9 +33,9 @@ class Client(Protocol):
 
 
 async def serve_udp(sock: socket.socket, client_on: Callable[[int], Client | None], resolver: Resolver) -> None:
-    """Answers for ever. Borrows the dual-stack socket, which has IP_PKTINFO and IPV6_RECVPKTINFO set.
+    """Answers queries until cancelled. Borrows the dual-stack socket, which must have IP_PKTINFO and IPV6_RECVPKTINFO.
 
-    `client_on(interface)` returns the container that asks, None if no container has the interface.
+    `client_on(interface)` returns the container behind an interface; None if it has no container.
     """
     while True:
         await trio.lowlevel.wait_readable(sock.fileno())
@@ -45,7 +45,7 @@ async def serve_udp(sock: socket.socket, client_on: Callable[[int], Client | Non
             except BlockingIOError:
                 break
             except OSError:
-                continue  # what became of an earlier answer
+                continue  # the error of an earlier answer
             interface, source = _arrival(control)
             client = client_on(interface)
             if client is None or source is None:
@@ -58,9 +58,9 @@ async def serve_udp(sock: socket.socket, client_on: Callable[[int], Client | Non
 
 
 async def serve_tcp(stream: trio.abc.Stream, lookups: Lookups, resolver: Resolver) -> None:
-    """Serves one connection, queries one after the other (RFC 7766). Borrows the stream.
+    """Serves one connection, with one query at a time (RFC 7766). Borrows the stream.
 
-    Returns when either side is done, also by a reset.
+    Returns when either side has ended the connection, even with a reset.
     """
     with suppress(trio.BrokenResourceError):
         await _serve_queries(stream, lookups, resolver)
@@ -97,11 +97,12 @@ def _send(sock: socket.socket, answer: bytes, source: bytes, peer: Peer) -> None
     try:
         sock.sendmsg([answer], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)], 0, peer)
     except OSError:
-        return  # the container is gone, or its queue is full: it asks again
+        return  # the container has ended, or its queue is full; a client repeats its query
 
 
 def _arrival(control: list[tuple[int, int, bytes]]) -> tuple[int, bytes | None]:
-    """The interface a datagram came in on, and the in6_pktinfo to answer with: out there, from where it was sent."""
+    """Returns the interface on which a datagram arrived, and the in6_pktinfo for its answer: the same interface, with
+    the datagram's destination as source. (0, None) if the kernel didn't report them."""
     for level, kind, data in control:
         if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
             return struct.unpack_from("=i", data, 16)[0], data

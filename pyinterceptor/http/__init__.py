@@ -1,1 +1,1 @@
-"""HTTP/1.1 both ways: the server that containers talk to, and fetch()."""
+"""HTTP/1.1 in both directions: the server for containers, and the client behind fetch()."""

@@ -1,6 +1,6 @@
-"""What we ask an origin: the bytes of a request's head, and where a redirect leads.
+"""Requests to origins: the bytes of a request's head, and the next request of a redirect.
 
-Pure. Fields go in the order and spelling they came in; hop-by-hop fields never pass, a length is said once.
+Pure. Fields keep their order and spelling. Hop-by-hop fields are never forwarded, and the length is given only once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pyinterceptor.web import URL
 from pyinterceptor.web.headers import TOKEN
 from pyinterceptor.web.url import split_host
 
-SAYS_NO_BODY = frozenset({"POST", "PUT", "PATCH"})  # these say so when they have none (RFC 9110 section 8.6)
+SAYS_NO_BODY = frozenset({"POST", "PUT", "PATCH"})  # without a body: "content-length: 0" (RFC 9110 section 8.6)
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 OF_THE_MESSAGE = frozenset({"host", "content-length", "expect"})
 OF_THE_BODY = frozenset({"content-encoding", "content-language", "content-location", "content-type"})
@@ -20,7 +20,7 @@ OF_THE_ORIGIN = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
 def host_field(url: URL, given: str | None) -> str:
-    """The Host field of a request for this URL: as it was given, if it is this host's, with whatever port."""
+    """Returns the Host field for a request to this URL: the given one if it names the URL's host, with any port."""
     try:
         if given is not None and split_host(given)[0] == url.host:
             return given
@@ -32,14 +32,14 @@ def host_field(url: URL, given: str | None) -> str:
 def request_head(
     method: str, target: str, host: str, fields: Fields, length: int | None, upgrade: str | None = None
 ) -> bytes:
-    """The head of a request whose body has `length` bytes; None: it will be chunked.
+    """Returns the head of a request. Its body has `length` bytes, or is chunked if `length` is None.
 
-    Expect doesn't go along: who reads a response while it sends needs no 100 (Continue).
+    Expect is not forwarded: our client reads the response while it sends, so it needs no 100 (Continue).
 
-    Raises: ValueError for a method that is no token.
+    Raises ValueError if the method is not a token.
     """
     if not TOKEN.fullmatch(method):
-        raise ValueError(f"{method!r} is not a method")
+        raise ValueError(f"{method!r} is not a valid method")
     passed = end_to_end(fields)
     names = {name.lower() for name, _ in passed}
     ours = {"host": host}
@@ -64,7 +64,7 @@ def request_head(
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """The request that follows a redirect; the body goes along unless `drops_body`."""
+    """The next request after a redirect. It has the same body, unless `drops_body`."""
 
     url: URL
     method: str
@@ -72,9 +72,9 @@ class Hop:
 
 
 def hop_after(status: int, location: str | None, method: str, url: URL) -> Hop | None:
-    """Where the response to a request leads; None where it is no redirect (Fetch standard, HTTP-redirect fetch).
+    """Returns the request that follows this response; None if it is no redirect. Fetch standard, HTTP-redirect fetch.
 
-    Raises: ValueError for a Location that is no http or https URL.
+    Raises ValueError if Location is not an http or https URL.
     """
     if status not in REDIRECTS or location is None:
         return None
@@ -83,7 +83,7 @@ def hop_after(status: int, location: str | None, method: str, url: URL) -> Hop |
 
 
 def fields_after(fields: Fields, *, drops_body: bool, same_origin: bool) -> list[tuple[str, str]]:
-    """What of a request's fields goes along to the next hop."""
+    """Returns the fields of a request that are sent with the next request after a redirect."""
     dropped = set(OF_THE_MESSAGE)
     if drops_body:
         dropped |= OF_THE_BODY

@@ -1,7 +1,7 @@
-"""HTTP/1.1 to origins: connections are dialled, kept, used again; redirects are followed where asked.
+"""The HTTP/1.1 client: dials origins, pools idle connections, and follows redirects on request.
 
-The dialler's guard is asked before a connection is dialled, and again before an idle one is used, since the policy may
-have changed; a redirect's connection is no exception.
+The dialler's guard checks each connection before it is dialled, and again before an idle one is reused, because the
+policy may have changed. This applies to the connections of redirects as well.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pyinterceptor.web import Body, Headers, Request, Response
 Redirect = Literal["follow", "manual"]
 
 MAX_REDIRECTS = 20  # Fetch standard
-MAX_OPEN = 1024  # connections of one client, idle ones included: under the usual limit of descriptors with the flows
+MAX_OPEN = 1024  # connections of one client, idle ones included; with the flows, below the usual limit of descriptors
 TLS_DEADLINE = 15.0  # seconds
-# Asking twice does no more than asking once (RFC 9110 section 9.2.2).
+# The idempotent methods: repeating such a request has no further effect (RFC 9110 section 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 NEVER = frozenset({"CONNECT", "TRACE"})
 
@@ -45,14 +45,14 @@ class Dial(Protocol):
 
 @functools.cache
 def verified_tls() -> ssl.SSLContext:
-    """Certificates and names are checked against the system's authorities."""
+    """Returns a context that verifies certificates with the system's authorities, and checks host names."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 class Client:
-    """Made by `open_client`. Each response holds its connection until its body has ended or is closed."""
+    """A client, made by `open_client`. A response holds its connection until its body has ended or is closed."""
 
     def __init__(
         self, dial: Dial, nursery: trio.Nursery, ssl_context: ssl.SSLContext | None, pump: Pump | None
@@ -67,13 +67,13 @@ class Client:
         self._is_closed = False
 
     async def fetch(self, request: Request, *, local: bool = False, redirect: Redirect = "follow") -> Response:
-        """The origin's response, as soon as its head is there; takes the request's body.
+        """Sends a request, and returns the response once its head has arrived. Takes the request's body.
 
-        `local` permits addresses that the guard calls local, at the request's own origin only. With `redirect="manual"`
-        a redirect is returned like any other response.
+        `local` permits addresses that the guard classifies as local, but only for the request's own origin. With
+        `redirect="manual"`, a redirect is returned like any other response.
 
-        Raises: DialRefused where the guard permits no address of the host; FetchError for what fails on the way;
-        RuntimeError for a body that was read already; ValueError for a method that can't be fetched.
+        Raises DialRefused if the guard permits no address of the host, FetchError if the connection or the response
+        fails, RuntimeError if the body was read already, and ValueError if the method can't be fetched.
         """
         self._check(request)
         for _ in range(MAX_REDIRECTS + 1):
@@ -91,12 +91,13 @@ class Client:
         raise FetchError(f"fetch {request.url}: more than {MAX_REDIRECTS} redirects")
 
     async def pass_on(self, request: Request, *, at: str | None, port: int, decides: Decides) -> Response:
-        """The response to a container's own request, asked as it came; takes the request's body.
+        """Sends a container's own request unchanged, and returns the response. Takes the request's body.
 
-        `at` is the address that the container dialled, whatever host the request names; None: the host's own. Only
-        addresses for which `decides` returns True are used.
+        `at` is the address that the container dialled, which may not belong to the request's host; None means the
+        host's own addresses. Only addresses for which `decides` returns True are used.
 
-        Raises: as `fetch`; OtherRule if `decides` returns True for no address that the guard permits.
+        Raises the same exceptions as `fetch`, and OtherRule if `decides` returns False for all addresses that the guard
+        permits.
         """
         self._check(request)
         url = request.url
@@ -117,7 +118,7 @@ class Client:
     async def _ask(
         self, origin: Origin, request: Request, target: str, host: str, decides: Decides | None = None
     ) -> Response:
-        """One request, once more on a fresh connection if a kept one turns out to be dead."""
+        """Sends one request. If a reused connection turns out to be closed, repeats it on a new one."""
         method, body = request.method, request.body
         fields = list(Headers(request.headers).items())
         upgrade = upgrade_of(fields) if request.target is not None and body.content == b"" else None
@@ -149,7 +150,7 @@ class Client:
             raise FetchError(f"receive from {connection.name}: {error}") from error
 
     async def _kept(self, origin: Origin, decides: Decides | None) -> Connection | None:
-        """An idle connection that still works, as far as one can see, and that the policy of this moment permits."""
+        """Returns an idle connection that the current policy permits and that shows no sign of its end; else None."""
         while (connection := self._pool.take(origin)) is not None:
             is_permitted = self._dial.may_use(connection.ip, origin.port, origin.local, decides)
             if is_permitted and not connection.is_stale():
@@ -207,14 +208,14 @@ class Client:
         await connection.aclose()
 
     async def expire(self) -> None:
-        """Closes connections that nobody used for long, until cancelled."""
+        """Closes connections that have been idle for too long. Runs until cancelled."""
         while True:
             await trio.sleep(IDLE_SECONDS / 2)
             for connection in self._pool.expired(trio.current_time()):
                 await self._close(connection)
 
     async def aclose(self) -> None:
-        """Closes every connection; a response that is still read fails."""
+        """Closes every connection. A response that is still being read fails."""
         self._is_closed = True
         for connection in list(self._open):
             await self._close(connection)
@@ -224,7 +225,7 @@ class Client:
 async def open_client(
     dial: Dial, *, ssl_context: ssl.SSLContext | None = None, pump: Pump | None = None
 ) -> AsyncIterator[Client]:
-    """A client for the time of the block. `ssl_context` is used as it is, instead of `verified_tls()`."""
+    """Yields a client, which is closed when the block ends. `ssl_context` replaces `verified_tls()`."""
     async with trio.open_nursery() as nursery:
         client = Client(dial, nursery, ssl_context, pump)
         nursery.start_soon(client.expire)
@@ -244,18 +245,18 @@ def _hop(request: Request, response: Response) -> Hop | None:
 
 
 def _mark_used(body: Body) -> None:
-    """A body that was sent is read, one that was given whole as well: nobody sends it twice by mistake."""
+    """Marks a sent body as used, even one in memory, so that it can't be sent twice by mistake."""
     body.is_used = True
 
 
 async def _discard(response: Response) -> None:
-    """Lets go of a redirect's own body: its connection is closed rather than read to the end."""
+    """Closes a redirect's own response: its connection is closed instead of being read to the end."""
     with trio.CancelScope(shield=True):
         await response.aclose()
 
 
 def _follow(request: Request, hop: Hop) -> Request:
-    """The next request. Raises: FetchError where it needs a body that was a stream and is gone."""
+    """Returns the next request. Raises FetchError if it needs a body that was a stream, which can't be sent again."""
     if request.body.content is None and not hop.drops_body:
         why = "the request's body was a stream and can't be sent again"
         raise FetchError(f"redirect from {request.url} to {hop.url}: {why}")

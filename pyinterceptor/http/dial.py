@@ -1,6 +1,6 @@
-"""Connections to the internet: a name is resolved, every address guarded, the first that answers wins.
+"""Dials connections to the internet: resolves the name, checks every address, and keeps the first that connects.
 
-Happy Eyeballs (RFC 8305): both families, v6 first, a new attempt every 250 ms or as soon as one fails.
+Happy Eyeballs (RFC 8305): both families, IPv6 first, a new attempt every 250 ms or as soon as one fails.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import trio
 from pyinterceptor.errors import DialRefused, FetchError, InterceptorError, OtherRule
 
 ATTEMPT_DELAY = 0.25  # seconds (RFC 8305 section 5)
-CONNECT_DEADLINE = 15.0  # seconds for all attempts together; the relay gives its dials as long
-MAX_ADDRESSES = 16  # of one name: who answers for it shall not make us try hundreds
+CONNECT_DEADLINE = 15.0  # seconds for all attempts together; the same as the relay's
+MAX_ADDRESSES = 16  # addresses to try for one name, so that its DNS server can't make us try hundreds
 
 
 class Addresses(Protocol):
-    """What a name stands for, as strings."""
+    """The addresses of a name, as text."""
 
     @property
     def v4(self) -> Sequence[str]: ...
@@ -35,23 +35,23 @@ class Addresses(Protocol):
 
 Resolve = Callable[[str], Awaitable[Addresses]]
 MayDial = Callable[[str, int, bool], bool]
-Decides = Callable[[str, int], bool]  # whether the policy decides a container's request alike at this address and port
+Decides = Callable[[str, int], bool]  # whether the policy's decision for a request also holds at this address and port
 Connect = Callable[[str, int], Awaitable[socket.socket]]
 MakeStream = Callable[[socket.socket], trio.abc.Stream]
 
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """A connected stream, which the receiver takes, and the address at its other end."""
+    """A connected stream, which the caller takes, and the address of its peer."""
 
     stream: trio.abc.Stream
     ip: str
 
 
 async def connect_socket(ip: str, port: int) -> socket.socket:
-    """A connected, non-blocking TCP socket without Nagle's delay.
+    """Returns a connected, non-blocking TCP socket with TCP_NODELAY.
 
-    Raises: OSError with the errno of connect(2).
+    Raises OSError with the errno of connect(2).
     """
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -70,7 +70,7 @@ async def connect_socket(ip: str, port: int) -> socket.socket:
 
 
 class Dialer:
-    """Dials by name. `may_dial(ip, port, local)` is asked about every address after resolution."""
+    """Dials by name. `may_dial(ip, port, local)` decides about every address after resolution."""
 
     def __init__(
         self,
@@ -88,13 +88,14 @@ class Dialer:
     async def __call__(
         self, host: str, port: int, local: bool, at: str | None = None, decides: Decides | None = None
     ) -> Dialled:
-        """A connected stream to `host` (a name or an address); `local` permits what the guard calls local.
+        """Returns a connected stream to `host`, a name or an address. `local` permits addresses that the guard
+        classifies as local.
 
-        With `at`, that address is dialled first, and the host's others only if it is one of them. With `decides`, an
-        address for which it returns False is not dialled.
+        With `at`, that address is dialled first; the host's other addresses are dialled only if `at` is one of the
+        host's. With `decides`, an address for which it returns False is not dialled.
 
-        Raises: DialRefused if the guard permits none of the addresses, OtherRule if `decides` permits none of those;
-        FetchError if none answers.
+        Raises DialRefused if the guard permits none of the addresses, OtherRule if `decides` permits none of the rest,
+        and FetchError if none of them connects.
         """
         ips = [at] if at is not None else await self._addresses(host)
         race = _Race(self._permitted(host, ips, port, local, decides), port, self._connect)
@@ -108,7 +109,7 @@ class Dialer:
         raise FetchError("; ".join(f"connect to {endpoint(ip, port)}: timed out" for ip in race.tried))
 
     def may_use(self, ip: str, port: int, local: bool, decides: Decides | None) -> bool:
-        """Whether a connection to this address would be dialled now."""
+        """Whether this address may be dialled now, or a connection to it be reused."""
         return self._may_dial(ip, port, local) and (decides is None or decides(ip, port))
 
     def _permitted(
@@ -124,7 +125,7 @@ class Dialer:
         return permitted
 
     async def _others(self, host: str, at: str, port: int, local: bool, decides: Decides | None) -> list[str]:
-        """The addresses that stand in for `at`, because the host has it as well."""
+        """Returns the host's other addresses, which may replace `at`; none if `at` is not an address of the host."""
         try:
             ips = await self._addresses(host)
         except (DialRefused, FetchError):
@@ -147,7 +148,7 @@ class Dialer:
 
 
 class _Race:
-    """Attempts on several addresses, staggered; the first that connects is kept, the others are closed."""
+    """Staggered attempts on several addresses. The first connection is kept; any others are closed."""
 
     def __init__(self, ips: Sequence[str], port: int, connect: Connect) -> None:
         self.tried: list[str] = []
@@ -159,7 +160,7 @@ class _Race:
         self._cause: OSError | None = None
 
     async def run(self, more: Callable[[], Awaitable[Sequence[str]]] | None) -> tuple[socket.socket, str]:
-        """The connection and its address; `more` gives further addresses, when the first ones have had their time."""
+        """Returns the connection and its address. `more` returns addresses to try after the first ones."""
         try:
             async with trio.open_nursery() as nursery:
                 await self._start(self._ips, nursery)
@@ -174,7 +175,7 @@ class _Race:
         return self._winner
 
     async def _start(self, ips: Sequence[str], nursery: trio.Nursery) -> None:
-        """Starts the attempts; each gets a head start before the next."""
+        """Starts the attempts, each ATTEMPT_DELAY after the one before, or as soon as that one fails."""
         for ip in ips:
             failed = trio.Event()
             self.tried.append(ip)
@@ -199,13 +200,13 @@ class _Race:
 
 
 def interleaved(v6: Sequence[str], v4: Sequence[str]) -> list[str]:
-    """The order to try them in: families take turns, v6 first (RFC 8305 section 4)."""
+    """Returns the addresses in the order of attempts: the families alternate, IPv6 first (RFC 8305 section 4)."""
     turns = chain.from_iterable(zip_longest(v6, v4))
     return list(dict.fromkeys(ip for ip in turns if ip is not None))[:MAX_ADDRESSES]
 
 
 def endpoint(ip: str, port: int) -> str:
-    """An address with its port, as one writes it."""
+    """Returns "address:port", with brackets around an IPv6 address."""
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 

@@ -1,7 +1,7 @@
 """One request and its response on one connection.
 
-The request's body is sent while the response is read, so that an early answer is heard. The response's body is read as
-it is asked for: who doesn't read holds the origin back.
+The response is read while the request's body is sent, so that an early response is received. The response's body is
+read only on demand, which puts backpressure on the origin.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from pyinterceptor.http.reply import ReplyHead, ReplyParser
 from pyinterceptor.http.transfer import Pump, SourceFailed, send_body
 from pyinterceptor.web import Body
 
-RECEIVE = 64 * 1024  # bytes asked of the socket at once
+RECEIVE = 64 * 1024  # bytes per read of the socket
 SWITCHED = 101
-AT_ONCE = 16 * 1024  # bytes of a body that goes out with its head: they fit any socket buffer
-STALL = 60.0  # seconds in which a pumped request body must move at all
+AT_ONCE = 16 * 1024  # bytes; a body up to this size is sent with the head, as it fits into any socket buffer
+STALL = 60.0  # seconds without a byte moving, after which the transfer of a request's body fails
 
 
 class Unanswered(FetchError):
-    """The connection ended before a byte of the response: on a used one, the origin had most likely let go of it."""
+    """The connection ended before the first byte of the response. A reused connection had most likely been closed by
+    the origin already."""
 
 
 class Connection:
-    """Takes the stream; `transport` is the one below TLS, the same where there is none. `ip` is the peer's address."""
+    """A connection to an origin. Takes the stream. `transport` is the stream below TLS, or the same stream without TLS.
+    `ip` is the peer's address."""
 
     def __init__(self, origin: Origin, stream: trio.abc.Stream, transport: trio.abc.Stream, ip: str) -> None:
         self.origin = origin
@@ -41,7 +43,7 @@ class Connection:
 
     @property
     def socket(self) -> Any:
-        """The socket, where bodies are on it as they are: not in TLS, not in memory."""
+        """The socket if bodies are on it unchanged; None with TLS or a stream in memory."""
         return getattr(self.transport, "socket", None) if self.stream is self.transport else None
 
     async def write(self, data: bytes) -> None:
@@ -52,7 +54,7 @@ class Connection:
         return await send(file, offset, count)
 
     def is_stale(self) -> bool:
-        """Something came while it was idle: its end, or bytes that nobody asked for."""
+        """Whether something has arrived while the connection was idle: its end, or unsolicited bytes."""
         below = getattr(self.transport, "socket", None)
         if below is None:
             return False
@@ -61,7 +63,7 @@ class Connection:
         return bool(poll.poll(0))
 
     def reset(self) -> None:
-        """Ends it so that the origin can't take what it got for the whole."""
+        """Resets the connection, so that the origin can't take a partial request for a complete one."""
         reset = getattr(self.transport, "reset", None)
         if reset is not None:
             reset()
@@ -75,9 +77,9 @@ GiveBack = Callable[[Connection, bool], Awaitable[None]]
 
 
 class Exchange:
-    """Takes the connection; gives it back with whether it may serve another request.
+    """An exchange. Takes the connection, and passes it to `give_back`, together with whether it can be reused.
 
-    An async iterator of the response body's chunks once `start` has returned; `aclose` ends it early.
+    Once `start` has returned, it is an async iterator of the response body's chunks. `aclose` ends it early.
     """
 
     def __init__(
@@ -96,9 +98,9 @@ class Exchange:
         self._source_failure: BaseException | None = None
 
     async def start(self, head: bytes, body: Body, nursery: trio.Nursery) -> ReplyHead:
-        """Sends the request, in `nursery` where it may take long, and reads the response's head.
+        """Sends the request, in a task of `nursery` if it may take long, and returns the response's head.
 
-        Raises: FetchError, Unanswered among them. The connection is given back then.
+        Raises FetchError, or its subclass Unanswered; the connection has been given back then.
         """
         try:
             if body.content is not None and len(body.content) <= AT_ONCE:
@@ -114,7 +116,7 @@ class Exchange:
 
     @property
     def has_switched(self) -> bool:
-        """The connection speaks another protocol now; it is held until the exchange is closed."""
+        """Whether the connection has switched to another protocol. It is kept until the exchange is closed."""
         return self.parser.head is not None and self.parser.head.status == SWITCHED
 
     def __aiter__(self) -> Exchange:
@@ -161,17 +163,17 @@ class Exchange:
         self._is_closed = True
         await self._end(reusable=self.parser.is_reusable)
 
-    # What goes on below.
+    # Steps below the public methods.
 
     async def aclose(self) -> None:
-        """Gives up what of the response wasn't read."""
+        """Ends the exchange, and discards the unread part of the response."""
         if not self.parser.is_done:
             self._is_closed = True
             self.parser.chunks.clear()
         await self._end(reusable=False)
 
     async def _read(self) -> None:
-        """Reads once; ends the exchange where the response ends."""
+        """Reads once. Ends the exchange if the response has ended."""
         try:
             data = await self._receive()
             if data:
@@ -196,7 +198,7 @@ class Exchange:
             raise kind(f"receive from {self.connection.name}: {reason(error)}") from error
 
     async def _upload(self, head: bytes, body: Body | None) -> None:
-        """Sends it all, or as much as the origin takes: its response tells what it thinks of the rest."""
+        """Sends the request, or as much of it as the origin reads. An origin may respond before it has read all."""
         try:
             with self._uploading:
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -223,7 +225,7 @@ class Exchange:
         self._is_ended = True
         with trio.CancelScope(shield=True):
             if not self._upload_left.is_set():
-                await trio.lowlevel.checkpoint()  # it may have sent the last byte and not run since
+                await trio.lowlevel.checkpoint()  # the upload may have sent its last byte, but not run since
                 self._uploading.cancel()
                 await self._upload_left.wait()
             if not (self.parser.is_done and self._is_sent):
@@ -232,7 +234,7 @@ class Exchange:
 
 
 def reason(error: BaseException) -> str:
-    """What the operating system or TLS said, in a few words."""
+    """Returns the error message of the operating system or of TLS, in lower case."""
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()

@@ -1,7 +1,7 @@
-"""`fetch()`, as handlers call it, and the time in which they may.
+"""`fetch()` for handlers, and the scope in which they may call it.
 
-The scope of a handler's call knows the client to use and what was fetched; what the handler neither read nor returned
-is closed when it ends.
+The scope of a handler's call holds the client and the fetched responses. At its end, responses that the handler has
+neither read nor returned are closed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pyinterceptor.web.headers import Source as Fields
 
 
 class FetchScope:
-    """`with FetchScope(client) as scope:` around one call of a handler; then, if it `has_fetched`,
-    `await scope.let_go(response)` with what the handler has returned."""
+    """The scope of one call of a handler: `with FetchScope(client) as scope:`. If it `has_fetched`, it must be followed
+    by `await scope.let_go(response)` with the response that the handler returned, or None."""
 
     __slots__ = ("_fetched", "_token", "client", "has_fetched", "is_over")
 
@@ -39,24 +39,24 @@ class FetchScope:
         self.is_over = True
 
     def track(self, response: Response) -> None:
-        """The response was fetched in this scope."""
+        """Adds a response that was fetched in this scope."""
         if not self.has_fetched:
             self.has_fetched, self._fetched = True, []
         self._fetched.append(response.body)
 
     async def let_go(self, response: Response | None) -> None:
-        """Closes what was fetched, neither returned nor read. What `response` needs outlives the scope."""
+        """Closes the fetched responses, except those that `response` may still read from."""
         kept = None if response is None else response.body
         others = [body for body in self._fetched if body is not kept]
         if response is not None and kept is not None and kept.content is None and len(others) == len(self._fetched):
-            # A stream of the handler's own may read from what was fetched: both end together.
+            # The handler's own stream may read from fetched bodies, so they are closed only with it.
             response.body = Body(_Derived(kept, others), kept.length)
         else:
             await _close(others)
 
 
 class _Derived:
-    """A body that may be made from others, which are closed at its end."""
+    """A body that may read from other bodies, and closes them at its own end."""
 
     def __init__(self, body: Body, others: list[Body]) -> None:
         self._body = body
@@ -79,7 +79,7 @@ class _Derived:
 
 
 async def _close(bodies: list[Body]) -> None:
-    with trio.CancelScope(shield=True):  # closing waits for nobody
+    with trio.CancelScope(shield=True):  # closing doesn't wait for the peer
         for body in bodies:
             await body.aclose()
 
@@ -96,18 +96,19 @@ async def fetch(
     local: bool = False,
     redirect: Redirect | None = None,
 ) -> Response:
-    """Asks the internet, from the host's side and never intercepted; returns when the response's head is there.
+    """Sends a request to the internet, from the host and without interception, and returns once the response's head has
+    arrived.
 
-    A `Request` is passed on as it came; `method`, `headers` and `body` replace its own. `local=True` permits addresses
-    of the host and its networks, which are refused otherwise. Redirects are followed, except those of a container's
-    own request, which are the container's to follow; `redirect="follow"` or `"manual"` says otherwise.
+    A `Request` is sent unchanged, except that `method`, `headers` and `body` replace its own. `local=True` permits
+    addresses of the host and its networks, which are refused otherwise. Redirects are followed, unless `resource` is
+    the container's own request: then the container gets the redirect. `redirect="follow"` or `"manual"` overrides this.
 
-    Raises: DialRefused where the host's addresses are refused; FetchError for what fails on the way; RuntimeError
-    outside a handler.
+    Raises DialRefused if all addresses of the host are refused, FetchError if the connection or the response fails, and
+    RuntimeError if it is called outside of a handler.
     """
     scope = _current.get()
     if scope is None or scope.is_over:
-        raise RuntimeError("fetch() works in a handler, until it has returned, while the interceptor is open")
+        raise RuntimeError("fetch() can be called only inside a handler, before it returns")
     request = _request(resource, method, headers, body)
     if redirect is None:
         redirect = "manual" if isinstance(resource, Request) and resource.target is not None else "follow"

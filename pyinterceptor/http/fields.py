@@ -1,4 +1,4 @@
-"""Which header fields are for the next hop alone. Pure. RFC 9110 section 7.6.1."""
+"""Separates hop-by-hop header fields from end-to-end ones. Pure. RFC 9110 section 7.6.1."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ HOP_BY_HOP = frozenset(
 
 
 def connection_options(fields: Fields) -> set[str]:
-    """The lower-cased options of all Connection fields."""
+    """Returns the options of all Connection fields, in lower case."""
     values = (value for name, value in fields if name.lower() == "connection")
     return {option.strip().lower() for value in values for option in value.split(",")} - {""}
 
 
 def end_to_end(fields: Fields) -> list[tuple[str, str]]:
-    """The fields that are meant for the other end, without those that Connection names."""
+    """Returns the end-to-end fields: without the hop-by-hop ones and those that Connection names."""
     given = list(fields)
     dropped = HOP_BY_HOP | connection_options(given)
     return [(name, value) for name, value in given if name.lower() not in dropped]
 
 
 def upgrade_of(fields: Fields) -> str | None:
-    """The protocols that a message wants to switch to (RFC 9110 section 7.8), None where it doesn't.
+    """Returns the value of Upgrade, the protocols that a message asks to switch to (RFC 9110 section 7.8).
 
-    HTTP/2 in the clear isn't one: behind it, requests would go undecided.
+    None if it doesn't ask to switch, or asks for cleartext HTTP/2, in which no policy would be applied to the requests.
     """
     given = list(fields)
     wanted = ", ".join(value for name, value in given if name.lower() == "upgrade")

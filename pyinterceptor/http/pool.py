@@ -1,13 +1,13 @@
-"""Connections that wait for their next request.
+"""The pool of idle connections.
 
-Decides, does no I/O: the caller closes what it is given to close. Times are seconds of any one clock.
+It only decides, without I/O: it returns the connections that the caller must close. Times are seconds of any one clock.
 """
 
 from __future__ import annotations
 
 from typing import Generic, NamedTuple, TypeVar
 
-IDLE_SECONDS = 30.0  # most servers wait longer for the next request, so few of ours turn out to be dead
+IDLE_SECONDS = 30.0  # most servers keep an idle connection longer, so few of ours turn out to be closed
 IDLE_PER_ORIGIN = 32
 IDLE_ALL = 256
 
@@ -15,8 +15,11 @@ C = TypeVar("C")
 
 
 class Origin(NamedTuple):
-    """Connections to the same origin are interchangeable. What decides what is dialled is part of it: `local`, and
-    `at`, the address to use whatever the name's own are."""
+    """A key of the pool: connections with an equal origin are interchangeable.
+
+    So it includes all that determines the dialled address: `local` permits local addresses, and `at` is an address to
+    use instead of those of the name.
+    """
 
     scheme: str
     host: str
@@ -26,7 +29,7 @@ class Origin(NamedTuple):
 
 
 class Pool(Generic[C]):
-    """Idle connections by origin, each with the time it came back."""
+    """Idle connections by origin, each with the time at which it became idle."""
 
     def __init__(self) -> None:
         self._idle: dict[Origin, list[tuple[float, C]]] = {}
@@ -36,11 +39,12 @@ class Pool(Generic[C]):
         return self._count
 
     def take(self, origin: Origin) -> C | None:
-        """The connection used last, which is the least likely to be dead."""
+        """Removes and returns the origin's most recently used connection, which is the least likely to be closed; None
+        if it has no idle connection."""
         return self._pop(origin, -1) if origin in self._idle else None
 
     def put(self, origin: Origin, connection: C, now: float) -> C | None:
-        """Keeps the connection; returns the one that has to go for it, if any."""
+        """Adds an idle connection. Returns a connection to close if a limit is exceeded, else None."""
         self._idle.setdefault(origin, []).append((now, connection))
         self._count += 1
         if len(self._idle[origin]) > IDLE_PER_ORIGIN:
@@ -48,13 +52,13 @@ class Pool(Generic[C]):
         return self.oldest() if self._count > IDLE_ALL else None
 
     def oldest(self) -> C | None:
-        """Gives up the connection that has been idle longest."""
+        """Removes and returns the connection that has been idle longest; None if there are no idle connections."""
         if not self._idle:
             return None
         return self._pop(min(self._idle, key=lambda origin: self._idle[origin][0][0]), 0)
 
     def expired(self, now: float) -> list[C]:
-        """Gives up the connections that were idle for too long."""
+        """Removes and returns the connections that have been idle for IDLE_SECONDS."""
         gone = []
         for origin in list(self._idle):
             while origin in self._idle and now - self._idle[origin][0][0] >= IDLE_SECONDS:

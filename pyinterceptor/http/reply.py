@@ -1,7 +1,7 @@
-"""What an origin answers: bytes in, a head and body chunks out.
+"""Parses an origin's response: bytes in, a head and body chunks out.
 
-No I/O. One `ReplyParser` reads one response, skips interim ones (1xx) and says whether its connection may serve
-another request. Bytes that break the protocol raise `PeerError`, nothing else.
+No I/O. A `ReplyParser` reads one response, skips interim ones (1xx), and determines whether the connection can be
+reused. Invalid bytes raise `PeerError` and nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import httptools
 from pyinterceptor.errors import PeerError
 from pyinterceptor.http.fields import connection_options, upgrade_of
 
-# Bytes of status line, headers and interim responses together; curl takes 300 KiB, browsers 256 KiB.
+# Bytes of status line, headers and interim responses together; curl accepts 300 KiB, browsers 256 KiB.
 MAX_HEAD = 256 * 1024
 BAD_GATEWAY = 502
 BODILESS = frozenset({101, 204, 304})  # RFC 9112 section 6.3
@@ -22,7 +22,7 @@ BODILESS = frozenset({101, 204, 304})  # RFC 9112 section 6.3
 
 @dataclass(frozen=True, slots=True)
 class ReplyHead:
-    """Status and fields as they came; `length` of the body in bytes, None where it isn't said."""
+    """The head of a response. `fields` are as received. `length` is that of the body in bytes; None if unknown."""
 
     status: int
     fields: tuple[tuple[str, str], ...]
@@ -32,14 +32,14 @@ class ReplyHead:
 
 
 class ReplyParser:
-    """Reads the response to one request of `method`.
+    """Parses the response to one request with this `method`.
 
-    `head` appears when it is complete, `chunks` fill up with the body's bytes, `is_done` turns True at its end.
-    `may_switch`: the request asked for another protocol, so the response may be a 101.
+    `head` is None until it is complete. `chunks` receives the body's bytes. `is_done` is True once the response has
+    ended. `may_switch`: the request has asked for another protocol, so the response may be a 101.
     """
 
     def __init__(self, method: str, *, may_switch: bool = False) -> None:
-        self.surplus = b""  # what came behind a 101 (Switching Protocols)
+        self.surplus = b""  # bytes after a 101 (Switching Protocols)
         self._may_switch = may_switch
         self.head: ReplyHead | None = None
         self.chunks: deque[bytes] = deque()
@@ -54,7 +54,7 @@ class ReplyParser:
 
     @property
     def is_reusable(self) -> bool:
-        """The response has ended cleanly and nothing follows it: the connection may serve another request."""
+        """Whether the connection can be reused: the response is complete, permits it, and no bytes follow it."""
         head = self.head
         return (
             head is not None
@@ -65,9 +65,9 @@ class ReplyParser:
         )
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes from the origin; what follows the response only makes the connection unfit for another.
+        """Parses bytes from the origin. Bytes after the response are ignored, but prevent the connection's reuse.
 
-        Raises: PeerError for what isn't HTTP/1 or is too much.
+        Raises PeerError if the bytes are not valid HTTP/1, or the head is too large.
         """
         if self.is_done:
             self._has_surplus = self._has_surplus or bool(data)
@@ -90,10 +90,7 @@ class ReplyParser:
                 raise PeerError(f"response headers larger than {MAX_HEAD} bytes", BAD_GATEWAY)
 
     def feed_eof(self) -> None:
-        """The origin has closed its side.
-
-        Raises: PeerError where the response isn't complete.
-        """
+        """Handles the end of the origin's stream. Raises PeerError if the response isn't complete."""
         if self.is_done:
             return
         if self.head is None:
@@ -104,13 +101,13 @@ class ReplyParser:
         self.is_done = True
 
     def take(self) -> bytes:
-        """The chunks that are here, as one."""
+        """Removes the chunks received so far and returns them as one."""
         taken = b"".join(self.chunks)
         self.chunks.clear()
         return taken
 
     def pass_by(self, count: int) -> None:
-        """`count` bytes of a body of known length were read by someone else."""
+        """Counts `count` bytes of a body of known length that bypassed the parser."""
         assert self.head is not None
         self.received += count
         self.is_done = self.received == self.head.length
@@ -130,7 +127,7 @@ class ReplyParser:
             return
         status = self._parser.get_status_code()
         if status == 101 and not (self._may_switch and upgrade_of(self._fields)):
-            raise PeerError("the origin switched protocols unasked", BAD_GATEWAY)
+            raise PeerError("the origin switched protocols, but the request didn't ask for it", BAD_GATEWAY)
         if 100 <= status < 200 and status != 101:
             self._is_interim = True
             self._fields.clear()
@@ -154,16 +151,16 @@ class ReplyParser:
 
 
 def _head(status: int, fields: list[tuple[str, str]], is_bodiless: bool, version: str) -> ReplyHead:
-    """llhttp has refused contradicting lengths by now (RFC 9112 section 6.3).
+    """Returns the head. llhttp has already refused conflicting lengths (RFC 9112 section 6.3).
 
-    Raises: PeerError for a version or transfer coding that we don't know.
+    Raises PeerError if the version or transfer coding is unsupported.
     """
     lengths = [value for name, value in fields if name.lower() == "content-length"]
     codings = [value.lower() for name, value in fields if name.lower() == "transfer-encoding"]
     if version not in ("1.0", "1.1"):
-        raise PeerError(f"a response in HTTP/{version}", BAD_GATEWAY)
+        raise PeerError(f"unsupported response version HTTP/{version}", BAD_GATEWAY)
     if codings and (codings != ["chunked"] or version == "1.0"):
-        raise PeerError(f"a response with the transfer coding {', '.join(codings)}", BAD_GATEWAY)
+        raise PeerError(f"unsupported transfer coding of a response: {', '.join(codings)}", BAD_GATEWAY)
     if is_bodiless:
         length: int | None = 0
     else:

@@ -1,6 +1,6 @@
-"""Sends a body as it comes: read and written here, or moved by C or the kernel where it is on a socket or in a file.
+"""Streams a body to a connection. Python reads and writes it, or C or the kernel moves it from a socket or a file.
 
-What was sent can be told from a whole body: one of known length is as long as it says, or the sending fails.
+A truncated body is never taken for a whole one: sending fails if a body of known length ends early or is too long.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pyinterceptor.errors import PeerError
 from pyinterceptor.web import Body
 from pyinterceptor.web.body import FileSource, Source
 
-PUMPED = 256 * 1024  # bytes of a body from which on it is worth lending the sockets
-AT_ONCE = 4 * 1024 * 1024  # bytes of a file in one call: more than a socket takes
+PUMPED = 256 * 1024  # bytes; a shorter body isn't worth lending the sockets to C
+AT_ONCE = 4 * 1024 * 1024  # bytes of a file per call; more than a socket's buffer takes
 BAD_GATEWAY = 502
-CLOSING = 1.0  # seconds that the end of a body's own code may take
+CLOSING = 1.0  # seconds for a body's own code to close it
 LAST_CHUNK = b"0\r\n\r\n"
-TCP_CLOSE = 7  # tcpi_state of a socket after a reset or time-out (include/net/tcp_states.h)
+TCP_CLOSE = 7  # tcpi_state of a socket after a reset or timeout (include/net/tcp_states.h)
 
 
 class Sink(Protocol):
-    """Where a body goes; `socket` is None where its bytes can't be put on a socket as they are."""
+    """The destination of a body. `socket` is None if the body's bytes can't be written to a socket unchanged."""
 
     @property
     def socket(self) -> Any: ...
@@ -34,32 +34,33 @@ class Sink(Protocol):
     async def write(self, data: bytes) -> None: ...
 
     async def send_file(self, file: int, offset: int, count: int) -> int:
-        """Up to `count` bytes of a file from `offset` on; how many. Raises: OSError where the file can't be read."""
+        """Sends up to `count` bytes of a file from `offset` on. Returns their number. Raises OSError if the file can't
+        be read."""
 
 
 class Pumping(Protocol):
-    """Two sockets that are lent to C."""
+    """A transfer by C between two borrowed sockets."""
 
     @property
     def moved(self) -> int:
-        """Bytes that have reached the sink."""
+        """The number of bytes that have been written to the sink."""
 
     async def wait(self) -> None:
-        """Returns when all has moved or the source has ended. Raises: OSError where a side failed."""
+        """Returns once all bytes have moved or the source has ended. Raises OSError if a side failed."""
 
 
 Pump = Callable[[socket.socket, socket.socket, int], AbstractContextManager[Pumping]]  # Relay.pump
 
 
 class SourceFailed(Exception):
-    """The body, not where it goes, is at fault; the cause is its error."""
+    """The body failed, not the sink. The exception's cause is the body's error."""
 
 
 async def send_body(body: Body, sink: Sink, *, is_chunked: bool, pump: Pump | None, stall: float) -> None:
-    """Sends all of it; closes the body, whatever happens.
+    """Sends the whole body. Always closes the body.
 
-    Raises: SourceFailed; what `sink.write` raises; where the bytes aren't read here, trio.BrokenResourceError for a
-    sink that failed and trio.TooSlowError where none has moved for `stall` seconds.
+    Raises SourceFailed, or an exception of `sink.write`. If C or the kernel moves the bytes, raises
+    trio.BrokenResourceError if the sink failed, and trio.TooSlowError if no byte moved for `stall` seconds.
     """
     source = None if sink.socket is None or is_chunked else body.source
     try:
@@ -82,7 +83,7 @@ async def _read(body: Body, sink: Sink, is_chunked: bool) -> None:
     sent, length = 0, body.length
     try:
         parts = aiter(body)
-    except BaseException as error:  # somebody else reads it already
+    except BaseException as error:  # the body is already being read
         _blame(error)
     while (part := await _next(parts)) is not None:
         sent += len(part)
@@ -105,12 +106,12 @@ async def _close(body: Body) -> None:
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
     try:
         return await anext(parts, None)
-    except BaseException as error:  # it may be the user's code, which may call sys.exit()
+    except BaseException as error:  # the user's code may raise anything, even SystemExit
         _blame(error)
 
 
 def _blame(error: BaseException) -> Never:
-    """Raises SourceFailed by this error, or the error itself if it is one that passes every boundary."""
+    """Raises SourceFailed with this error as its cause, or the error itself if every boundary must pass it on."""
     if parted(error)[0] is not None:
         raise error
     raise SourceFailed from error
@@ -129,7 +130,7 @@ async def _lend(source: Source, sink: Sink, pump: Pump, stall: float) -> None:
     except OSError as error:
         if _is_dead(sink.socket):
             raise trio.BrokenResourceError(f"write: {error.strerror}") from error
-        raise SourceFailed from PeerError(f"the body broke off: {error.strerror}", BAD_GATEWAY)
+        raise SourceFailed from PeerError(f"the body was cut off: {error.strerror}", BAD_GATEWAY)
     finally:
         with trio.CancelScope(shield=True):
             await source.moved(moved)

@@ -1,4 +1,4 @@
-"""A connection that has switched to another protocol, a WebSocket say: its bytes pass, in both directions, unread.
+"""A connection that has switched to another protocol, such as WebSocket: bytes are copied in both directions, unread.
 
 RFC 9110 section 7.8.
 """
@@ -16,7 +16,7 @@ from pyinterceptor.web import Body, Headers, Response
 
 
 class Switched(Response):
-    """The 101 of an origin, with the connection that goes with it: closed with the response."""
+    """An origin's 101 response and its connection, which is closed with the response."""
 
     __slots__ = ("exchange", "protocol")
 
@@ -27,7 +27,7 @@ class Switched(Response):
         self.protocol = upgrade_of(fields)
 
     def head(self) -> bytes:
-        """What the client is told."""
+        """Returns the head of the response for the client."""
         lines = ["HTTP/1.1 101 Switching Protocols"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         lines += ["connection: upgrade", f"upgrade: {self.protocol}", "\r\n"]
@@ -35,16 +35,16 @@ class Switched(Response):
 
 
 class End(Protocol):
-    """One side; `send_eof` is missing where it can't be closed by half (TLS)."""
+    """One side of the tunnel. It has a method `send_eof` if it can be half-closed; TLS can't."""
 
     async def receive_some(self) -> bytes | bytearray: ...
     async def send_all(self, data: bytes | bytearray) -> None: ...
 
 
 async def copy_both_ways(client: End, origin: End, moved: Callable[[], None]) -> None:
-    """Until both have ended; `moved` is called whenever bytes have moved.
+    """Copies until both sides have ended, or one side that can't be half-closed has. Calls `moved` after each copy.
 
-    Raises: trio.BrokenResourceError where either breaks.
+    Raises trio.BrokenResourceError if either side breaks.
     """
     failure: trio.BrokenResourceError | trio.ClosedResourceError | None = None
 
