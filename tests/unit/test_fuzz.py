@@ -7,14 +7,21 @@ import pytest
 
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile
+from tests.unit.test_sniff import client_hello, in_records
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 4
 PURE = ("addresses", "hosts", "layout", "rows", "policy", "guard", "sniff", "frame")
 HOSTS = {pattern: 0 for pattern in ("my.kv", "*.kv", "*.my.kv", "my.*", "m*v", "203.0.113.7", "64:ff9b::1")}
 TABLE = compile(Rules(HOSTS, 0, True, ("10.0.0.0/8", "10.1.0.0/16")), 1)
+HELLO = client_hello("my.kv", ["h2"])
 SEEDS = {
-    "sniff": [b"GET / HTTP/1.1\r\nHost: my.kv\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+    "sniff": [
+        b"GET / HTTP/1.1\r\nHost: my.kv\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        HELLO,
+        in_records(HELLO, 100),
+    ],
     "frame": [
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
