@@ -78,7 +78,8 @@ class ContainerHandle:
         Its processes end at once, and bytes that they have sent are still forwarded. Handlers that run may go on for
         `grace` seconds (5 unless given); then they are cancelled, flows are reset and connections of `fetch()` closed.
         `grace=0` does all of it at once, and so does a second call with a shorter grace, or the cancellation of this
-        one, which waits for the end all the same.
+        one, which waits for the end all the same. A handler of this container that calls it is cancelled with the
+        others.
 
         Raises RuntimeFailure if its processes can't be ended; the container is cut off and counts as ended even so.
         """

@@ -65,6 +65,7 @@ class Run:
         self.gone = trio.Event()
         self.failure: BaseException | None = None  # why it ended, or why it did not end well
         self._life: Life | None = None
+        self._task: trio.lowlevel.Task | None = None  # in which it begins and ends
         self._stopping = trio.Event()
         self._grace = trio.CancelScope()
 
@@ -84,12 +85,16 @@ class Run:
     async def stop(self, grace: float) -> None:
         """Returns when nothing of the run is left. A cancelled call ends the grace, and waits as well.
 
+        A task of the run itself is cancelled with the others when the grace is over.
+
         Raises: RuntimeFailure if it did not end well.
         """
         self._begin_stop(grace)
         try:
             await self.gone.wait()
         except trio.Cancelled:
+            if self._is_ours(trio.lowlevel.current_task()):
+                raise  # the run waits for this task: it can't wait for the run
             self._begin_stop(0)
             with trio.CancelScope(shield=True):
                 await self.gone.wait()
@@ -103,6 +108,7 @@ class Run:
         Raises: what `life` raises; its flows have ended even so.
         """
         self._life = life
+        self._task = trio.lowlevel.current_task()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_with, life)
             await self._stopping.wait()
@@ -126,6 +132,14 @@ class Run:
         """Cancels every task that works for the container; none begins after this."""
         self.is_over = True
         self.nursery.cancel_scope.cancel()
+
+    def _is_ours(self, task: trio.lowlevel.Task) -> bool:
+        """Whether the task works for this container, as one of its handlers."""
+        while task.parent_nursery is not None:
+            task = task.parent_nursery.parent_task
+            if task is self._task:
+                return True
+        return False
 
     def _begin_stop(self, grace: float) -> None:
         self._grace.deadline = min(self._grace.deadline, trio.current_time() + grace)

@@ -177,6 +177,33 @@ async def test_of_two_stops_at_once_the_shorter_grace_holds_and_both_wait_for_th
         await container.stop()
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
+@in_trio
+async def test_a_handler_that_stops_its_own_container_is_cancelled_with_it(is_nested: bool) -> None:
+    ends: list[str] = []
+
+    async def stop(request: Any, env: Any, ctx: Any) -> Response:
+        try:
+            async with trio.open_nursery() as nursery:
+                if is_nested:
+                    nursery.start_soon(container.stop)
+                else:
+                    await container.stop(grace=0.1)
+        finally:
+            ends.append("handler")
+        return Response("stopped")
+
+    async with interception([cls := handled_by(stop)]) as here:
+        container = await here.interceptor.get_container(cls)
+        here.asks("default")
+        while not container.has_ended:
+            await trio.lowlevel.checkpoint()
+        with trio.fail_after(5):
+            await container.stop(grace=0.1)
+        assert ends == ["handler"]
+        assert here.interceptor.runs == here.capture.reserved == {}
+
+
 @in_trio
 async def test_a_container_that_ends_by_itself_leaves_nothing_and_the_next_one_is_fresh() -> None:
     async with interception([cls := handled_by(Leaving(0))]) as here:
