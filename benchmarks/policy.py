@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.results import publish, table
 from pyinterceptor.policy.addresses import network
 from pyinterceptor.policy.layout import Layout, Outcome, Stage, Takes, assembled
-from pyinterceptor.policy.pieces import STEP, Pieces
+from pyinterceptor.policy.pieces import Pieces, batches
 from pyinterceptor.policy.rows import SPOKEN, Row, compiled
 
 HERE = Path(__file__).parent
@@ -53,10 +53,10 @@ def misses(count: int) -> Keys:
 def stage(keys: Keys) -> Pieces[Stage]:
     """A stage that gives its rows to one target."""
     rows = []
-    for rank, key in enumerate(keys):
-        if rank % STEP == STEP - 1:
-            yield
-        rows.append(Row(network(key)[0] if "/" in key else key, rank, rank, 0, protocols=SPOKEN))
+    for batch in batches(enumerate(keys)):
+        for rank, key in batch:
+            rows.append(Row(network(key)[0] if "/" in key else key, rank, rank, 0, protocols=SPOKEN))
+        yield
     return Stage((yield from compiled(rows)), Outcome.TARGET, Outcome.NEXT)
 
 

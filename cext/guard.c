@@ -45,8 +45,3 @@ int guard_names(const void *table, const struct endpoint *to)
 	const struct policy_header *header = table;
 	return rows_hold((const void *)((const uint8_t *)table + header->locals), to);
 }
-
-int guard_permits(const void *table, const struct endpoint *to)
-{
-	return !guard_is_local(to->address) || (table && guard_names(table, to));
-}

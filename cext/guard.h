@@ -1,4 +1,4 @@
-/* May we connect there? The pure half of the dial guard; dial.c has the half that asks the kernel.
+/* Is an address local, and does a policy open it? The pure half of the dial guard; dial.c joins it with the kernel's route.
  *
  * Local are: unspecified, loopback, link-local, private, CGNAT, multicast, broadcast, 0/8, 240/4, synthetic 198.18/15, ULA, Teredo,
  * local NAT64, and the forms that hide one of these (addresses.h). Documentation ranges are ordinary addresses.
@@ -13,8 +13,5 @@ int guard_is_local(const uint8_t *address);
 
 /* 1 if the table's local_networks name this very address, with its port: a form that hides it is another's. */
 int guard_names(const void *table, const struct endpoint *to);
-
-/* 1 if the address isn't local or the table (NULL: none) names it. */
-int guard_permits(const void *table, const struct endpoint *to);
 
 #endif

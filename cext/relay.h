@@ -130,7 +130,7 @@ void relay_name_failed(struct relay *relay, uint32_t container, const char *name
 
 enum permission { DIAL_REFUSED = 0, DIAL_PERMITTED = 1, DIAL_UNREACHABLE = 2 };
 
-/* The dial guard, both halves: guard_permits() with the container's table (container 0: none; `local` 1: local
+/* The dial guard, both halves: guard.h with the container's table (container 0: none; `local` 1: local
  * addresses are allowed) and the host's own route: only unicast routes, so none of the host's own addresses. Call it
  * in the namespace that dials. */
 enum permission relay_may_dial(struct relay *relay, uint32_t container, const struct endpoint *to, int local);

@@ -12,8 +12,7 @@ import idna
 
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.errors import PolicyError
-from pyinterceptor.policy.addresses import Address, single
-from pyinterceptor.policy.addresses import Network as Network
+from pyinterceptor.policy.addresses import Address, Network, single
 
 NAME = re.compile(r"[a-z0-9_*]([a-z0-9_*-]*[a-z0-9_*])?(\.[a-z0-9_*]([a-z0-9_*-]*[a-z0-9_*])?)*")
 

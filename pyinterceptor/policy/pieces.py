@@ -5,8 +5,9 @@ Pure. Whoever drives it lets others run in between, or doesn't.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from heapq import merge
+from itertools import islice
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,19 +27,23 @@ def at_once(pieces: Pieces[T]) -> T:
             return result
 
 
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """The items, STEP at a time: pause after each batch."""
+    rest = iter(items)
+    while batch := list(islice(rest, STEP)):
+        yield batch
+
+
 def in_order(items: list[T], key: Callable[[T], Any]) -> Pieces[list[T]]:
     """The items sorted by `key`; equal ones stay in their order."""
     runs = []
     for start in range(0, len(items), RUN):
         runs.append(sorted(items[start : start + RUN], key=key))
         yield
-    return runs[0] if len(runs) == 1 else (yield from _collected(merge(*runs, key=key)))
-
-
-def _collected(items: Iterable[T]) -> Pieces[list[T]]:
+    if len(runs) == 1:
+        return runs[0]
     made = []
-    for number, item in enumerate(items):
-        if number % STEP == STEP - 1:
-            yield
-        made.append(item)
+    for batch in batches(merge(*runs, key=key)):
+        made += batch
+        yield
     return made

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.policy.addresses import Network
 from pyinterceptor.policy.hosts import is_glob
-from pyinterceptor.policy.pieces import STEP, Pieces, in_order
+from pyinterceptor.policy.pieces import Pieces, batches, in_order
 
 ROW = Struct("=IIIHH")  # struct policy_row
 NAME = Struct("=IIIHHIIHH")  # struct policy_name
@@ -68,22 +68,22 @@ def _by_kind(
     globs: list[Keyed] = []
     networks: list[tuple[Network, Row]] = []
     everything: list[Row] = []
-    for number, row in enumerate(rows):
-        if number % STEP == STEP - 1:
-            yield
-        key = row.key
-        if key is None:
-            everything.append(row)
-        elif isinstance(key, Network):
-            networks.append((key, row))
-        elif not is_glob(key):
-            names.append((key, row))
-        elif key.startswith("*") and not is_glob(key[1:]):
-            suffixes.append((key[:0:-1], row))
-        elif key.endswith("*") and not is_glob(key[:-1]):
-            prefixes.append((key[:-1], row))
-        else:
-            globs.append((key, row))
+    for batch in batches(rows):
+        for row in batch:
+            key = row.key
+            if key is None:
+                everything.append(row)
+            elif isinstance(key, Network):
+                networks.append((key, row))
+            elif not is_glob(key):
+                names.append((key, row))
+            elif key.startswith("*") and not is_glob(key[1:]):
+                suffixes.append((key[:0:-1], row))
+            elif key.endswith("*") and not is_glob(key[:-1]):
+                prefixes.append((key[:-1], row))
+            else:
+                globs.append((key, row))
+        yield
     return names, suffixes, prefixes, globs, networks, everything
 
 
@@ -110,11 +110,11 @@ def _named(keyed: Keyed, parent: int, text: bytearray) -> bytes:
 def _names(names: list[Keyed], text: bytearray) -> Pieces[bytes]:
     """By text; the parent of one is its equal before it."""
     packed, last = [], None
-    for number, keyed in enumerate((yield from in_order(names, _text))):
-        if number % STEP == STEP - 1:
-            yield
-        packed.append(_named(keyed, number - 1 if keyed[0] == last else lib.NO_PARENT, text))
-        last = keyed[0]
+    for batch in batches(enumerate((yield from in_order(names, _text)))):
+        for number, keyed in batch:
+            packed.append(_named(keyed, number - 1 if keyed[0] == last else lib.NO_PARENT, text))
+            last = keyed[0]
+        yield
     return b"".join(packed)
 
 
@@ -122,23 +122,23 @@ def _beginnings(globs: list[Keyed], text: bytearray) -> Pieces[bytes]:
     """By text; the parent of one is the longest before it that it begins with."""
     packed: list[bytes] = []
     open_: list[tuple[str, int]] = []  # those that the last one begins with, itself included
-    for number, keyed in enumerate((yield from in_order(globs, _text))):
-        if number % STEP == STEP - 1:
-            yield
-        while open_ and not keyed[0].startswith(open_[-1][0]):
-            open_.pop()
-        packed.append(_named(keyed, open_[-1][1] if open_ else lib.NO_PARENT, text))
-        open_.append((keyed[0], number))
+    for batch in batches(enumerate((yield from in_order(globs, _text)))):
+        for number, keyed in batch:
+            while open_ and not keyed[0].startswith(open_[-1][0]):
+                open_.pop()
+            packed.append(_named(keyed, open_[-1][1] if open_ else lib.NO_PARENT, text))
+            open_.append((keyed[0], number))
+        yield
     return b"".join(packed)
 
 
 def _globs(globs: list[Keyed], text: bytearray) -> Pieces[bytes]:
     """By rank."""
     packed = []
-    for number, keyed in enumerate((yield from in_order(globs, lambda keyed: keyed[1].rank))):
-        if number % STEP == STEP - 1:
-            yield
-        packed.append(_named(keyed, lib.NO_PARENT, text))
+    for batch in batches((yield from in_order(globs, lambda keyed: keyed[1].rank))):
+        for keyed in batch:
+            packed.append(_named(keyed, lib.NO_PARENT, text))
+        yield
     return b"".join(packed)
 
 
@@ -147,13 +147,15 @@ def _networks(networks: list[tuple[Network, Row]]) -> Pieces[bytes]:
     packed: list[bytes] = []
     open_: list[tuple[int, int, int]] = []  # those that hold the last one: address, bits behind the prefix, index
     in_order_ = yield from in_order(networks, lambda keyed: (keyed[0].address, keyed[0].prefix))
-    for number, ((address, prefix), row) in enumerate(in_order_):
-        if number % STEP == STEP - 1:
-            yield
-        bits = int.from_bytes(address, "big")
-        while open_ and (bits ^ open_[-1][0]) >> open_[-1][1]:
-            open_.pop()
-        parent = open_[-1][2] if open_ else lib.NO_PARENT
-        packed.append(NETWORK.pack(address, row.rank, row.rule, row.target, row.port, row.protocols, parent, prefix))
-        open_.append((bits, 128 - prefix, number))
+    for batch in batches(enumerate(in_order_)):
+        for number, ((address, prefix), row) in batch:
+            bits = int.from_bytes(address, "big")
+            while open_ and (bits ^ open_[-1][0]) >> open_[-1][1]:
+                open_.pop()
+            parent = open_[-1][2] if open_ else lib.NO_PARENT
+            packed.append(
+                NETWORK.pack(address, row.rank, row.rule, row.target, row.port, row.protocols, parent, prefix)
+            )
+            open_.append((bits, 128 - prefix, number))
+        yield
     return b"".join(packed)

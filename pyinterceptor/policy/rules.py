@@ -13,7 +13,7 @@ from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import Network, network
 from pyinterceptor.policy.hosts import is_glob, key, pattern
 from pyinterceptor.policy.layout import Layout, Outcome, Stage, Takes
-from pyinterceptor.policy.pieces import STEP, Pieces
+from pyinterceptor.policy.pieces import Pieces, batches
 from pyinterceptor.policy.rows import SPOKEN, Row, compiled
 
 STAGES = ("outbound_by_host", "outbound", "enable_internet")  # by index
@@ -47,31 +47,36 @@ def laid_out(rules: Rules) -> Pieces[Layout]:
     return Layout(stages, (Takes.HTTP,) * (highest + 1), WAITS, locals_)
 
 
-def _host_rows(hosts: Mapping[str, int]) -> Pieces[list[Row]]:
+def _host_rows(patterns: Mapping[str, int]) -> Pieces[list[Row]]:
     """Names before addresses before globs, each in the order they are declared."""
-    seen: dict[str, int] = {}
-    for number, (text, rule) in enumerate(hosts.items()):
-        if number % STEP == STEP - 1:
-            yield
-        host = pattern(text)
-        if host in seen:
-            raise PolicyError(f"two rules are for the host {host!r}")
-        seen[host] = rule
+    hosts = yield from _canonical(patterns)
     rows = []
-    for number, (host, rule) in enumerate(seen.items()):
-        if number % STEP == STEP - 1:
-            yield
-        found = key(host)
-        kind = 2 if is_glob(host) else 1 if isinstance(found, Network) else 0
-        rows.append(Row(found, rule, kind * len(seen) + number, rule, protocols=SPOKEN))
+    for batch in batches(enumerate(hosts.items())):
+        for number, (host, rule) in batch:
+            found = key(host)
+            kind = 2 if is_glob(host) else 1 if isinstance(found, Network) else 0
+            rows.append(Row(found, rule, kind * len(hosts) + number, rule, protocols=SPOKEN))
+        yield
     return rows
+
+
+def _canonical(patterns: Mapping[str, int]) -> Pieces[dict[str, int]]:
+    hosts: dict[str, int] = {}
+    for batch in batches(patterns.items()):
+        for text, rule in batch:
+            host = pattern(text)
+            if host in hosts:
+                raise PolicyError(f"two rules are for the host {host!r}")
+            hosts[host] = rule
+        yield
+    return hosts
 
 
 def _local_rows(texts: Iterable[str]) -> Pieces[list[Row]]:
     rows = []
-    for number, text in enumerate(texts):
-        if number % STEP == STEP - 1:
-            yield
-        named, port = network(text)
-        rows.append(Row(named, lib.NO_RULE, number, port=port))
+    for batch in batches(enumerate(texts)):
+        for number, text in batch:
+            named, port = network(text)
+            rows.append(Row(named, lib.NO_RULE, number, port=port))
+        yield
     return rows

@@ -40,7 +40,7 @@ static void ask(const void *table, const char *host, uint32_t host_length)
 	policy_names_host(table, host, host_length, &destinations[0]);
 	policy_differs(table);
 	policy_waits(table, 443);
-	guard_permits(table, &destinations[0]);
+	guard_is_local(destinations[1].address);
 	guard_names(table, &destinations[1]);
 }
 

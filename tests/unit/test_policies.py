@@ -51,3 +51,10 @@ def test_the_oldest_policies_are_forgotten():
         policies.replace(policy(generation))
     kept = [generation for generation in range(KEPT + 5) if policies.of(generation)]
     assert kept == list(range(3, KEPT + 3))
+
+
+def test_a_class_with_a_rule_for_the_unspecified_address_catches_no_name():
+    Sandbox.outbound_by_host = {"0.0.0.0": one, "my.kv": one}
+    read = policy_of(Sandbox, 1)
+    assert read.decide_name("www.example.test") == lib.VERDICT_SPLICE
+    assert read.decide_name("my.kv") == lib.VERDICT_HANDLE
