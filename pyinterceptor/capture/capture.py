@@ -50,7 +50,7 @@ class Capture(Protocol):
         """
 
     async def wait_until_gone(self, attachment: Attachment) -> None:
-        """Returns once the namespace that it ties no longer exists, or it is detached."""
+        """Returns once the container's namespace no longer exists, or the attachment is detached."""
 
     async def detach(self, attachment: Attachment) -> None:
         """Cuts the container off and frees its attachment. A free attachment is no error."""

@@ -140,8 +140,8 @@ async def test_the_hosts_namespace_the_gateways_and_no_namespace_at_all_are_refu
             ("/proc/self/ns/net", "it is the host's own"),
             ("/proc/1/ns/net", "it is the host's own"),
             (gateway, "it is the gateway's own"),
-            ("/proc/self/ns/pid", "this descriptor is of no network namespace"),
-            ("/dev/null", "this descriptor is of no network namespace"),
+            ("/proc/self/ns/pid", "the descriptor is not that of a network namespace"),
+            ("/dev/null", "the descriptor is not that of a network namespace"),
             ("/nonesuch", "open /nonesuch: No such file or directory"),
         ):
             for replace_routes in (False, True):

@@ -1,6 +1,6 @@
-"""Network namespaces that somebody else made: what is in one, and how it is emptied.
+"""Checks and empties a network namespace that another program has created.
 
-All of it runs on a thread inside the namespace. An interface that is up, or a route, could lead past the gateway.
+An interface that is up, or a route, could lead past the gateway. All steps run on a thread inside the namespace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NLMSG_DONE = 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x01, 0x04, 0x300
 LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, lengths, tos, table, protocol, scope, type, flags
-LOCAL = 255  # RT_TABLE_LOCAL: the kernel's own, of addresses and multicast
+LOCAL = 255  # RT_TABLE_LOCAL: the kernel's own routes, for addresses and multicast
 LOOPBACK = 1  # the index of lo in every namespace
 UP = 0x1  # IFF_UP
 ANSWERS = 1 << 16  # bytes
@@ -32,37 +32,34 @@ STEP = "attach a namespace"
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Indexes of interfaces that are up, but for lo; and routes, as the messages that the kernel described them by."""
+    """The indexes of the interfaces that are up, without lo, and the kernel's messages that describe the routes."""
 
     up: tuple[int, ...]
     routes: tuple[bytes, ...]
 
 
 def identity(namespace: int) -> tuple[int, int]:
-    """Device and inode, which no other namespace has meanwhile.
+    """Returns device and inode, which no other namespace has while this one exists.
 
-    Raises: CaptureError if the descriptor isn't of a network namespace.
+    Raises CaptureError if the descriptor is not that of a network namespace.
     """
     try:
         is_network = fcntl.ioctl(namespace, NS_GET_NSTYPE) == CLONE_NEWNET
     except OSError:
         is_network = False
     if not is_network:
-        raise CaptureError(f"{STEP}: this descriptor is of no network namespace")
+        raise CaptureError(f"{STEP}: the descriptor is not that of a network namespace")
     status = os.fstat(namespace)
     return status.st_dev, status.st_ino
 
 
 def check_empty(namespace: int) -> None:
-    """Raises CaptureError, with its name, for an interface that is up, or for a route."""
+    """Raises CaptureError if an interface but lo is up, which the message names, or if there is a route."""
     inside(namespace, _check)
 
 
 def empty(namespace: int) -> None:
-    """Sets every interface down but lo, and deletes every route.
-
-    Raises: CaptureError.
-    """
+    """Sets every interface but lo down, and deletes every route. Raises CaptureError if that fails."""
     inside(namespace, _empty)
 
 
@@ -81,7 +78,7 @@ def _empty() -> None:
         for index in _contents(netlink).up:
             batch.link("set", index=index, state="down")
             send(netlink, batch, f"{STEP}: set its interfaces down")
-        for route in _contents(netlink).routes:  # of no interface: the others went with theirs
+        for route in _contents(netlink).routes:  # routes without an interface: the kernel has deleted all others
             _delete(netlink, route)
         left = _contents(netlink)
     if left.up or left.routes:
@@ -96,7 +93,7 @@ def _contents(netlink: socket.socket) -> Contents:
 
 
 def _dump(netlink: socket.socket, ask: int, answer: int, body: struct.Struct) -> list[bytes]:
-    """All messages of this kind, of every family. Raises: CaptureError."""
+    """Returns all messages of this kind, of every family. Raises CaptureError if the kernel refuses."""
     request = HEADER.pack(HEADER.size + body.size, ask, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + bytes(body.size)
     netlink.send(request)
     found: list[bytes] = []
@@ -104,7 +101,7 @@ def _dump(netlink: socket.socket, ask: int, answer: int, body: struct.Struct) ->
         if kind == NLMSG_DONE:
             return found
         if kind == NLMSG_ERROR:
-            raise CaptureError(f"{STEP}: look into it: {_error(message)}")
+            raise CaptureError(f"{STEP}: list its interfaces and routes: {_error(message)}")
         if kind == answer:
             found.append(message)
     raise AssertionError
@@ -115,7 +112,7 @@ def _delete(netlink: socket.socket, route: bytes) -> None:
     netlink.send(HEADER.pack(length, RTM_DELROUTE, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + route[HEADER.size :])
     for kind, _ in _answers(netlink):
         if kind == NLMSG_ERROR:
-            return  # gone already or not to be deleted: what is left is looked at afterwards
+            return  # an error is ignored: the caller checks for remaining routes afterwards
 
 
 def _answers(netlink: socket.socket) -> Iterator[tuple[int, bytes]]:

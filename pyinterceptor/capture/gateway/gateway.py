@@ -150,13 +150,13 @@ class Gateway:
         await trio.to_thread.run_sync(foreign.empty, netns_fd)
 
     async def wait_until_gone(self, attachment: Attachment) -> None:
-        """Returns once the container's namespace no longer exists, or it is detached."""
+        """Returns once the container's namespace no longer exists, or the attachment is detached."""
         gone = self._gone.get(attachment.interface)
         if gone is not None:
             await gone.wait()
 
     async def follow(self) -> None:
-        """Notices the end of namespaces, until cancelled: a veth goes with either of its ends."""
+        """Detects ended namespaces, until cancelled: a namespace's end deletes its veth, and thus the gateway's end."""
         while True:
             await trio.lowlevel.wait_readable(self._links)
             for interface in links_gone(self._links, self._gone):
@@ -207,7 +207,7 @@ class Gateway:
 
     def _check_foreign(self, netns_fd: int) -> None:
         if (whose := self._own.get(foreign.identity(netns_fd))) is not None:
-            raise CaptureError(f"attach a namespace: it is {whose} own")
+            raise CaptureError(f"attach a namespace: it is {whose} own, not a container's")
 
     def _forget(self, attachment: Attachment) -> None:
         if (gone := self._gone.pop(attachment.interface, None)) is not None:

@@ -69,14 +69,14 @@ def send(to: socket.socket, batch: Any, step: str, *, ignore: frozenset[int] = f
 
 
 def links_gone(notices: socket.socket, watched: Iterable[int]) -> set[int]:
-    """Reads all notices that wait; returns the indexes of those watched interfaces that no longer exist."""
+    """Reads all pending notices. Returns the indexes of those watched interfaces that no longer exist."""
     is_complete, deleted = True, set[int]()
     while True:
         try:
             received = notices.recv(ANSWERS)
         except BlockingIOError:
             break
-        except OSError:  # ENOBUFS: some were lost
+        except OSError:  # ENOBUFS: the kernel has dropped some
             is_complete = False
         else:
             found = messages(received)

@@ -18,7 +18,7 @@ from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
 from pyinterceptor.errors import CaptureError
 
-NAMES = [f"eth{number}" for number in range(100)]  # inside; the first that is free
+NAMES = [f"eth{number}" for number in range(100)]  # the container's end gets the first free name
 GATEWAY_V4 = "169.254.1.1"
 GATEWAY_V6 = "fe80::1"
 GATEWAY_MAC = "02:70:79:00:00:01"
@@ -83,7 +83,7 @@ def mac(attachment: Attachment) -> str:
 
 
 def _free_name() -> str:
-    """Runs inside the container's namespace."""
+    """Returns the first free name. Must run inside the container's namespace."""
     taken = {name for _, name in socket.if_nameindex()}
     return next(name for name in NAMES if name not in taken)
 
