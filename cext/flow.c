@@ -15,6 +15,7 @@
 
 #include "abi.h"
 #include "events.h"
+#include "exchange.h"
 #include "flow.h"
 #include "records.h"
 
@@ -176,6 +177,8 @@ static void retire(struct flows *flows, struct flow *flow)
 	direction_free(flows->workspace, flow->container, &flow->sent);
 	direction_free(flows->workspace, flow->container, &flow->received);
 	connect_cancel(&flow->connecting);
+	exchange_drop(flow->exchange); /* Python records a request that it was given */
+	flow->exchange = NULL;
 	close_side(flows, &flow->client);
 	close_side(flows, &flow->upstream);
 	timer_clear(&flows->timers, &flow->timer);
@@ -246,11 +249,33 @@ static void record_end(const struct flows *flows, const struct flow *flow)
 	record_make(flows->relay, &record);
 }
 
+/* ---- followed requests ---- */
+
+static void begin_exchange(const struct flows *flows, struct flow *flow, const struct frame *frame)
+{
+	exchange_drop(flow->exchange); /* a request is judged again as long as its flow isn't connected */
+	flow->exchange = NULL;
+	if (!record_is_wanted(flows->relay, RECORD_REQUEST))
+		return;
+	struct relay_record record = {.container = flow->container->id, .flow = flow->number, .protocol = flow->protocol,
+	                              .decision = flow->subject.decision, .client = flow->from, .destination = flow->subject.to,
+	                              .sent = flow->sent.moved, .received = flow->received.moved, .began = flows->now,
+	                              .judged = flows->now};
+	flow->exchange = exchange_begin(&record, flows->workspace->buffer, frame);
+}
+
+static void end_exchange(const struct flows *flows, struct flow *flow)
+{
+	exchange_end(flow->exchange, flows->relay, flow->sent.moved, flow->received.moved, flows->now);
+	flow->exchange = NULL;
+}
+
 static void finish(struct flows *flows, struct flow *flow)
 {
 	set_linger(flow->client.fd, flow->cause != END_DONE);
 	set_linger(flow->upstream.fd, flow->cause != END_DONE);
 	count_end(flows, flow);
+	end_exchange(flows, flow);
 	record_end(flows, flow);
 	retire(flows, flow);
 }
@@ -414,6 +439,7 @@ static struct next judge_client(struct flows *flows, struct flow *flow, const vo
 		return flow->state == FLOW_OPENING ? go(FLOW_EARLY_RESOLVING) : stay(flow);
 	case JUDGED_FOLLOW:
 		flow->sent.allowed = follow_begin(&flow->follow, &look.first);
+		begin_exchange(flows, flow, &look.first);
 		flow->received.allowed = 0;
 		looked(&flow->client, got, flow->sent.allowed);
 		return decided(flows, flow, FLOW_FOLLOWING);
@@ -626,7 +652,8 @@ static struct next unframed(struct flow *flow, const void *table, int is_request
 	return stay(flow);
 }
 
-static struct next decide_request(struct flow *flow, const void *table, enum reading reading, const struct frame *frame)
+static struct next decide_request(struct flows *flows, struct flow *flow, const void *table, enum reading reading,
+                                  const struct frame *frame)
 {
 	const char *host = frame->host_length ? frame->host : NULL;
 	if (reading != READING_BAD && !subject_set_host(&flow->subject, host))
@@ -636,6 +663,7 @@ static struct next decide_request(struct flow *flow, const void *table, enum rea
 		return go(FLOW_SERVED);
 	if (reading == READING_WHOLE && frame->is_plain) {
 		flow->sent.allowed = follow_pass_request(&flow->follow, frame);
+		begin_exchange(flows, flow, frame);
 		return stay(flow);
 	}
 	return policy_differs(table) ? go(FLOW_SERVED) : pass_unseen(flow, FLOW_UNFRAMED);
@@ -669,7 +697,7 @@ static struct next look_at_request(struct flows *flows, struct flow *flow, const
 	if (followed == FOLLOWED_UNFRAMED)
 		next = unframed(flow, table, 1);
 	else if (followed == FOLLOWED_REQUEST)
-		next = decide_request(flow, table, reading, &frame);
+		next = decide_request(flows, flow, table, reading, &frame);
 	looked(&flow->client, got, flow->sent.allowed);
 	return next;
 }
@@ -698,6 +726,8 @@ static struct next look_at_response(struct flows *flows, struct flow *flow, cons
 		return stay(flow);
 	}
 	hear_every_byte(flow, &flow->upstream);
+	if (flow->follow.status)
+		exchange_answered(flow->exchange, flow->follow.status, flows->now);
 	if (followed == FOLLOWED_SWITCHED)
 		return pass_unseen(flow, FLOW_SPLICING);
 	struct next next = followed == FOLLOWED_UNFRAMED ? unframed(flow, table, 0) : stay(flow);
@@ -710,6 +740,8 @@ static struct next look_at_both(struct flows *flows, struct flow *flow, const vo
 	struct next next = stay(flow);
 	if (wants_look(&flow->received)) {
 		follow_response_passed(&flow->follow);
+		if (!flow->follow.is_awaited)
+			end_exchange(flows, flow);
 		next = look_at_response(flows, flow, table);
 	}
 	if (next.state != FLOW_FOLLOWING || !wants_look(&flow->sent))

@@ -62,6 +62,7 @@ struct flow {
 	struct connecting connecting;
 	struct sniffing opening;
 	struct follow follow;
+	struct exchange *exchange; /* of the request that is followed; NULL: none, or nobody subscribes */
 	struct steps steps;
 	double first_byte, last_byte, dial_began, look_again; /* seconds, CLOCK_MONOTONIC */
 };

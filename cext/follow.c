@@ -35,6 +35,7 @@ uint64_t follow_pass_request(struct follow *follow, const struct frame *frame)
 	memset(&follow->request_chunks, 0, sizeof follow->request_chunks);
 	follow->request = (uint8_t)place_of(frame);
 	follow->is_awaited = 1;
+	follow->status = 0;
 	follow->to_head = frame->is_head;
 	follow->is_last = !frame->keep_alive;
 	return frame->head_length + frame->body_length;
@@ -94,6 +95,8 @@ static enum followed pass_until_close(struct follow *follow, uint64_t *allowed)
 static enum followed look_at_response(struct follow *follow, const struct frame *frame, uint64_t *allowed)
 {
 	memset(&follow->response_head, 0, sizeof follow->response_head);
+	if (frame->status_code == 101 || frame->status_code >= 200)
+		follow->status = frame->status_code;
 	if (frame->status_code == 101)
 		return FOLLOWED_SWITCHED;
 	*allowed = frame->head_length;

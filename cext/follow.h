@@ -18,7 +18,8 @@ struct follow {
 	uint8_t is_awaited;       /* a request has gone whose response isn't complete */
 	uint8_t to_head;          /* that request's method is HEAD */
 	uint8_t is_last;          /* nothing more is asked on this connection */
-	uint8_t reserved[3];
+	uint8_t reserved;
+	uint16_t status;          /* of the latest response's head; 0: none has come since the request */
 };
 
 enum followed {

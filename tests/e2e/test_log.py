@@ -206,6 +206,20 @@ def test_a_handled_request_is_recorded_with_its_flow_and_name(world: World, inst
         assert len(record.container.id) == 64
 
 
+def test_a_request_that_could_not_be_passed_on_is_recorded_once(world: World, instance: str) -> None:
+    (made,) = recorded(instance, Sandbox, curl("http://origin.test:9999/"), RequestRecord)
+    assert (made.url, made.status, made.verdict) == ("http://origin.test:9999/", 502, Verdict.SPLICE)
+
+
+def test_a_followed_request_is_recorded_by_the_relay(world: World, instance: str) -> None:
+    made = recorded(instance, Sandbox, curl("http://origin.test/ok", "http://origin.test/ok"), RequestRecord)
+    assert [(one.method, one.url, one.status) for one in made] == [("GET", "http://origin.test/ok", 200)] * 2
+    assert {(one.verdict, one.rule) for one in made} == {(Verdict.SPLICE, "")}
+    assert all(one.sent > 0 and one.received > 0 for one in made)
+    assert len({one.flow for one in made}) == 1
+    assert all(0 < one.answered <= one.ended < TIME for one in made)
+
+
 def test_spliced_tls_is_recorded_with_its_server_name(world: World, instance: str) -> None:
     (flow,) = recorded(instance, Sandbox, curl("-k https://origin.test/ok"), FlowRecord)
     assert (flow.protocol, flow.host, flow.verdict) == (Protocol.TLS, "origin.test", Verdict.SPLICE)

@@ -19,6 +19,7 @@ DECLARED = ["records", "relay"]
 ORDER = [
     *PURE,
     *DECLARED,
+    "exchange",
     *("judge", "route", "dial", "container", "connect", "move", "events", "pump", "flow", "thread", "accept", "state"),
 ]
 # struct relay is read by the files that implement relay.h, wherever they stand.
