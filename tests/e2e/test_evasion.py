@@ -14,7 +14,7 @@ import trio
 from pyinterceptor import Container, Response
 from pyinterceptor.relay.relay import Options
 from tests.e2e.dialogue import PORT, Scene, scene
-from tests.world import ORIGIN_V4, OTHER_V4, OTHER_V6, World
+from tests.world import DEAD_V6, ORIGIN_V4, OTHER_V4, OTHER_V6, World
 
 OPTIONS = Options(opening_deadline=1.0, sniff_wait=0.2)
 
@@ -194,5 +194,61 @@ def test_a_handler_answers_a_client_that_says_nothing_for_a_while(world: World, 
             await client.says(b"GET / HTTP/1.1\r\nHost: ruled.test\r\n\r\n")
             assert await client.response() == (200, b"handled")
             await origin.hears_the_end()
+
+    trio.run(main)
+
+
+class Addressed(Container):
+    """The server's address has a handler, whatever names lead to it."""
+
+
+@Addressed.outbound_by_host(ORIGIN_V4)
+async def answer_address(request: Any, env: Any, ctx: Any) -> Response:
+    return Response("handled")
+
+
+@pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\nHost: walk.test\r\n\r\n", b"\x00hello"], ids=["http", "opaque"])
+def test_a_rule_for_an_address_is_not_walked_round_by_a_name_with_another_address(
+    first: bytes, world: World, instance: str
+) -> None:
+    """The name's first address is dead: its second one would be tried instead."""
+    world.name("walk.test", DEAD_V6, ORIGIN_V4)
+    world.name("free.test", DEAD_V6, OTHER_V4)
+    options = Options(opening_deadline=5.0, sniff_wait=0.2, dial_deadline=1.5)
+
+    async def main() -> None:
+        async with scene(world, Addressed, instance, options) as opened:
+            await opened.box.exec("getent ahosts walk.test", check=True)
+            client = await opened.client(DEAD_V6)
+            await client.says(first)
+            if first.startswith(b"GET"):
+                assert (await client.response())[0] == 502
+            else:
+                await client.hears_a_reset()
+        async with scene(world, Addressed, instance, options) as opened:
+            await opened.box.exec("getent ahosts free.test", check=True)
+            client = await opened.client(DEAD_V6)
+            await client.says(first.replace(b"walk", b"free"))
+            origin = await opened.origin()
+            assert origin.address == OTHER_V4
+            await origin.hears(first.replace(b"walk", b"free"))
+
+    trio.run(main)
+
+
+def test_a_rule_for_an_address_holds_for_the_forms_that_hide_it(world: World, instance: str) -> None:
+    hidden = f"64:ff9b::{ORIGIN_V4}"
+
+    async def main() -> None:
+        async with scene(world, Addressed, instance, OPTIONS) as opened:
+            client = await opened.client(hidden, 80)
+            await client.says(b"GET / HTTP/1.1\r\nHost: x.test\r\n\r\n")
+            assert await client.response() == (200, b"handled")
+            client = await opened.client(hidden, 80)
+            await client.says(hello("x.test"))
+            await client.hears_a_reset()
+            client = await opened.client(ORIGIN_V4, 80)
+            await client.says(b"GET / HTTP/1.1\r\nHost: x.test\r\n\r\n")
+            assert await client.response() == (200, b"handled")
 
     trio.run(main)
