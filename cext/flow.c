@@ -360,7 +360,7 @@ static void enter(struct flows *flows, struct flow *flow, struct next next)
  * may be where. */
 static ssize_t peek(const struct flows *flows, struct side *side, size_t most)
 {
-	if (!side->is_readable && !side->has_closed)
+	if ((!side->is_readable || side->is_quiet) && !side->has_closed)
 		return -1;
 	ssize_t got = recv(side->fd, flows->workspace->buffer, most, MSG_PEEK);
 	side->is_readable = got == (ssize_t)most;
@@ -373,31 +373,30 @@ static void looked(struct side *side, ssize_t got, uint64_t allowed)
 	side->is_readable |= allowed < (uint64_t)got;
 }
 
-static int set_low_water(struct side *side, int bytes)
+static int set_low_water(const struct side *side, int bytes)
 {
-	int result = setsockopt(side->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
-	if (result == 0)
-		side->is_quiet = bytes > 1;
-	return result;
+	return setsockopt(side->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
 }
 
 static void hear_every_byte(struct flow *flow, struct side *side)
 {
-	side->looks = 0;
-	if (side->is_quiet && set_low_water(side, 1) < 0)
-		flow->is_broken = 1; /* it would hear of few bytes never */
+	if (side->looks > LOOKS_MAX && set_low_water(side, 1) < 0)
+		flow->is_broken = 1; /* few bytes would never wake it */
+	side->looks = side->is_quiet = 0;
 }
 
-/* A head isn't complete. One that comes in single bytes must not cost a look for each: after a few looks we are woken by many bytes
- * alone, and look again after a while all the same. */
+/* A head isn't complete. One that comes in single bytes must not cost a look for each: after a few looks the next one comes after a
+ * while, and until then only many bytes wake the thread. (Where single bytes have filled the receive buffer each wakes it all the same,
+ * and so does setting the option: there is no look for that.) */
 static void look_later(const struct flows *flows, struct flow *flow, struct side *side, ssize_t got)
 {
 	if (side->looks < LOOKS_MAX) {
 		side->looks++;
 		return;
 	}
+	side->looks = LOOKS_MAX + 1;
 	int bytes = (int)got + QUIET_BYTES;
-	set_low_water(side, bytes < HEAD_MAX ? bytes : HEAD_MAX);
+	side->is_quiet = set_low_water(side, bytes < HEAD_MAX ? bytes : HEAD_MAX) == 0;
 	flow->look_again = flows->now + QUIET_TIME;
 }
 
@@ -910,6 +909,13 @@ static int is_idle(const struct flows *flows, const struct flow *flow)
 	       (idle >= flows->options->idle_deadline || (is_half_closed && idle >= flows->options->linger_deadline));
 }
 
+/* A look is worth it again. */
+static void wake(struct side *side)
+{
+	side->is_quiet = 0;
+	side->is_readable = side->fd >= 0;
+}
+
 /* Its deadline may be over, or it was one that a later byte has moved. */
 static void serve_due(struct flows *flows, struct flow *flow)
 {
@@ -922,8 +928,8 @@ static void serve_due(struct flows *flows, struct flow *flow)
 		flow->client.is_readable |= flow->first_byte > 0; /* the same bytes may be judged otherwise by now */
 	if (flow->look_again > 0 && flow->look_again <= flows->now) {
 		flow->look_again = 0;
-		flow->client.is_readable = 1;
-		flow->upstream.is_readable = flow->upstream.fd >= 0;
+		wake(&flow->client);
+		wake(&flow->upstream);
 	}
 	step(flows, flow);
 }

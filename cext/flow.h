@@ -36,8 +36,8 @@ struct side {
 	int fd;               /* -1: none */
 	uint8_t is_readable;  /* epoll reported bytes that no look has seen */
 	uint8_t has_closed;   /* the peer sends nothing more */
-	uint8_t looks;        /* at a head that wasn't complete, one after the other */
-	uint8_t is_quiet;     /* SO_RCVLOWAT is raised: only many bytes wake us */
+	uint8_t looks;        /* at a head that wasn't complete; above LOOKS_MAX: SO_RCVLOWAT is raised */
+	uint8_t is_quiet;     /* no look before the flow's look_again */
 };
 
 /* Seconds of CLOCK_MONOTONIC; 0: hasn't happened. */

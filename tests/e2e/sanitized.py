@@ -41,7 +41,7 @@ class Sanitizers:
 
 
 MEMORY = Sanitizers(
-    flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1",
+    flags="-UNDEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1",
     runtime="libasan.so",
     settings=(
         "ASAN_OPTIONS=log_path=PLACE/asan:detect_leaks=1:leak_check_at_exit=0",  # see leaks.py
@@ -55,6 +55,10 @@ MEMORY = Sanitizers(
         "tests/unit/test_policy.py",
         "tests/unit/test_policy_properties.py",
         "tests/unit/test_name_table.py",
+        "tests/unit/test_judge.py",
+        "tests/unit/test_follow.py",
+        "tests/unit/test_timers.py",
+        "tests/socket/test_policy_change.py",
         "tests/socket/test_pump.py",
         "tests/socket/test_passage.py::test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment",
         "tests/socket/test_passage.py::test_a_flow_that_ends_with_its_container_is_counted",
@@ -66,7 +70,7 @@ MEMORY = Sanitizers(
     ),
 )
 RACES = Sanitizers(
-    flags="-fsanitize=thread -fno-omit-frame-pointer -O1",
+    flags="-UNDEBUG -fsanitize=thread -fno-omit-frame-pointer -O1",
     runtime="libtsan.so",
     settings=("TSAN_OPTIONS=exitcode=0:log_path=PLACE/tsan",),  # the control's race would be a failure
     control="import ctypes; ctypes.CDLL(sys.argv[1] + '/racer.so').race()",
@@ -74,6 +78,7 @@ RACES = Sanitizers(
         "tests/socket/test_relay.py",
         "tests/socket/test_pump.py",
         "tests/socket/test_passage.py",
+        "tests/socket/test_policy_change.py",
         "tests/e2e/test_follow.py",
         *("-k", "not cost and not freed"),  # the sanitizer takes time and memory of its own
     ),
