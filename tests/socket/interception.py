@@ -26,7 +26,7 @@ from pyinterceptor.runtime.runtime import Attach
 from pyinterceptor.serving.flows import Flows
 from pyinterceptor.serving.interceptor import Interceptor
 from pyinterceptor.serving.log import Log
-from tests.socket.passage import LO, NEAR, NEAR_V6, _listener
+from tests.socket.passage import LO, NEAR, NEAR_V6, listener
 
 ELSEWHERE = 1_000_000  # an interface that nothing comes in on
 
@@ -35,7 +35,7 @@ class LoopbackCapture:
     """A Capture. Of the containers that are attached, the first has the loopback interface, the others none."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self.listener = stack.enter_context(_listener())
+        self.listener = stack.enter_context(listener(str(NEAR)))
         self.dns = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
         self.address = (str(NEAR), self.listener.getsockname()[1])
         self.reserved: dict[int, Attachment] = {}  # by interface
