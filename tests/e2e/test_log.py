@@ -207,8 +207,8 @@ def test_a_handled_request_is_recorded_with_its_flow_and_name(world: World, inst
 
 
 def test_a_request_that_could_not_be_passed_on_is_recorded_once(world: World, instance: str) -> None:
-    (made,) = recorded(instance, Sandbox, curl("http://origin.test:9999/"), RequestRecord)
-    assert (made.url, made.status, made.verdict) == ("http://origin.test:9999/", 502, Verdict.SPLICE)
+    (made,) = recorded(instance, Sandbox, curl("http://10.9.9.9/"), RequestRecord)
+    assert (made.url, made.status, made.verdict) == ("http://10.9.9.9/", 520, Verdict.SPLICE)
 
 
 def test_a_followed_request_is_recorded_by_the_relay(world: World, instance: str) -> None:
