@@ -149,6 +149,33 @@ async def test_a_flow_and_a_refusal_are_recorded_in_batches() -> None:
 
 
 @in_trio
+async def test_each_request_of_a_followed_flow_is_recorded_when_its_response_has_passed() -> None:
+    async with passage() as opened:
+        opened.relay.subscribe(Kind.REQUEST)
+        client = opened.client()
+        first = b"POST /a?b HTTP/1.1\r\nHost: passage.test\r\nContent-Length: 3\r\n\r\nabc"
+        second = b"GET /" + b"x" * 300 + b" HTTP/1.1\r\nHost: passage.test\r\n\r\n"
+        client.sendall(first)
+        origin = opened.arrived()
+        assert origin.recv(len(first), socket.MSG_WAITALL) == first
+        assert not opened.relay.records_nowait()
+        answer = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok"
+        origin.sendall(answer)
+        assert client.recv(len(answer), socket.MSG_WAITALL) == answer
+        (one,) = await next_batch(opened.relay)
+        client.sendall(second)
+        assert origin.recv(len(second), socket.MSG_WAITALL) == second
+        origin.close()
+        client.close()
+        (two,) = await next_batch(opened.relay)
+    assert (one.kind, one.method, one.request_target, one.host) == (Kind.REQUEST, "POST", "/a?b", "passage.test")
+    assert (one.status, one.sent, one.received) == (201, len(first), len(answer))
+    assert 0 < one.began <= one.answered <= one.ended
+    assert (two.method, two.request_target, two.status) == ("GET", "/" + "x" * 254, 0)
+    assert (two.flow, two.sent, two.received, two.answered) == (one.flow, len(second), 0, 0.0)
+
+
+@in_trio
 async def test_a_handoff_that_finds_no_room_ends_its_flow_and_is_counted() -> None:
     """The ring of events is bounded: who doesn't take them costs no memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
