@@ -1,5 +1,5 @@
-/* A flow: one captured connection from accept to its end. flow.c has the only loop over the phases (judge, connect, follow, move) and
- * the table of legal states; it alone gives a flow to Python or ends it.
+/* A flow: one captured connection from accept to its end. flow.c has the only loop over its steps (steps.h), which run the phases judge,
+ * connect, follow and move, and the table of legal states; it alone gives a flow to Python or ends it.
  *
  * A flow belongs to one thread and is touched by no other. Called by accept.c and thread.c.
  */

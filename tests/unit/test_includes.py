@@ -20,12 +20,15 @@ ORDER = [
     *PURE,
     *DECLARED,
     "exchange",
-    *("judge", "route", "dial", "container", "connect", "move", "events", "pump", "flow", "thread", "accept", "state"),
+    *("judge", "route", "dial", "container", "connect", "move", "events", "pump"),
+    *("flow", "steps", "thread", "accept", "state"),
 ]
 # struct relay is read by the files that implement relay.h, wherever they stand.
 READS_STATE = {"accept", "container", "events", "records", "relay", "thread"}
-# Sources that call to their right: a thread's loop accepts, records wake their reader, relay.c opens and closes all.
-UPWARDS = {("thread.c", "accept"), ("records.c", "events"), ("relay.c", "events")}
+# Sources that call to their right: a flow's loop takes its steps, a thread's accepts, records wake their reader,
+# relay.c opens and closes all.
+UPWARDS = {("flow.c", "steps"), ("thread.c", "accept"), ("records.c", "events"), ("relay.c", "events")}
+PHASES = {"judge", "connect", "follow", "move"}
 
 PURE_SOURCES = [*PURE, "judge"]
 SYSTEM = {"endian.h", "stddef.h", "stdint.h", "string.h", "strings.h", "stdlib.h", "errno.h"}
@@ -86,3 +89,9 @@ def test_a_shared_declaration_includes_only_pure_headers(name: str) -> None:
     path = CEXT / f"{name}.h"
     assert ours(path) <= {*PURE, *DECLARED}
     assert not systems(path)
+
+
+@pytest.mark.parametrize("name", sorted(PHASES))
+def test_no_phase_knows_another(name: str) -> None:
+    for path in (CEXT / f"{name}.c", CEXT / f"{name}.h"):
+        assert not ours(path) & (PHASES - {name})
