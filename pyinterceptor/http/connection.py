@@ -102,7 +102,6 @@ class Connection:
         self._faults = faults
         self._written = 0  # bytes, of all responses
         self._counted = (0, 0)  # bytes read and written before this request
-        self._status = 0  # of this request's response, once it was begun
 
     @property
     def socket(self) -> Any:
@@ -154,33 +153,26 @@ class Connection:
         incoming = None if frame.body == BODY_NONE else self._incoming(frame)
         body = None if incoming is None else Body(incoming, incoming.length)
         request = Request.incoming(method, target, place, lines, body)
+        response: Response | None = None
         try:
-            return await self._exchange(request, incoming, frame, is_old=version == "HTTP/1.0")
-        finally:
-            self._tell(request)
-
-    def _tell(self, request: Request) -> None:
-        """The request has ended, one way or another."""
-        read, written = self._counted
-        self._counted = self._wire.taken, self._written
-        if self._ended is not None:
-            self._ended(request, self._status, self._wire.taken - read, self._written - written)
-
-    async def _exchange(self, request: Request, incoming: Incoming | None, frame: Any, *, is_old: bool) -> bool:
-        """One request's answer; True if another request may follow."""
-        self._status = 0
-        response = await self._answer(request)
-        try:
-            self._status = response.status
+            response = await self._answer(request)
             if response.status == SWITCHED:
                 return await self._switch(cast("Switched", response))
-            return await self._send(response, incoming, frame, is_old=is_old)
+            return await self._send(response, incoming, frame, is_old=version == "HTTP/1.0")
         finally:
+            if self._ended is not None:
+                self._tell(self._ended, request, 0 if response is None else response.status)
             if incoming is not None:
                 await incoming.end()
-            if response.body.content is None:
+            if response is not None and response.body.content is None:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                     await response.aclose()
+
+    def _tell(self, ended: Ended, request: Request, status: int) -> None:
+        """Reports the end of a request, answered or not."""
+        read, written = self._counted
+        self._counted = self._wire.taken, self._written
+        ended(request, status, self._wire.taken - read, self._written - written)
 
     def _place(self, host: str, target: str) -> Place:
         """What the request's URL is made of.

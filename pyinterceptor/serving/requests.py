@@ -52,10 +52,19 @@ class Outbound:
         self._decision: Decision
 
     async def respond(self, request: Request) -> Response:
-        """Decides this request by the policy of this moment."""
-        self._began = time.monotonic() if self._run.recorder.channel.is_wanted(RequestRecord) else None
-        self._answered = None
-        response = await self._respond(request)
+        """Decides this request by the policy of this moment, and answers it."""
+        self._began = self._answered = None
+        if self._run.recorder.channel.is_wanted(RequestRecord):
+            self._began = time.monotonic()
+        policy, host = self._run.identity.policies.now, request.host
+        if policy is not self._policy or host != self._host:
+            self._decision = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
+            self._policy, self._host = policy, host
+        cause, self._cause = self._cause, Cause.DONE
+        if self._decision.verdict == HANDLE:
+            response = await self._handle(request, policy.handlers[self._decision.target])
+        else:
+            response = self._refusal(request, cause) or await self._pass(request)
         if self._began is not None:
             self._answered = time.monotonic()
         return response
@@ -74,23 +83,16 @@ class Outbound:
                 answered=self._answered,
             )
 
-    async def _respond(self, request: Request) -> Response:
-        policy, host = self._run.identity.policies.now, request.host
-        if policy is not self._policy or host != self._host:
-            self._decision = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
-            self._policy, self._host = policy, host
-        verdict = self._decision.verdict
-        cause, self._cause = self._cause, Cause.DONE
-        if verdict == HANDLE:
-            return await self._handle(request, policy.handlers[self._decision.target])
-        if verdict == lib.VERDICT_REFUSE:
+    def _refusal(self, request: Request, cause: Cause) -> Response | None:
+        """The refusal of a request that no handler answers; None if it passes. `cause`: where the relay failed."""
+        if self._decision.verdict == lib.VERDICT_REFUSE:
             self._refused(request, Reason.RULE)
-            return refusal(REFUSED, host, "no rule allows it")
-        if cause in CAUSES:
-            if cause == Cause.DIAL_GUARD:
-                self._refused(request, Reason.LOCAL)
-            return refusal(CAUSES[cause][0], host, CAUSES[cause][1])
-        return await self._pass(request)
+            return refusal(REFUSED, request.host, "no rule allows it")
+        if cause not in CAUSES:
+            return None
+        if cause == Cause.DIAL_GUARD:
+            self._refused(request, Reason.LOCAL)
+        return refusal(CAUSES[cause][0], request.host, CAUSES[cause][1])
 
     async def _handle(self, request: Request, handler: Handler) -> Response:
         run = self._run
