@@ -298,8 +298,13 @@ static void step(struct flows *flows, struct flow *flow)
 	/* What a side said before its reset is heard: a server's "413" to an upload that it didn't read. */
 	if (!is_over(flow) && flow->is_broken)
 		enter(flows, flow, end(END_RESET));
-	if (!is_over(flow))
-		set_deadline(flows, flow);
+	if (is_over(flow))
+		return;
+	uint64_t progress = flow->sent.moved + flow->received.moved + flow->sent.has_ended + flow->received.has_ended;
+	if (progress != flow->progress)
+		flow->last_byte = flows->now; /* a half-close counts: its linger begins with it */
+	flow->progress = progress;
+	set_deadline(flows, flow);
 }
 
 /* ---- deadlines ---- */

@@ -64,6 +64,7 @@ struct flow {
 	struct follow follow;
 	struct exchange *exchange; /* of the request that is followed; NULL: none, or nobody subscribes */
 	struct steps steps;
+	uint64_t progress;         /* bytes moved and ends heard, when last looked at */
 	double first_byte, last_byte, dial_began, look_again; /* seconds, CLOCK_MONOTONIC */
 };
 

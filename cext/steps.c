@@ -269,7 +269,6 @@ static void note_moved(const struct flows *flows, struct flow *flow, uint64_t be
 {
 	if (flow->sent.moved + flow->received.moved == before)
 		return;
-	flow->last_byte = flows->now;
 	if (!flow->steps.answered && flow->received.moved)
 		flow->steps.answered = flows->now;
 }

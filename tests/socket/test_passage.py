@@ -203,3 +203,18 @@ async def test_idle_flows_cost_no_processor_time() -> None:
         await trio.sleep(1)
         assert threads_seconds() - before < 0.002
         assert len(pairs) == 2_000
+
+
+@in_trio
+async def test_a_half_close_after_a_long_silence_leaves_the_other_side_its_time() -> None:
+    async with passage(options=Options(threads=1, linger_deadline=0.5)) as opened:
+        client, origin = opened.pair()
+        await trio.sleep(0.7)
+        client.shutdown(socket.SHUT_WR)
+        assert origin.recv(1) == b""
+        await trio.sleep(0.2)
+        origin.sendall(b"bye")
+        assert client.recv(3) == b"bye"
+        began = trio.current_time()
+        assert hears_a_reset(client)
+        assert trio.current_time() - began < 5
