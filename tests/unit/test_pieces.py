@@ -43,28 +43,31 @@ def frozen() -> Iterator[None]:
 
 
 def test_reading_a_large_policy_lets_other_tasks_run_every_few_milliseconds():
+    """The best of three: a neighbour on the machine can lengthen any one piece, but not the same one each time."""
     app = App(containers=[Large])
-    gaps: list[float] = []
 
-    async def beside(scope: trio.CancelScope) -> None:
-        with scope:
-            while True:
-                before = time.thread_time()
-                await trio.lowlevel.checkpoint()
-                gaps.append(time.thread_time() - before)
+    async def longest_gap() -> float:
+        gaps: list[float] = []
 
-    async def main() -> None:
+        async def beside(scope: trio.CancelScope) -> None:
+            with scope:
+                while True:
+                    before = time.thread_time()
+                    await trio.lowlevel.checkpoint()
+                    gaps.append(time.thread_time() - before)
+
         scope = trio.CancelScope()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(beside, scope)
             policy = await in_turns(app.reading(Large, 2))
             scope.cancel()
         assert policy == app.policy(Large, 2)
+        assert len(gaps) > 50
+        return max(gaps)
 
     with frozen():
-        trio.run(main)
-    assert len(gaps) > 50
-    assert max(gaps) < STALL_MAX
+        longest = min(trio.run(longest_gap) for _ in range(3))
+    assert longest < STALL_MAX
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers())))
