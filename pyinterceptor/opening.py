@@ -42,14 +42,17 @@ async def open_interceptor(
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all of it is gone when the block ends.
 
-    `instance` separates several on one machine. `nameservers` are asked for names that no rule serves, instead of
-    those of /etc/resolv.conf; names that a rule serves get addresses of `synthetic`. `settings` configure bindings,
-    as {"KV": "redis://…"}, before what variables PYINTERCEPTOR_BINDING_KV say; what bindings keep on this machine is
-    below /var/lib/pyinterceptor, by the name `state` (default: the instance's). Needs root (CAP_NET_ADMIN,
-    CAP_SYS_ADMIN, CAP_BPF).
+    `instance`: a name that separates several interceptors on one machine.
+    `nameservers`: asked for names that no rule serves, instead of those of /etc/resolv.conf.
+    `synthetic`: the networks from which names that a rule serves get their addresses.
+    `settings`: engines or texts of bindings, as {"KV": "redis://…"}; they override PYINTERCEPTOR_BINDING_KV.
+    `state`: the directory below /var/lib/pyinterceptor of the bindings' own files (default: the instance's name).
+    `options`: deadlines and limits of the relay.
 
-    Raises: CaptureError with the step and the remedy; PolicyError for what is wrong with the app or its settings;
-    BindingError for a resource that can't be had.
+    Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
+
+    Raises: CaptureError with the step and the remedy; PolicyError for a wrong app, rule or setting; BindingError if a
+    binding's engine can't be opened.
     """
     policies = {cls: app.policy(cls, 0) for cls in app.containers}  # a bad rule is reported before anything is opened
     bindings = configured(app.bindings, settings_of(os.environ) | dict(settings or {}))

@@ -50,6 +50,7 @@ class Secret:
         return self._read()
 
     def configured(self, text: str) -> NoReturn:
+        """Raises PolicyError: a command line is no place for a secret."""
         raise PolicyError("a Secret can't be configured: configuration is not secret; set its variable or file")
 
     @asynccontextmanager

@@ -68,6 +68,7 @@ class Running:
 
     @property
     def pid(self) -> int:
+        """Its pid on the host."""
         return self._process.pid
 
     @property
@@ -102,6 +103,7 @@ class Running:
             os.killpg(self.pid, number)
 
     def terminate(self) -> None:
+        """Sends SIGTERM. Does nothing if the process has ended."""
         self.send_signal(signal.SIGTERM)
 
     async def aclose(self) -> None:

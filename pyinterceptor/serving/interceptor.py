@@ -84,7 +84,7 @@ class Interceptor:
         It runs as `user`, by default the user that invoked us; in an image one of the image's, by default the one that
         the image names. Containers of different names start side by side.
 
-        Raises: PolicyError for a class that the app doesn't have, or rules that can't be; RuntimeFailure or
+        Raises: PolicyError for a class that the app doesn't have, or an invalid rule; RuntimeFailure or
         CaptureError if it can't be started or attached.
         """
         identity = self._identity(cls, name)

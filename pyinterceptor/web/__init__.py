@@ -1,4 +1,4 @@
-"""What handlers see: requests, responses and what they are made of. Pure: no I/O."""
+"""The objects that handlers use: requests, responses, and their parts. Pure: no I/O."""
 
 from pyinterceptor.web.body import Body
 from pyinterceptor.web.headers import Headers

@@ -1,4 +1,4 @@
-"""The bytes of a message: known at once, or coming. Read once. Pure."""
+"""The bytes of a message, known at once or still to come. They are read once. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Content = bytes | bytearray | memoryview | str | AsyncIterable[bytes | str] | No
 
 
 class Source(Protocol):
-    """The socket that a body's bytes arrive at, for whoever moves them on without reading them."""
+    """The socket that a body's bytes arrive at, so that they can be moved on without being read."""
 
     @property
     def socket(self) -> Any: ...
@@ -28,7 +28,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class FileSource(Protocol):
-    """The file that a body's bytes are in, for whoever sends them without reading them."""
+    """The file that a body's bytes are in, so that they can be sent without being read."""
 
     @property
     def file(self) -> int:
@@ -36,7 +36,7 @@ class FileSource(Protocol):
 
     @property
     def offset(self) -> int:
-        """Of the body's first byte that wasn't read yet."""
+        """The place in the file of the body's first byte that wasn't read yet."""
 
     @property
     def remaining(self) -> int:
@@ -46,8 +46,8 @@ class FileSource(Protocol):
 class Body:
     """`async for chunk in body` gives bytes; a second reading is a RuntimeError.
 
-    `length` is the count of bytes, None where it isn't known before the end.
-    `content` is all of it where it was given at once, None while it is to be streamed.
+    `length` is the count of bytes, None if it isn't known before the end.
+    `content` has all bytes if they were given at once, None if they are streamed.
     """
 
     __slots__ = ("_chunks", "content", "is_used", "length")
@@ -70,7 +70,7 @@ class Body:
 
     @property
     def source(self) -> Source | FileSource | None:
-        """The socket or file it is in; None where it has to be read, or was begun."""
+        """The socket or file that the bytes are in; None if there is none, or reading has begun."""
         return None if self.is_used else getattr(self._chunks, "source", None)
 
     def taken(self) -> Body:
@@ -93,22 +93,22 @@ class Body:
         return _Coming(self._chunks)
 
     async def bytes(self) -> bytes:
-        """All of it."""
+        """The whole body."""
         if self.content is not None and not self.is_used:
             self.is_used = True
             return self.content
         return b"".join([chunk async for chunk in self])
 
     async def text(self) -> str:
-        """All of it, as UTF-8; what isn't is replaced, as the Fetch standard does."""
+        """The whole body as UTF-8, with replacement characters where it isn't, as in the Fetch standard."""
         return (await self.bytes()).decode("utf-8", "replace")
 
     async def json(self) -> Any:
-        """All of it, as JSON. Raises: ValueError."""
+        """The whole body as JSON. Raises: ValueError."""
         return json.loads(await self.bytes())
 
     async def aclose(self) -> None:
-        """Ends whatever was to produce the rest."""
+        """Closes the source of the bytes, however many were read."""
         close = getattr(self._chunks, "aclose", None)
         if close is not None:
             await close()
@@ -118,7 +118,7 @@ class Body:
 
 
 class _Whole:
-    """One chunk, none where there is nothing."""
+    """One chunk, or none if it is empty."""
 
     __slots__ = ("_content",)
 
@@ -136,7 +136,7 @@ class _Whole:
 
 
 class _Coming:
-    """The chunks of someone else, as bytes, without the empty ones."""
+    """The chunks of a given iterable as bytes, without the empty ones."""
 
     __slots__ = ("_chunks",)
 

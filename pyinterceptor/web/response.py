@@ -1,4 +1,4 @@
-"""What a container is answered. Pure."""
+"""A response, fetched or made by a handler. Pure."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class Response:
             response.headers.set("content-type", "application/json")
         return response
 
-    # What is assigned is checked as what is given at first: a response can always be sent.
+    # An assigned value is checked like an argument of the constructor, so that a response can always be sent.
 
     @property
     def status(self) -> int:
+        """200 to 599."""
         return self._status
 
     @status.setter
@@ -51,6 +52,7 @@ class Response:
 
     @property
     def headers(self) -> Headers:
+        """The fields, to be changed in place; a mapping or pairs assigned to it replace them."""
         return self._headers
 
     @headers.setter
@@ -59,6 +61,7 @@ class Response:
 
     @property
     def body(self) -> Body:
+        """The body, to be read once; bytes, str or an async iterable assigned to it replace it."""
         return self._body
 
     @body.setter
@@ -67,20 +70,23 @@ class Response:
 
     @property
     def ok(self) -> bool:
-        """The status is one of success."""
+        """Whether the status is one of success, 200 to 299."""
         return self.status < 300
 
     async def bytes(self) -> bytes:
+        """The whole body. Raises: RuntimeError if it was read already."""
         return await self.body.bytes()
 
     async def text(self) -> str:
+        """The whole body as UTF-8, with replacement characters where it isn't."""
         return await self.body.text()
 
     async def json(self) -> Any:
+        """The whole body as JSON. Raises: ValueError."""
         return await self.body.json()
 
     async def aclose(self) -> None:
-        """Lets go of what the rest of the body would come from."""
+        """Closes the source of the body: a fetched response that won't be read, a generator."""
         await self.body.aclose()
 
     def __repr__(self) -> str:

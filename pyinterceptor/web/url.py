@@ -17,9 +17,9 @@ ASCII = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # what stays as it is beside lette
 
 
 class URL:
-    """Immutable; `str(url)` is the whole, less the fragment. `path` and `query` stay percent-encoded, as they came.
+    """Immutable; `str(url)` is the whole without the fragment. `path` and `query` stay percent-encoded, as they came.
 
-    Raises: ValueError for what is no absolute http or https URL, or has a user's name in it.
+    Raises: ValueError if it isn't an absolute http or https URL, or has a user's name in it; TypeError if it is no str.
     """
 
     __slots__ = ("_host", "_port", "_scheme", "_target")
@@ -40,13 +40,14 @@ class URL:
 
     @classmethod
     def parsed(cls, scheme: str, host: str, port: int, target: str) -> URL:
-        """Made of parts that a strict parser has read: not checked again."""
+        """Made of parts that a strict parser has read; they aren't checked again."""
         url = cls.__new__(cls)
         url._scheme, url._host, url._port, url._target = scheme, host, port, target
         return url
 
     @property
     def scheme(self) -> str:
+        """`http` or `https`."""
         return self._scheme
 
     @property
@@ -56,6 +57,7 @@ class URL:
 
     @property
     def port(self) -> int:
+        """The port of the URL, else its scheme's."""
         return self._port
 
     @property
@@ -65,11 +67,12 @@ class URL:
 
     @property
     def path(self) -> str:
+        """The target up to the question mark."""
         return "/" if self.target == "*" else self.target.partition("?")[0]
 
     @property
     def query(self) -> str:
-        """What stands after the question mark."""
+        """The target after the question mark; "" if it has none."""
         return self.target.partition("?")[2]
 
     @property
@@ -102,9 +105,9 @@ class URL:
 
 
 def split_host(authority: str) -> tuple[str, int | None]:
-    """A Host field's host, lower case and without brackets, and its port, None where it says none.
+    """The host of a Host field, in lower case and without brackets, and its port, None if it has none.
 
-    Raises: ValueError for what is neither.
+    Raises: ValueError if it is no host with or without a port.
     """
     match = AUTHORITY.fullmatch(authority)
     if match is None or int(match[2] or 0) > 65535:

@@ -127,6 +127,11 @@ def wrong(request: Request) -> Response: return Response("")
 class Sandbox(Container):
     outbound_by_host = {"my.kv": wrong}  # here
 """,
+    "a wrong handler in the body": """
+def wrong(request: Request) -> Response: return Response("")
+class Sandbox(Container):
+    outbound = wrong  # here
+""",
     "a misspelt assignment": """
 class Sandbox(Container): ...
 Sandbox.enable_internett = False  # here

@@ -33,10 +33,12 @@ class KV:
             raise PolicyError(f"a KV's URL must be {EMBEDDED} or begin with {', '.join(f'{one}://' for one in REDIS)}")
 
     def configured(self, text: str) -> KV:
+        """The same binding on the engine of this URL."""
         return KV(text)
 
     @asynccontextmanager
     async def open(self, name: str, state: Path) -> AsyncIterator[Namespace]:
+        """Opens the engine; yields the Namespace that handlers find in `env`. Raises: PolicyError, BindingError."""
         if self.url == EMBEDDED:
             async with open_sqlite(name, state / "kv" / f"{name}.sqlite") as engine:
                 yield Namespace(engine)

@@ -31,10 +31,12 @@ class R2Bucket:
             raise PolicyError(f"an R2Bucket's URL must be {EMBEDDED} or begin with {S3}")
 
     def configured(self, text: str) -> R2Bucket:
+        """The same binding on the engine of this URL."""
         return R2Bucket(text)
 
     @asynccontextmanager
     async def open(self, name: str, state: Path) -> AsyncIterator[Bucket]:
+        """Opens the engine; yields the Bucket that handlers find in `env`. Raises: PolicyError, BindingError."""
         if self.url == EMBEDDED:
             async with open_files(name, state / "r2" / name) as engine:
                 yield Bucket(engine)
