@@ -187,10 +187,16 @@ def test_an_image_is_run_in_and_one_that_is_not_there_is_said_so(app: str) -> No
 
 def test_verbose_prints_a_line_as_a_flow_ends_and_nothing_without_it(app: str, world: World) -> None:
     fetches = [f"curl -s -o /dev/null -m 20 http://{host}/ok" for host in ("my.kv", "origin.test")]
-    command = ["bash", "-c", f"{fetches[0]}; echo between >&2"]
-    lines = run("-v", app, "--", *command).stderr.decode().splitlines()
-    assert [" ".join(line.split()[:2]) for line in lines] == ["Closed/run request", "Closed/run flow", "between"]
-    assert run(app, "--", *command).stderr == b"between\n"
+    command = ["bash", "-c", f"{fetches[0]}; read -t 20; echo after >&2"]  # until both lines were read here
+    argv = [*PYINTERCEPTOR, "run", "-v", app, "--", *command]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdin is not None
+        assert running.stderr is not None
+        for kind in ("request", "flow"):
+            assert running.stderr.readline().startswith(f"Closed/run {kind} ")
+        running.stdin.close()
+        assert running.stderr.read() == "after\n"
+    assert run(app, "--", *command, stdin=subprocess.DEVNULL).stderr == b"after\n"
     spliced = run("-v", "--container", "Open", app, "--", *fetches[1].split()).stderr.decode().splitlines()
     assert spliced[-1].startswith("Open/run flow SPLICE HTTP origin.test ")
 
