@@ -1,1 +1,1 @@
-"""Which rule decides: host patterns, addresses that may be dialled, and the table that C reads."""
+"""Rules: host patterns, networks, the stages of a decision, and the table that C reads."""

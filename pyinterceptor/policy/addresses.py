@@ -1,4 +1,4 @@
-"""Addresses and networks as the C side speaks of them: 16 bytes, v4 as v4-mapped (RFC 4291 section 2.5.5.2).
+"""Addresses and networks in the form that C uses: 16 bytes, v4 as v4-mapped (RFC 4291 section 2.5.5.2).
 
 Pure.
 """
@@ -15,32 +15,32 @@ V4_PREFIX = 96  # bits before a v4-mapped address
 
 
 class Network(NamedTuple):
-    """The first `prefix` bits of 16 bytes, zero behind them."""
+    """The first `prefix` bits of a 16-byte `address`; the bits after them are zero."""
 
     address: bytes
     prefix: int
 
 
 def packed(address: Address) -> bytes:
-    """The 16 bytes of an address."""
+    """Returns the 16 bytes of an address."""
     return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
 
 
 def unpacked(address: bytes) -> Address:
-    """The address of 16 bytes, v4 where it is v4-mapped."""
+    """Returns the address that 16 bytes stand for: a v4 address if they are v4-mapped."""
     wide = ipaddress.IPv6Address(address)
     return wide.ipv4_mapped or wide
 
 
 def single(address: Address) -> Network:
-    """The network of one address."""
+    """Returns the network that holds this address alone."""
     return Network(packed(address), 128)
 
 
 def network(text: str) -> tuple[Network, int]:
-    """The network and port of "10.1.0.0/16", "127.0.0.1", "127.0.0.1:5432", "fd00::/8" or "[::1]:80"; port 0 is any.
+    """Reads "10.1.0.0/16", "127.0.0.1", "127.0.0.1:5432", "fd00::/8" or "[::1]:80". Port 0 stands for any port.
 
-    Raises: PolicyError with the text and its fault.
+    Raises: PolicyError that quotes the text and names its fault.
     """
     try:
         host, port = split_port(text)
@@ -52,7 +52,7 @@ def network(text: str) -> tuple[Network, int]:
 
 
 def split_port(text: str) -> tuple[str, int]:
-    """Host and port of `host`, `host:port`, `[v6]` or `[v6]:port`; port 0 where none is named.
+    """Returns host and port of `host`, `host:port`, `[v6]` or `[v6]:port`; the port is 0 if there is none.
 
     Raises: ValueError.
     """

@@ -1,4 +1,4 @@
-"""What one container may use of us at once.
+"""Limits on the resources that one container may use at once.
 
 Pure.
 """
@@ -13,18 +13,18 @@ from pyinterceptor.errors import PolicyError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Counts. What is above one is refused, and costs no other container.
+    """Limits, each a count. A request beyond a limit is refused, and other containers are not affected.
 
-    Raises: PolicyError for what is no count of at least 1.
+    Raises: PolicyError for a value that is no count of at least 1.
     """
 
     flows: int = lib.BUDGET_FLOWS
-    openings: int = lib.BUDGET_OPENINGS  # flows whose first bytes don't yet say what they are
-    handoffs: int = lib.BUDGET_HANDOFFS  # flows that are with Python
-    pipes: int = lib.BUDGET_PIPES  # of 256 KiB, in which large bodies move; above it they are copied
-    handlers: int = 256  # that run
-    queries: int = 64  # DNS questions that wait for upstream
-    query_streams: int = 64  # DNS connections
+    openings: int = lib.BUDGET_OPENINGS  # flows that aren't judged yet, because their first bytes haven't come
+    handoffs: int = lib.BUDGET_HANDOFFS  # flows that Python serves
+    pipes: int = lib.BUDGET_PIPES  # of 256 KiB, for splicing large bodies; further bodies are copied
+    handlers: int = 256  # running at once
+    queries: int = 64  # DNS queries waiting for upstream
+    query_streams: int = 64  # DNS connections over TCP
 
     def __post_init__(self) -> None:
         for field in fields(self):

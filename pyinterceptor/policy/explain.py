@@ -1,6 +1,6 @@
-"""How a table comes to a decision: every stage that is asked, and the rows that it has for this host and destination.
+"""Explains a decision: each stage that was consulted, and its rows for this host and destination.
 
-Pure. Read from the very bytes that C decides by.
+Pure. It reads the same bytes that C decides by.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A row that holds the host or the destination; `fault` is why it doesn't count, "" for the one that does."""
+    """A row that matches the host or the destination. `fault` says why it is not the one that answers; "" if it is."""
 
-    pattern: str  # EVERYTHING if it is for all there is
+    pattern: str  # EVERYTHING for a row that matches any host
     port: int  # 0: any
     rule: int
     rank: int
@@ -50,7 +50,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One stage, with the number of its rows, those of them that hold, and its outcome."""
+    """One stage: the number of its rows, the rows that match, and its outcome."""
 
     stage: int
     count: int
@@ -61,7 +61,7 @@ class Step:
 def explain(
     table: bytes, protocol: int, host: str, destination: tuple[Address, int] | None
 ) -> tuple[tuple[Step, ...], Decision]:
-    """The stages that are asked, in their order, and the decision that they lead to."""
+    """Returns the consulted stages in order, and the decision."""
     asked, steps = _asked(table, protocol, destination), list[Step]()
     for number, stage in enumerate(_stages(table)):
         rows = Rows(table, stage.rows)
@@ -75,7 +75,7 @@ def explain(
 
 
 def lines(steps: Sequence[Step], decision: Decision, stages: Sequence[str], rules: Sequence[str]) -> list[str]:
-    """The steps as text; `stages` and `rules` are the policy's names for them."""
+    """Returns the steps as text. `stages` and `rules` are the names that the policy gives them."""
     made = []
     for step in steps:
         made.append(f"{stages[step.stage]}: {_rows_of(step)}, {step.outcome.name.lower()}")
@@ -87,7 +87,7 @@ def lines(steps: Sequence[Step], decision: Decision, stages: Sequence[str], rule
 
 
 def _stages(table: bytes) -> Any:
-    """Its struct policy_stage, in order."""
+    """Returns the array of struct policy_stage of the table."""
     stages = ffi.from_buffer("struct policy_header *", table).stages
     return ffi.from_buffer(f"struct policy_stage[{stages.count}]", memoryview(table)[stages.offset :])
 
@@ -140,12 +140,12 @@ class Rows:
 
 
 def _row_in(item: str) -> int:
-    """Where in it its row is."""
+    """Returns the offset of the row in an item of this type."""
     return 0 if item == "struct policy_row" else ffi.offsetof(item, "row")
 
 
 def _written(address: bytes, prefix: int) -> str:
-    """A network, or an address where it holds but one."""
+    """Returns a network as text, or the address if it holds one alone."""
     first = unpacked(address) if prefix >= V4_PREFIX else ipaddress.IPv6Address(address)
     if prefix == 128:
         return str(first)
@@ -153,7 +153,7 @@ def _written(address: bytes, prefix: int) -> str:
 
 
 def _offsets(table: bytes, stage: int, host: str, destination: tuple[Address, int] | None) -> set[int]:
-    """Where the stage's rows are that hold the host or destination."""
+    """Returns the offsets of the stage's rows that match the host or the destination."""
     name, to, room = host.encode("ascii", "replace"), endpoint(destination), 16
     while True:
         offsets = ffi.new("uint32_t[]", room)
@@ -164,7 +164,7 @@ def _offsets(table: bytes, stage: int, host: str, destination: tuple[Address, in
 
 
 def _seen(holding: Sequence[Found], asked: int, destination: tuple[Address, int] | None) -> Iterator[Seen]:
-    """Each row with the reason why it doesn't count, if any."""
+    """Yields each row, with the reason why it does not answer, if any."""
     port, has_matched = destination[1] if destination else 0, False
     for pattern, row in holding:
         fault = ""
@@ -179,7 +179,7 @@ def _seen(holding: Sequence[Found], asked: int, destination: tuple[Address, int]
 
 
 def _asked(table: bytes, protocol: int, destination: tuple[Address, int] | None) -> int:
-    """The protocol that rows are asked for."""
+    """Returns the protocol that rows are matched against: a silent client at a waiting port counts as opaque."""
     is_silent = protocol == lib.PROTOCOL_NONE and destination is not None
     waits = is_silent and destination is not None and lib.policy_waits(ffi.from_buffer(table), destination[1])
     return int(lib.PROTOCOL_OPAQUE) if waits else protocol

@@ -1,4 +1,4 @@
-"""Host names and patterns in the one form they are compared in.
+"""Host names and patterns in the canonical form in which they are compared.
 
 Pure. Case-folded, IDNA-encoded (UTS 46), without a trailing dot; an address as inet_ntop(3) writes it.
 """
@@ -18,7 +18,7 @@ NAME = re.compile(r"[a-z0-9_*]([a-z0-9_*-]*[a-z0-9_*])?(\.[a-z0-9_*]([a-z0-9_*-]
 
 
 def canonical(host: str) -> str:
-    """The host as rules compare it.
+    """Returns the host in the form in which rules compare it.
 
     Raises: PolicyError if it is neither a host name nor an address.
     """
@@ -27,15 +27,15 @@ def canonical(host: str) -> str:
 
 
 def key(host: str) -> str | Network:
-    """What a row for this canonical host or glob is found by: an address is a network of one."""
+    """Returns the key of a row for this canonical host or glob. An address becomes a network of one address."""
     found = _address(host)
     return host if found is None else single(found)
 
 
 def pattern(text: str) -> str:
-    """A rule's host: a name, an address or a glob, in which `*` stands for any run of characters, dots included.
+    """Reads a rule's host: a name, an address or a glob, in which `*` stands for any run of characters, dots included.
 
-    Raises: PolicyError that says what is wrong.
+    Raises: PolicyError that names the fault.
     """
     if not isinstance(text, str) or not text:
         raise PolicyError(f"a host pattern must be a non-empty string, not {text!r}")
@@ -62,7 +62,7 @@ def _address(text: str) -> Address | None:
 
 
 def _written(address: Address) -> str:
-    """C's spelling: ipaddress writes some addresses otherwise."""
+    """Returns the address as C writes it; ipaddress writes some addresses differently."""
     made, text = ffi.new("char[]", lib.HOST_MAX + 1), str(address).encode("ascii")
     written = lib.host_canonical(text, len(text), made)
     return str(ffi.string(made, written).decode("ascii"))

@@ -1,4 +1,4 @@
-"""Stages and targets as one table: `struct policy_header` and what it points to (cext/layout.h).
+"""Stages and targets as one table: `struct policy_header` and the arrays it points to (cext/layout.h).
 
 Pure.
 """
@@ -20,7 +20,7 @@ assert (HEADER.size, STAGE.size) == (ffi.sizeof("struct policy_header"), ffi.siz
 
 
 class Outcome(IntEnum):
-    """What a stage does when a row matched, or none did."""
+    """The result of a stage: one for a match, one for a miss."""
 
     REFUSE = lib.OUTCOME_REFUSE
     NEXT = lib.OUTCOME_NEXT
@@ -29,7 +29,7 @@ class Outcome(IntEnum):
 
 
 class Takes(IntEnum):
-    """What a target can be given."""
+    """The kind of traffic that a target takes."""
 
     HTTP = lib.TAKES_HTTP
     STREAM = lib.TAKES_STREAM
@@ -37,7 +37,7 @@ class Takes(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`rows` are compiled; stages may share them, and policies too."""
+    """One stage. `rows` are compiled; several stages and policies may share them."""
 
     rows: bytes
     on_match: Outcome
@@ -46,7 +46,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`targets` by index; `waits` are the ports whose clients speak first; `locals` the rows of local_networks."""
+    """The content of a table.
+
+    `targets` are found by index, `waits` are the ports whose clients speak first, `locals` the rows of local_networks.
+    """
 
     stages: Sequence[Stage]
     targets: Sequence[Takes]
@@ -55,9 +58,9 @@ class Layout:
 
 
 def assembled(layout: Layout, generation: int) -> bytes:
-    """The table.
+    """Returns the table.
 
-    Raises: PolicyError for too many ports.
+    Raises: PolicyError if there are too many ports.
     """
     if (count := len(layout.waits)) > lib.WAITS_MAX:
         raise PolicyError(f"at most {lib.WAITS_MAX} ports can wait for the client's first bytes, not {count}")

@@ -1,6 +1,6 @@
-"""Work that can be paused: a generator that yields every millisecond or so, and returns its result.
+"""Work that can be paused: a generator that yields about every millisecond, and returns its result.
 
-Pure. Whoever drives it lets others run in between, or doesn't.
+Pure. The caller decides whether other tasks run between two pieces.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RUN = 2000  # items sorted without a pause
 
 
 def at_once(pieces: Pieces[T]) -> T:
-    """The result, without a pause."""
+    """Runs all pieces without a pause; returns the result."""
     while True:
         try:
             next(pieces)
@@ -28,14 +28,14 @@ def at_once(pieces: Pieces[T]) -> T:
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """The items, STEP at a time: pause after each batch."""
+    """Yields the items in lists of STEP. The caller pauses after each."""
     rest = iter(items)
     while batch := list(islice(rest, STEP)):
         yield batch
 
 
 def in_order(items: list[T], key: Callable[[T], Any]) -> Pieces[list[T]]:
-    """The items sorted by `key`; equal ones stay in their order."""
+    """Returns the items sorted by `key`; equal ones keep their order."""
     runs = []
     for start in range(0, len(items), RUN):
         runs.append(sorted(items[start : start + RUN], key=key))

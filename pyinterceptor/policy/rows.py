@@ -1,4 +1,4 @@
-"""Rows of a stage, and the bytes that C searches: `struct policy_rows` (cext/layout.h).
+"""The rows of a stage, and their bytes for C to search: `struct policy_rows` (cext/layout.h).
 
 Pure.
 """
@@ -19,14 +19,17 @@ NAME = Struct("=IIIHHIIHH")  # struct policy_name
 NETWORK = Struct("=16sIIIHHIB3x")  # struct policy_network
 HEADER = Struct("=13I")  # struct policy_rows
 ALL_PROTOCOLS = (1 << (lib.PROTOCOL_OPAQUE + 1)) - 1
-SPOKEN = ALL_PROTOCOLS & ~(1 << lib.PROTOCOL_NONE)  # the client has spoken, or must before anything happens
+SPOKEN = ALL_PROTOCOLS & ~(1 << lib.PROTOCOL_NONE)  # the client has spoken, or must speak before anything is dialled
 
 assert (ROW.size, NAME.size) == (ffi.sizeof("struct policy_row"), ffi.sizeof("struct policy_name"))
 assert (NETWORK.size, HEADER.size) == (ffi.sizeof("struct policy_network"), ffi.sizeof("struct policy_rows"))
 
 
 class Row(NamedTuple):
-    """`key` is a canonical name, a glob, a network, or None for everything. The lowest `rank` that matches counts."""
+    """One row. `key` is a canonical name, a glob, a network, or None for everything.
+
+    Of the rows that match, the one with the lowest `rank` answers.
+    """
 
     key: str | Network | None
     rule: int
@@ -37,7 +40,7 @@ class Row(NamedTuple):
 
 
 def compiled(rows: Sequence[Row]) -> Pieces[bytes]:
-    """The rows' bytes, the same wherever they stand."""
+    """Returns the rows' bytes, which don't depend on their place in the table."""
     names, suffixes, prefixes, globs, networks, everything = yield from _by_kind(rows)
     text = bytearray()
     parts = [
@@ -61,7 +64,7 @@ Keyed = tuple[str, Row]
 def _by_kind(
     rows: Sequence[Row],
 ) -> Pieces[tuple[list[Keyed], list[Keyed], list[Keyed], list[Keyed], list[tuple[Network, Row]], list[Row]]]:
-    """Whole names, `*suffix` (backwards), `prefix*`, other globs, networks, and rows for everything."""
+    """Sorts the rows into names, `*suffix` (reversed), `prefix*`, other globs, networks, rows for everything."""
     names: list[Keyed] = []
     suffixes: list[Keyed] = []
     prefixes: list[Keyed] = []
@@ -100,7 +103,7 @@ def _packed(row: Row) -> bytes:
 
 
 def _named(keyed: Keyed, parent: int, text: bytearray) -> bytes:
-    """Its struct policy_name; its text is appended."""
+    """Returns the struct policy_name of a row; appends its text to `text`."""
     key, row = keyed
     at = HEADER.size + len(text)
     text += key.encode("ascii")
@@ -108,7 +111,7 @@ def _named(keyed: Keyed, parent: int, text: bytearray) -> bytes:
 
 
 def _names(names: list[Keyed], text: bytearray) -> Pieces[bytes]:
-    """By text; the parent of one is its equal before it."""
+    """Returns the names sorted by text. The parent of a name is the equal name before it."""
     packed, last = [], None
     for batch in batches(enumerate((yield from in_order(names, _text)))):
         for number, keyed in batch:
@@ -119,9 +122,9 @@ def _names(names: list[Keyed], text: bytearray) -> Pieces[bytes]:
 
 
 def _beginnings(globs: list[Keyed], text: bytearray) -> Pieces[bytes]:
-    """By text; the parent of one is the longest before it that it begins with."""
+    """Returns the globs sorted by text. The parent of a glob is the longest one before it that is its prefix."""
     packed: list[bytes] = []
-    open_: list[tuple[str, int]] = []  # those that the last one begins with, itself included
+    open_: list[tuple[str, int]] = []  # the prefixes of the last one, itself included
     for batch in batches(enumerate((yield from in_order(globs, _text)))):
         for number, keyed in batch:
             while open_ and not keyed[0].startswith(open_[-1][0]):
@@ -133,7 +136,7 @@ def _beginnings(globs: list[Keyed], text: bytearray) -> Pieces[bytes]:
 
 
 def _globs(globs: list[Keyed], text: bytearray) -> Pieces[bytes]:
-    """By rank."""
+    """Returns the globs sorted by rank."""
     packed = []
     for batch in batches((yield from in_order(globs, lambda keyed: keyed[1].rank))):
         for keyed in batch:
@@ -143,9 +146,9 @@ def _globs(globs: list[Keyed], text: bytearray) -> Pieces[bytes]:
 
 
 def _networks(networks: list[tuple[Network, Row]]) -> Pieces[bytes]:
-    """By address, then prefix; the parent of one is the narrowest before it that holds it."""
+    """Returns the networks sorted by address, then prefix. A network's parent is the narrowest one that holds it."""
     packed: list[bytes] = []
-    open_: list[tuple[int, int, int]] = []  # those that hold the last one: address, bits behind the prefix, index
+    open_: list[tuple[int, int, int]] = []  # the networks that hold the last one: address, bits after the prefix, index
     in_order_ = yield from in_order(networks, lambda keyed: (keyed[0].address, keyed[0].prefix))
     for batch in batches(enumerate(in_order_)):
         for number, ((address, prefix), row) in batch:

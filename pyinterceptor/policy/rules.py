@@ -1,4 +1,4 @@
-"""All rules of one container, read, checked and put in order.
+"""All rules of one container: read, checked, and arranged in stages.
 
 Pure.
 """

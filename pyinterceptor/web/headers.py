@@ -1,4 +1,4 @@
-"""Header fields: names without case, several values each, nothing in them that could end a line.
+"""Header fields: names are case-insensitive, may have several values, and hold no byte that could end a line.
 
 Pure. RFC 9110 section 5.
 """
@@ -18,7 +18,7 @@ Source = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
 class Headers:
-    """Fields in the order they came; `headers["name"]` joins several values of a name with a comma.
+    """Fields in the order in which they came. `headers["name"]` joins several values of a name with a comma.
 
     Made from a mapping, from pairs, or from other Headers, which are copied: `Headers({"etag": '"1"'})`.
 
@@ -38,14 +38,14 @@ class Headers:
 
     @classmethod
     def parsed(cls, fields: Sequence[tuple[str, str]]) -> Headers:
-        """Fields that a strict parser has read; they aren't checked again."""
+        """Makes headers of fields that a strict parser has read; they aren't checked again."""
         headers = cls.__new__(cls)
         headers._fields = CIMultiDict(fields)
         return headers
 
     @classmethod
     def read(cls, lines: str) -> Headers:
-        """The fields on the lines of a head that a strict parser has checked."""
+        """Makes headers of the lines of a head that a strict parser has checked."""
         headers = cls.__new__(cls)
         headers._fields = CIMultiDict()
         for line in lines.split("\r\n"):
@@ -55,12 +55,12 @@ class Headers:
         return headers
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The values of the name, joined with a comma; `default` if there is none."""
+        """Returns the values of the name, joined with a comma; `default` if there is none."""
         values = self._fields.getall(name, ())
         return ", ".join(values) if values else default
 
     def getall(self, name: str) -> list[str]:
-        """Each value of the name by itself."""
+        """Returns a list of the values of the name."""
         return list(self._fields.getall(name, ()))
 
     def set(self, name: str, value: str) -> None:
@@ -78,7 +78,7 @@ class Headers:
         self._fields.popall(name, None)
 
     def items(self) -> Iterator[tuple[str, str]]:
-        """Every field with its name as it came."""
+        """Iterates over all fields, each with its name as it came."""
         return iter(self._fields.items())
 
     def __getitem__(self, name: str) -> str:
@@ -116,7 +116,7 @@ def _pairs(fields: Any) -> Iterator[tuple[Any, Any]]:
         raise TypeError(f"headers are a mapping or pairs of name and value, not {fields!r}")
     for pair in fields:
         if not (isinstance(pair, Sequence) and len(pair) == 2 and not isinstance(pair, str | bytes)):
-            raise TypeError(f"headers are pairs of name and value; {pair!r} is none")
+            raise TypeError(f"headers are pairs of name and value; {pair!r} is not a pair")
         yield pair[0], pair[1]
 
 

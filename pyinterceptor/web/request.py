@@ -1,4 +1,4 @@
-"""A request, of a container or made by a handler. Pure."""
+"""A request: a container's own, or one that a handler made. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Place = tuple[str, str, int, str]  # scheme, host, port, target, as URL.parsed()
 
 
 class Request:
-    """`method`, `url`, `headers`, `body`; `await request.text()`, `.json()`, `.bytes()` read the body, once.
+    """A request. Its body can be read once: `await request.text()`, `.json()`, `.bytes()`, or from `body`.
 
-    `Request(request, headers=…)` is a copy with other headers, method or body, as in the Fetch standard: it takes the
-    body of the original, which can't be read any more then, unless a body is given. Pass the copy on with `fetch()`.
+    `Request(request, headers=…)` makes a copy with other headers, method or body, as in the Fetch standard. The copy
+    takes the body of the original, which can't be read any more, unless a body is given. Pass the copy on with `fetch()`.
 
-    `target` is that of a container's own request line, and of a copy of its request; None for any other request.
+    `target` is the target of the container's own request line, also in a copy; None for any other request.
 
-    Raises: ValueError for a method that is no token or a URL that is none; RuntimeError for a copy of a request whose
+    Raises: ValueError for a method that is no token or an invalid URL; RuntimeError for a copy of a request whose
     body was read already; TypeError for a copy with a body whose method is set to GET or HEAD.
     """
 
@@ -69,9 +69,9 @@ class Request:
 
     @classmethod
     def incoming(cls, method: str, target: str, place: Place, lines: str, body: Body | None) -> Request:
-        """A container's own request, read by a strict parser. Its parts are made when they are asked for.
+        """Makes a container's own request, which a strict parser has read. URL and headers are parsed on first use.
 
-        `place` makes its URL, `lines` make its fields; `body` is None if it has none.
+        `place` has the parts of the URL, `lines` are the field lines; `body` is None if there is none.
         """
         request = cls.__new__(cls)
         request.method, request.target = method, target
@@ -81,7 +81,7 @@ class Request:
 
     @property
     def url(self) -> URL:
-        """The absolute URL. A str assigned to it is parsed."""
+        """The absolute URL. An assigned str is parsed."""
         if self._url is None:
             self._url = URL.parsed(*self._place)
         return self._url
@@ -97,7 +97,7 @@ class Request:
 
     @property
     def headers(self) -> Headers:
-        """The fields, to be changed in place; a mapping or pairs assigned to it replace them."""
+        """The header fields, which can be changed in place. An assigned mapping, or pairs, replaces them."""
         if self._headers is None:
             self._headers = Headers.read(self._lines)
         return self._headers
@@ -108,7 +108,7 @@ class Request:
 
     @property
     def body(self) -> Body:
-        """The body, to be read once; bytes, str or an async iterable assigned to it replace it."""
+        """The body, which can be read once. Assigned bytes, str or an async iterable replace it."""
         if self._body is None:
             self._body = Body()
         return self._body
@@ -118,15 +118,15 @@ class Request:
         self._body = body if isinstance(body, Body) else Body(body)
 
     async def bytes(self) -> bytes:
-        """The whole body. Raises: RuntimeError if it was read already."""
+        """Returns the whole body. Raises: RuntimeError if it was read already."""
         return await self.body.bytes()
 
     async def text(self) -> str:
-        """The whole body as UTF-8, with replacement characters where it isn't."""
+        """Returns the whole body as UTF-8; invalid bytes are replaced."""
         return await self.body.text()
 
     async def json(self) -> Any:
-        """The whole body as JSON. Raises: ValueError."""
+        """Returns the whole body, parsed as JSON. Raises: ValueError."""
         return await self.body.json()
 
     def __repr__(self) -> str:
@@ -134,7 +134,7 @@ class Request:
 
 
 def _checked(method: Any) -> str:
-    """Upper case if it is a common one, as the Fetch standard has it. Raises: ValueError if it is no token."""
+    """Returns the method, a common one in upper case (Fetch standard). Raises: ValueError if it is no token."""
     if not isinstance(method, str):
         raise TypeError(f"a method is a str, not {type(method).__name__}")
     if not TOKEN.fullmatch(method):

@@ -367,7 +367,7 @@ def test_closing_the_original_ends_the_body_of_its_copy() -> None:
         (lambda: Headers({1: "x"}), "a header field's name must be str, not int: 1"),
         (lambda: Headers("a: b"), "headers are a mapping or pairs of name and value, not 'a: b'"),
         (lambda: Headers(5), "headers are a mapping or pairs of name and value, not 5"),
-        (lambda: Headers(["ab"]), "headers are pairs of name and value; 'ab' is none"),
+        (lambda: Headers(["ab"]), "headers are pairs of name and value; 'ab' is not a pair"),
         (lambda: Response("x", headers={"a": 1}), "the value of a must be str, not int: 1"),
         (lambda: Request("http://my.kv", headers={"a": 1}), "the value of a must be str, not int: 1"),
         (lambda: Request("http://my.kv", 5), "a method is a str, not int"),
