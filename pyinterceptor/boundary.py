@@ -1,4 +1,4 @@
-"""Where a failure stops: at the flow, the handler or the container that it is of.
+"""Boundaries of failures: a failure ends the flow, handler or container in which it happens.
 
 Two things pass every boundary: cancellation and KeyboardInterrupt.
 """
@@ -11,7 +11,7 @@ PASSING = (trio.Cancelled, KeyboardInterrupt)
 
 
 def parted(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """The part of `error` that no boundary may hold back, and the part that ends there; None for one that is empty.
+    """Splits an error into the part that passes every boundary, and the part that ends there; None if one is empty.
 
     A group may have both: a nursery in which one task called `sys.exit()` and the others were cancelled.
     """

@@ -1,4 +1,4 @@
-"""Opens an interceptor: the one place where the gateway, the relay, DNS and the runtimes are put together.
+"""Opens an interceptor: the only place that joins the gateway, the relay, DNS and the runtimes.
 
 `async with open_interceptor(app) as interceptor` is a lifetime: all that it started is gone when the block ends.
 """

@@ -1,1 +1,1 @@
-"""What lives while an interceptor runs: containers, their flows, their requests."""
+"""A running interceptor: containers, their flows, requests and records."""

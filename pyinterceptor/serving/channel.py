@@ -1,4 +1,4 @@
-"""Carries records to subscribers. Publishing never waits: a subscriber that doesn't keep up loses records, counted.
+"""Carries records to subscribers. Publishing never waits; records that a slow subscriber misses are counted.
 
 All of it belongs to Trio's thread. A record is built only `if channel.is_wanted(its type)`.
 """
@@ -22,7 +22,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Share:
-    """Records that wait, oldest first. A container may hold as much as is still free.
+    """Waiting records, oldest first. One container may use as much room as is still free.
 
     One container alone gets half of it, two a third each: no flood takes the room of a container that sends little.
     """
@@ -43,7 +43,7 @@ class Share:
         self.waiting.append((serial, record))
 
     def take(self) -> Record:
-        """The oldest one. Raises IndexError if there is none."""
+        """Takes the oldest record. Raises: IndexError if there is none."""
         _, record = self.waiting.popleft()
         owner = record.container.id
         self._held[owner] -= 1
@@ -53,7 +53,7 @@ class Share:
 
 
 class Subscription(Generic[R]):
-    """An asynchronous iterator of records, in the order of their publication, for one task.
+    """An asynchronous iterator of records in the order of their publication, for one task.
 
     Iteration ends when the subscription is closed and the records that wait are taken.
     """
@@ -93,24 +93,24 @@ class Subscription(Generic[R]):
         return self._take()
 
     def take_nowait(self) -> list[R]:
-        """All records that wait."""
+        """Takes all waiting records."""
         taken = []
         while self._has_waiting():
             taken.append(self._take())
         return taken
 
     def put(self, record: Record) -> None:
-        """For the channel."""
+        """Adds a record. Called by the channel."""
         self._serial += 1
         (self._refusals if isinstance(record, RefusalRecord) else self._others).put(self._serial, record)
         self._changed.set()
 
     def lose(self, kind: type[Record], count: int) -> None:
-        """For the channel: so many records of this type were dropped before they were built."""
+        """Counts records that were dropped before they were built. Called by the channel."""
         self._lost[kind] += count
 
     def close(self) -> None:
-        """For the channel: nothing more is put."""
+        """Ends the iteration after the waiting records. Called by the channel."""
         self._is_closed = True
         self._changed.set()
 
@@ -124,7 +124,7 @@ class Subscription(Generic[R]):
 
 
 class Channel:
-    """Every subscription of one interceptor. `changed(kinds)` is called when the types that anybody wants change."""
+    """All subscriptions of one interceptor. `changed(kinds)` is called when the set of wanted types changes."""
 
     def __init__(self, changed: Callable[[frozenset[type[Record]]], None] | None = None) -> None:
         self._changed = changed
@@ -136,7 +136,7 @@ class Channel:
         return kind in self._wanted
 
     def publish(self, record: Record) -> None:
-        """Gives the record to every subscriber of its type."""
+        """Delivers the record to every subscriber of its type."""
         kind = type(record)
         for subscription in self._subscriptions:
             if kind in subscription.kinds:
@@ -150,7 +150,7 @@ class Channel:
 
     @contextmanager
     def subscribe(self, *kinds: type[R], held: int = HELD) -> Iterator[Subscription[R]]:
-        """Records of these types from now on, of which at most `held` wait. Refusals have room of their own."""
+        """Subscribes to these types; at most `held` records wait. Refusals have room of their own."""
         subscription = Subscription[R](frozenset(cast("tuple[type[Record], ...]", kinds)), held)
         self._subscriptions.append(subscription)
         self._update()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Identity:
     """The container of this class and name.
 
-    Raises: what `instance_of` raises.
+    Raises: as `instance_of`.
     """
 
     def __init__(self, cls: type[Container], name: str, env: Any, policy: Policy) -> None:

@@ -1,4 +1,4 @@
-"""Flows that the relay hands over: each is served to its end, and recorded."""
+"""Serves the flows that the relay hands over, and records their ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pyinterceptor.serving.run import Run
 
 
 class Flows:
-    """`runs` has the containers that run, by number, at each moment."""
+    """Serves flows. `runs` holds the running containers by number."""
 
     def __init__(
         self, relay: Relay, hub: Hub, server: Server, resolver: Resolver, env: Env, runs: Mapping[int, Run]
@@ -69,7 +69,7 @@ class Flows:
             self._relay.name_failed(event.container, event.name)
 
     async def _serve(self, run: Run, event: Handoff) -> None:
-        """One handed-off flow to its end. A failure here ends this flow alone."""
+        """Serves one flow to its end. A failure here ends this flow alone."""
         began, cause = time.monotonic(), event.cause
         received = sent = 0
         try:
@@ -79,7 +79,7 @@ class Flows:
                 let_end_in_order(stream.socket)
             finally:
                 received, sent = transferred(stream.socket)
-                stream.close_nowait()  # nothing here waits, so a cancelled flow is counted and logged as well
+                stream.close_nowait()  # without waiting, so that a cancelled flow is recorded as well
         except BaseException as error:
             passes, ends = parted(error)
             if ends is not None:
@@ -112,7 +112,7 @@ class Flows:
 
 
 def owned(fd: int) -> socket.socket:
-    """The socket of this descriptor; takes it, also when that fails. Raises: OSError."""
+    """Returns a socket for the descriptor, which it takes even if it fails. Raises: OSError."""
     try:
         return socket.socket(fileno=fd)
     except BaseException:
@@ -121,13 +121,13 @@ def owned(fd: int) -> socket.socket:
 
 
 def let_end_in_order(connection: socket.socket) -> None:
-    """From now on a close is a FIN. Before, were we killed, it is a reset: no answer cut short looks complete."""
+    """Makes a close send a FIN. Until then it sends a reset, so that no response looks complete if we are killed."""
     if connection.fileno() >= 0:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
 
 
 def transferred(connection: socket.socket) -> tuple[int, int]:
-    """Bytes received and sent (acknowledged) on a TCP socket, from TCP_INFO (tcp(7)); 0 where it is gone."""
+    """Returns the bytes received and acknowledged on a TCP socket, from TCP_INFO (tcp(7)); 0 if it is closed."""
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
     except OSError:

@@ -1,4 +1,4 @@
-"""The containers of one app, while it is open: each an identity, and a run from its start to its stop."""
+"""The containers of one open app. Each has an identity, and a run from its start to its stop."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class Interceptor:
         self._open_runtime = open_runtime
         self._synthetic = synthetic
         self._containers: dict[tuple[str, str], Identity] = {}
-        self._numbers = itertools.count(1)  # of runs
-        self._policies = dict(policies)  # the latest of each class, as far as it was read
-        self._generations = itertools.count(1)  # of policies
+        self._numbers = itertools.count(1)  # numbers of runs
+        self._policies = dict(policies)  # the newest one that was read, by class
+        self._generations = itertools.count(1)  # numbers of policies
 
     async def get_container(
         self, cls: type[Container], name: str = "default", *, user: str | None = None
@@ -95,7 +95,7 @@ class Interceptor:
             else:
                 handle = run.handle
         if not isinstance(handle, ContainerHandle):
-            raise RuntimeFailure(f"start {identity}: it is attached to a namespace that somebody else made")
+            raise RuntimeFailure(f"start {identity}: it is attached to a foreign namespace; stop it first")
         return handle
 
     async def attach(
@@ -125,7 +125,7 @@ class Interceptor:
         return handle
 
     async def replace_policy(self, cls: type[Container]) -> None:
-        """Reads the class's rules, as they stand at the call, for all its containers, with flows open.
+        """Reads the class's rules anew and puts them in force in all its containers, for open flows too.
 
         Every request that begins after the call has returned is decided by them; no connection is dropped. Ten thousand
         hosts take about 0.1 s, in which other tasks run.
@@ -153,7 +153,7 @@ class Interceptor:
 
     @asynccontextmanager
     async def records(self, *kinds: type[R]) -> AsyncIterator[Subscription[R]]:
-        """Records of these types, as they are made while the block lasts: `async for` them, in one task.
+        """Subscribes to records of these types while the block lasts: iterate with `async for`, in one task.
 
         The types: `FlowRecord`, `RequestRecord`, `RefusalRecord`, `NameRecord`. They cost nothing while nobody asks
         for them. 8 192 wait for a reader that doesn't keep up, and 2 048 refusals beside them; further ones are
@@ -164,18 +164,18 @@ class Interceptor:
 
     @asynccontextmanager
     async def log_records(self) -> AsyncIterator[None]:
-        """Logs each request, flow and refusal of the time of the block at level INFO, to the logger "pyinterceptor"."""
+        """Logs each request, flow and refusal while the block lasts, at level INFO, to the logger "pyinterceptor"."""
         async with log_records(self.recording.channel, self._log):
             yield
 
     def run_on(self, interface: int) -> Run | None:
-        """The run whose traffic comes in on the interface; None if there is none, or it is over."""
+        """Returns the run whose traffic comes in on the interface; None if there is none, or it is over."""
         number = self._capture.container_on(interface)
         run = None if number is None else self.runs.get(number)
         return None if run is None or run.is_over else run
 
     def set_ipv6(self, v6: bool) -> None:
-        """The host has gained or lost its way to IPv6 addresses."""
+        """Reports that the host has gained or lost its IPv6 route."""
         self._capture.set_ipv6(v6)
         self.resolver.set_ipv6(v6)
 
@@ -187,14 +187,14 @@ class Interceptor:
         return identity
 
     async def _read_policy(self, cls: type[Container]) -> Policy:
-        """The class's rules, or those that a later call has read meanwhile."""
+        """Reads the class's rules; returns the newer ones if a later call has read them meanwhile."""
         policy = await in_turns(self._app.reading(cls, next(self._generations)))
         if policy.generation > self._policies[cls].generation:
             self._policies[cls] = policy
         return self._policies[cls]
 
     async def _current_run(self, identity: Identity) -> Run | None:
-        """The run that goes on; one that ends is waited for."""
+        """Returns the container's run, None if it has none. Waits for the end of one that is ending."""
         run = identity.run
         if run is None or not run.has_ended:
             return run
@@ -203,14 +203,14 @@ class Interceptor:
 
     @asynccontextmanager
     async def _processes(self, user: str | None, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
-        """Processes of ours, in a namespace that the runtime makes."""
+        """Opens the processes of a runtime, which makes their namespace."""
         image, name = run.identity.cls.image, run.identity.name
         async with self._open_runtime(image=image, name=name, user=user, attach=partial(self._tie, run)) as runtime:
             yield runtime, ContainerHandle(run, runtime)
 
     @asynccontextmanager
     async def _namespace(self, netns_fd: int, replace_routes: bool, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
-        """A namespace that somebody else made. Borrows the descriptor until the block begins."""
+        """Attaches a foreign namespace. Borrows the descriptor until the block begins."""
         self._claim(run, netns_fd)
         if replace_routes:
             await self._capture.empty_namespace(netns_fd)
@@ -224,7 +224,7 @@ class Interceptor:
         await self._capture.attach(run.attachment, netns_fd)
 
     def _claim(self, run: Run, netns_fd: int) -> None:
-        """Makes the namespace this container's. Raises: CaptureError if it is another one's."""
+        """Notes that this run has the namespace. Raises: CaptureError if another run has it."""
         status = os.fstat(netns_fd)
         namespace = status.st_dev, status.st_ino
         for other in self.runs.values():
@@ -239,7 +239,7 @@ class Interceptor:
         *,
         task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """One container from its start to its stop. Once it has started, its failures end it alone."""
+        """Runs one container from its start to its stop. A failure after the start ends this container alone."""
         run: Run | None = None
         try:
             async with self._open_run(identity) as made, opening(made) as (life, handle):
@@ -263,7 +263,7 @@ class Interceptor:
 
     @asynccontextmanager
     async def _open_run(self, identity: Identity) -> AsyncIterator[Run]:
-        """A run that is ready for its network namespace. Nothing of it is left when the block ends."""
+        """Makes a run that is ready for its network namespace. Nothing of it is left when the block ends."""
         identity.policies.replace(await self._read_policy(identity.cls))
         attachment = self._capture.reserve(next(self._numbers))
         number = attachment.container

@@ -1,4 +1,4 @@
-"""How a record reads as one line.
+"""Formats a record as one line.
 
 Pure. Text from a container is shown as it is if it is plain, and else quoted with escapes: it can neither forge a line
 nor control a terminal.
@@ -27,7 +27,7 @@ PLAIN = re.compile(r"[!#-\[\]-~]+")  # printable ASCII but space, double quote a
 
 
 def line_of(record: Record) -> str | None:
-    """The line without its container; None if a refusal's line reports the same."""
+    """Returns the line without its container; None if the line of a refusal reports the same."""
     match record:
         case FlowRecord(verdict=Verdict.REFUSE) | RequestRecord(verdict=Verdict.REFUSE):
             return None
@@ -44,34 +44,34 @@ def line_of(record: Record) -> str | None:
 
 
 def shown_owner(owner: Owner) -> str:
-    """The container, as every line begins."""
+    """Returns the container as it stands at the start of a line."""
     return f"{owner.class_name}/{shown(owner.name)}"
 
 
 def shown_host(host: str) -> str:
-    """A host name or address; "-" for none, quoted unless it is canonical."""
+    """Returns a host name or address, quoted unless it is canonical; "-" for none."""
     return (host if HOST.fullmatch(host) and len(host) <= SHOWN else _quoted(host)) if host else "-"
 
 
 def shown(text: str) -> str:
-    """Any text from outside as one word; quoted unless it is plain."""
+    """Returns text from outside as one word, quoted unless it is plain."""
     return text if PLAIN.fullmatch(text) and len(text) <= SHOWN else _quoted(text)
 
 
 def shown_endpoint(endpoint: Endpoint) -> str:
-    """Address and port, as in URLs."""
+    """Returns address and port as in a URL."""
     address, port = endpoint
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def sentence(error: BaseException) -> str:
-    """An error's message as one line, which may have spaces."""
+    """Returns an error's message as one line."""
     text = str(error) or type(error).__name__
     return "".join(char if char.isprintable() else _escape(char) for char in text[: 2 * SHOWN])
 
 
 def indented(text: str) -> str:
-    """Text of several lines for a terminal: control characters are escaped, lines after the first are indented."""
+    """Returns text for a terminal: control characters escaped, all lines but the first indented."""
     return "\n  ".join(
         line if line.isprintable() else "".join(char if char.isprintable() else _escape(char) for char in line)
         for line in text.split("\n")

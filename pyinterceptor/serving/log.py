@@ -20,8 +20,8 @@ from pyinterceptor.serving.lines import indented, line_of, sentence, shown, show
 from pyinterceptor.serving.records import FlowRecord, Owner, Record, RefusalRecord, RequestRecord
 from pyinterceptor.web import Request
 
-RATE, BURST = 100, 200  # lines a second, lines; of requests and flows
-URGENT_RATE, URGENT_BURST = 20, 100  # of refusals, warnings and tracebacks
+RATE, BURST = 100, 200  # lines a second, lines: requests and flows of one container
+URGENT_RATE, URGENT_BURST = 20, 100  # refusals, warnings and tracebacks
 TRACEBACK = 10  # lines that a traceback counts as
 SUMMARY = 1.0  # seconds between two reports of lines left out
 RATES_KEPT = 1024  # containers whose rate is remembered although it is unused
@@ -39,7 +39,7 @@ class Rate:
         self._at = now
 
     def take(self, count: float, now: float) -> bool:
-        """True if `count` tokens were left; they are taken."""
+        """Takes `count` tokens; False, and takes none, if there are fewer."""
         self._left = self._left_at(now)
         self._at = now
         if self._left < count:
@@ -98,14 +98,14 @@ class Log:
             log.log(level, "%s %s", shown_owner(owner), line, exc_info=error)
 
     def report_left_out(self) -> None:
-        """One line for each container that had lines left out."""
+        """Writes one line for each container with omitted lines."""
         for owner, count in self._left_out.items():
-            log.warning("%s %d lines left out: it causes too many", shown_owner(owner), count)
+            log.warning("%s %d lines left out: above the rate of one container", shown_owner(owner), count)
         self._left_out.clear()
         self._has_left_out = trio.Event()
 
     async def run(self) -> None:
-        """Reports lines left out, for ever."""
+        """Reports omitted lines, until cancelled."""
         while True:
             await self._has_left_out.wait()
             await trio.sleep(SUMMARY)
@@ -120,22 +120,22 @@ class Log:
 
 
 class Faults:
-    """Writes the faults that one container can cause, as `http.faults.Faults` has them."""
+    """Logs the faults that one container can cause; implements `http.faults.Faults`."""
 
     def __init__(self, log: Log, owner: Owner) -> None:
         self._log = log
         self._owner = owner
 
     def info(self, what: str, error: BaseException, request: Request | None = None) -> None:
-        """A peer's fault."""
+        """Logs a fault of a peer."""
         self._log.fault(logging.INFO, self._owner, f"{_subject(request)}{what}: {sentence(error)}")
 
     def warning(self, what: str, error: BaseException, request: Request | None = None) -> None:
-        """A fault of something that the app uses."""
+        """Logs a fault of a service that the app uses."""
         self._log.fault(logging.WARNING, self._owner, f"{_subject(request)}{what}: {sentence(error)}")
 
     def error(self, what: str, error: BaseException, request: Request | None = None) -> None:
-        """A fault of the app or of ours: with its traceback."""
+        """Logs a fault of the app or of this package, with its traceback."""
         self._log.fault(logging.ERROR, self._owner, f"{_subject(request)}{what}", error)
 
 
@@ -145,7 +145,7 @@ def _subject(request: Request | None) -> str:
 
 @asynccontextmanager
 async def open_log() -> AsyncIterator[Log]:
-    """A log for the time of the block."""
+    """Opens a log that lasts as long as the block."""
     made = Log()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.run)
@@ -158,7 +158,7 @@ async def open_log() -> AsyncIterator[Log]:
 
 @asynccontextmanager
 async def log_records(channel: Channel, to: Log) -> AsyncIterator[None]:
-    """Writes the records of the time of the block, all of them before it ends."""
+    """Logs the records that are published during the block; all are written before it ends."""
     async with trio.open_nursery() as nursery:
         with channel.subscribe(FlowRecord, RequestRecord, RefusalRecord) as records:
             nursery.start_soon(_write_all, records, to)
@@ -173,11 +173,11 @@ async def _write_all(records: Subscription[Record], to: Log) -> None:
         for record in records.take_nowait():
             to.record(record)
         if dropped := records.dropped + records.dropped_refusals:
-            log.warning("%d records dropped: they came faster than they were written", dropped)
+            log.warning("%d records dropped: they came faster than they could be logged", dropped)
 
 
 class SafeFormatter(logging.Formatter):
-    """Escapes control characters in all that is logged, and indents every line but the first of a record."""
+    """A formatter that escapes control characters and indents every line of a record but the first."""
 
     def format(self, record: logging.LogRecord) -> str:
         return indented(super().format(record))

@@ -1,4 +1,4 @@
-"""A network namespace that somebody else made, as the life of a container."""
+"""A foreign network namespace, which determines how long its container lasts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Netns = int | str | os.PathLike[str]
 
 
 class Namespace:
-    """A Life: the container lasts as long as the namespace, whose processes are somebody else's."""
+    """A Life: the container lasts as long as the namespace. Its processes are not ours."""
 
     def __init__(self, capture: Capture, attachment: Attachment) -> None:
         self.has_ended = False
@@ -25,14 +25,14 @@ class Namespace:
         self.has_ended = True
 
     async def stop(self) -> None:
-        """Cuts the namespace off; its processes go on."""
+        """Detaches the namespace; its processes go on."""
         self.has_ended = True
         await self._capture.detach(self._attachment)
 
 
 @contextmanager
 def opened(netns: Netns) -> Iterator[int]:
-    """A descriptor of the namespace, that was given or by its path. Nothing of ours keeps it alive afterwards.
+    """Opens the namespace by its path, or uses the given descriptor. Nothing of ours keeps it alive afterwards.
 
     Raises: CaptureError.
     """

@@ -1,4 +1,4 @@
-"""Makes records of what the parts of serving, and C, saw. Nothing is built unless somebody subscribes to it."""
+"""Builds records from the events of serving and of C, but only those that somebody subscribes to."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ class Recorder:
 
 
 class Questions:
-    """What is made of one container's DNS questions: records, and a line for a failure of ours."""
+    """Builds the records of one container's DNS questions, and logs failures of this package."""
 
     def __init__(self, recorder: Recorder, faults: Faults) -> None:
         self._recorder = recorder

@@ -1,4 +1,4 @@
-"""What happened, as frozen records: one for each flow that ended, each request, each refusal, each DNS question.
+"""Frozen records: one for each flow that ended, each request, each refusal and each DNS question.
 
 Pure. Two clocks: `began` is wall-clock time, in seconds since 1970 (`time.time()`); every other time is in seconds
 after `began`, by the monotonic clock, and None for a step that did not happen. Sizes are bytes.
@@ -26,7 +26,7 @@ class Verdict(IntEnum):
 
 
 class Protocol(IntEnum):
-    """What the first bytes of a flow are."""
+    """The protocol of a flow's first bytes."""
 
     UNDECIDED = lib.PROTOCOL_NONE
     HTTP = lib.PROTOCOL_HTTP

@@ -1,4 +1,4 @@
-"""One request of a container: decided, then answered by a handler, passed on, or refused.
+"""A request of a container: it is decided, then answered by a handler, passed on, or refused.
 
 Everything a client can be told of a refusal is written here.
 """
@@ -24,7 +24,7 @@ from pyinterceptor.serving.records import Reason, RequestRecord
 from pyinterceptor.serving.run import Run
 from pyinterceptor.web import Request, Response
 
-REFUSED = 520  # what a container's call gets that nothing allows
+REFUSED = 520  # the status of a refused request
 HANDLE = int(lib.VERDICT_HANDLE)
 
 GUARDED = (REFUSED, "its address is local to the host, and local_networks doesn't name it")
@@ -43,16 +43,16 @@ class Outbound:
         self._env = env
         self._event = event
         self._destination = event.destination
-        self._cause = event.cause  # what C failed at, of the first request
-        self._began: float | None = None  # of this request, if somebody wants its record
+        self._cause = event.cause  # the relay's failure, for the first request
+        self._began: float | None = None  # start of this request, if its record is wanted
         self._answered: float | None = None
-        # A policy never changes its mind: the same host, the same decision.
+        # The last decision is kept: one policy decides the same host the same way.
         self._policy: Policy | None = None
         self._host = ""
         self._decision: Decision
 
     async def respond(self, request: Request) -> Response:
-        """Decides this request by the policy of this moment, and answers it."""
+        """Decides this request by the policy in force, and answers it."""
         self._began = self._answered = None
         if self._run.recorder.channel.is_wanted(RequestRecord):
             self._began = time.monotonic()
@@ -70,7 +70,7 @@ class Outbound:
         return response
 
     def ended(self, request: Request, status: int, sent: int, received: int) -> None:
-        """The request has ended, answered or not."""
+        """Publishes the record of a request that has ended, answered or not."""
         if self._began is not None:
             self._run.recorder.request(
                 request,
@@ -84,7 +84,7 @@ class Outbound:
             )
 
     def _refusal(self, request: Request, cause: Cause) -> Response | None:
-        """The refusal of a request that no handler answers; None if it passes. `cause`: where the relay failed."""
+        """Returns the refusal of a request without a handler; None if it passes. `cause` is the relay's failure."""
         if self._decision.verdict == lib.VERDICT_REFUSE:
             self._refused(request, Reason.RULE)
             return refusal(REFUSED, request.host, "no rule allows it")
@@ -127,7 +127,7 @@ class Outbound:
                 await scope.let_go(response)
 
     async def _pass(self, request: Request) -> Response:
-        """As if the container's own connection went on: to the address it dialled, whatever host the request names."""
+        """Sends the request to the address that the container dialled, whatever host the request names."""
         address, port = self._destination
         at = None if address in self._run.synthetic else str(address)
         try:
@@ -143,7 +143,7 @@ class Outbound:
             return refusal(502, request.host, str(error))
 
     def _is_decided_alike(self, host: str, ip: str, port: int) -> bool:
-        """Whether a request for `host` passes at this address by the rule by which it passes where it was sent.
+        """Whether a request for `host` gets the same verdict from the same rule at this address as at the one dialled.
 
         Else a name with two addresses, the first of them dead, would lead round a rule for the second.
         """
@@ -157,7 +157,7 @@ class Outbound:
 
 
 def failed(request: Request, error: BaseException, faults: Faults) -> Response | None:
-    """The answer to a request whose handler has failed so; None if this error says nothing of what it asked for.
+    """Returns the answer to a request whose handler raised this error; None if the error is not of fetch or a binding.
 
     The container isn't told which host or resource that was.
     """
@@ -172,5 +172,5 @@ def failed(request: Request, error: BaseException, faults: Faults) -> Response |
 
 
 def refusal(status: int, host: str, why: str) -> Response:
-    """A readable no."""
+    """Returns a refusal with a readable reason."""
     return Response(f"pyinterceptor: {host}: {why}\n", status)

@@ -1,4 +1,4 @@
-"""A container's run: all that exists of it from its start to its stop, and the order in which that ends."""
+"""A container's run: everything that lasts from its start to its stop, and the order in which it ends."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pyinterceptor")
 
-GRACE = 5.0  # seconds that handlers have from stop() on
-SETTLE = 0.5  # seconds at most for bytes of ended processes that are still on their way
-RESET = 1.0  # seconds at most in which the relay closes the sockets of flows that end
-PAUSE = 0.005  # seconds between two looks at the relay's counters
+GRACE = 5.0  # seconds that handlers may go on after stop()
+SETTLE = 0.5  # seconds at most to wait for bytes in flight of processes that have ended
+RESET = 1.0  # seconds at most for the relay to close the sockets of ended flows
+PAUSE = 0.005  # seconds between two reads of the relay's counters
 
 
 class Run:
@@ -47,8 +47,8 @@ class Run:
     ) -> None:
         self.identity = identity
         self.attachment = attachment
-        self.number = attachment.container  # by which the capture, C and the log know it; of no other run, ever
-        self.client = client  # its own: the addresses that it may dial and its idle connections are nobody else's
+        self.number = attachment.container  # identifies this run, and no other ever, to the capture and to C
+        self.client = client  # not shared: its guard and its idle connections belong to this container
         self.nursery = nursery
         self.synthetic = synthetic
         self.budget = identity.cls.budget
@@ -56,22 +56,22 @@ class Run:
         self.faults = Faults(log, identity.owner)
         questions = Questions(self.recorder, self.faults)
         self.lookups = Lookups(self.number, self.decide_name, self.budget, Names(synthetic), questions)
-        self.flows = 0  # that are with Python
-        self.running = 0  # handlers
-        self.refused = 0  # requests, for want of budget
-        self.is_over = False  # no task may begin any more
+        self.flows = 0  # that Python serves now
+        self.running = 0  # handlers that run now
+        self.refused = 0  # requests beyond the budget of handlers
+        self.is_over = False  # no further task may begin
         self.handle: ContainerHandle | NamespaceHandle | None = None
         self.namespace: tuple[int, int] | None = None  # device and inode of the network namespace, once attached
         self.gone = trio.Event()
-        self.failure: BaseException | None = None  # why it ended, or why it did not end well
+        self.failure: BaseException | None = None  # the error that ended it, or that its end raised
         self._life: Life | None = None
-        self._task: trio.lowlevel.Task | None = None  # in which it begins and ends
+        self._task: trio.lowlevel.Task | None = None  # the task that opens and closes the run
         self._stopping = trio.Event()
         self._grace = trio.CancelScope()
 
     @property
     def is_stopping(self) -> bool:
-        """Whether its processes are to end, or have: clients that leave now don't cancel their handlers."""
+        """Whether stop was requested. From then on a client that closes its connection doesn't cancel its handler."""
         return self._stopping.is_set()
 
     @property
@@ -79,11 +79,11 @@ class Run:
         return self.is_stopping or self.gone.is_set() or (self._life is not None and self._life.has_ended)
 
     def decide_name(self, host: str) -> int:
-        """The best verdict for this name, whatever its address."""
+        """Returns the most permissive verdict that the name can get at any address."""
         return self.identity.policies.now.decide_name(host)
 
     async def stop(self, grace: float) -> None:
-        """Returns when nothing of the run is left. A cancelled call ends the grace, and waits as well.
+        """Stops the run; returns when nothing of it is left. A cancelled call ends the grace at once, and still waits.
 
         A task of the run itself is cancelled with the others when the grace is over.
 
@@ -94,7 +94,7 @@ class Run:
             await self.gone.wait()
         except trio.Cancelled:
             if self._is_ours(trio.lowlevel.current_task()):
-                raise  # the run waits for this task: it can't wait for the run
+                raise  # the run waits for this task, so this task must not wait for the run
             self._begin_stop(0)
             with trio.CancelScope(shield=True):
                 await self.gone.wait()
@@ -103,9 +103,9 @@ class Run:
             raise RuntimeFailure(f"stop {self.identity}: {self.failure}") from self.failure
 
     async def serve(self, life: Life, relay: Relay) -> None:
-        """Lasts until the container is stopped or ends by itself, then ends its flows in order.
+        """Waits until the container is stopped or ends by itself, then ends its flows in order.
 
-        Raises: what `life` raises; its flows have ended even so.
+        Raises: the errors of `life`; the flows have ended even then.
         """
         self._life = life
         self._task = trio.lowlevel.current_task()
@@ -121,7 +121,7 @@ class Run:
             self.end_tasks()
 
     def fail(self, error: BaseException) -> None:
-        """It ended by this error, or did not end well. Nobody else is told, unless a task waits in `stop`."""
+        """Keeps and logs the error that ended the run, or that its end raised. A task that waits in `stop` gets it."""
         self.failure = error
         if isinstance(error, InterceptorError):
             log.warning("%s: %s", self.identity, error)
@@ -129,12 +129,12 @@ class Run:
             log.error("%s: failed", self.identity, exc_info=error)
 
     def end_tasks(self) -> None:
-        """Cancels every task that works for the container; none begins after this."""
+        """Cancels every task of the container; none begins after this."""
         self.is_over = True
         self.nursery.cancel_scope.cancel()
 
     def _is_ours(self, task: trio.lowlevel.Task) -> bool:
-        """Whether the task works for this container, as one of its handlers."""
+        """Whether the task belongs to this container, as a handler's does."""
         while task.parent_nursery is not None:
             task = task.parent_nursery.parent_task
             if task is self._task:
@@ -150,9 +150,9 @@ class Run:
         self._begin_stop(GRACE)
 
     async def _settle(self, relay: Relay) -> None:
-        """Bytes that were sent are forwarded, and handlers finish. The relay tells nobody when a flow ends."""
+        """Waits until sent bytes are forwarded and handlers have finished. Polls, since the relay reports no ends."""
         settled, idle = trio.current_time() + SETTLE, 0
-        while idle < 2:  # a flow may be on its way from the relay to us
+        while idle < 2:  # a flow may be in transit from the relay to Python
             is_moving = relay.count(self.number).flows and trio.current_time() < settled
             idle = 0 if is_moving or self.flows else idle + 1
             await trio.sleep(PAUSE)

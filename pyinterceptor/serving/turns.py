@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 
 async def in_turns(pieces: Pieces[T]) -> T:
-    """The result. Other tasks run after every piece, about a millisecond each: a thread would hold the GIL for 5 ms."""
+    """Runs all pieces; returns the result. Other tasks run after each piece of about 1 ms.
+
+    A thread would not do: it may hold the GIL for 5 ms at a time.
+    """
     while True:
         try:
             next(pieces)

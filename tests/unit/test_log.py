@@ -77,7 +77,7 @@ async def test_a_container_that_floods_has_its_burst_and_a_line_says_how_many_we
         told = lines(caplog)
     assert sum(line.startswith("Sandbox/one flow") for line in told) == BURST
     assert sum(line.startswith("Sandbox/two flow") for line in told) == 1
-    assert told[-1] == f"Sandbox/one {5000 - BURST} lines left out: it causes too many"
+    assert told[-1] == f"Sandbox/one {5000 - BURST} lines left out: above the rate of one container"
 
 
 @in_trio
@@ -85,7 +85,7 @@ async def test_what_is_left_out_at_the_end_is_told(caplog):
     async with open_log() as log:
         for _ in range(BURST + 7):
             log.record(flow())
-    assert lines(caplog)[-1] == "Sandbox/one 7 lines left out: it causes too many"
+    assert lines(caplog)[-1] == "Sandbox/one 7 lines left out: above the rate of one container"
 
 
 @in_trio
@@ -121,7 +121,7 @@ async def test_warnings_and_tracebacks_have_a_rate(caplog, expected_errors):
     told = [record for record in caplog.records if "failed" in record.getMessage()]
     assert sum(record.levelno == logging.WARNING for record in told) == URGENT_BURST
     assert sum(record.exc_info is not None for record in told) == URGENT_BURST // TRACEBACK
-    assert lines(caplog)[-1] == f"Sandbox/two {1000 - URGENT_BURST // TRACEBACK} lines left out: it causes too many"
+    assert lines(caplog)[-1] == f"Sandbox/two {1000 - URGENT_BURST // TRACEBACK} lines left out: above the rate of one container"
 
 
 @in_trio
@@ -140,7 +140,7 @@ async def test_records_that_were_dropped_are_told(caplog):
     channel = Channel()
     async with open_log() as log, log_records(channel, log):
         channel.lose(RefusalRecord, 3)
-    assert lines(caplog) == ["3 records dropped: they came faster than they were written"]
+    assert lines(caplog) == ["3 records dropped: they came faster than they could be logged"]
 
 
 def test_rates_of_containers_that_are_gone_are_forgotten():
