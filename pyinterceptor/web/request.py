@@ -17,8 +17,8 @@ Place = tuple[str, str, int, str]  # scheme, host, port, target, as URL.parsed()
 class Request:
     """A request. Its body can be read once: `await request.text()`, `.json()`, `.bytes()`, or from `body`.
 
-    `Request(request, headers=…)` makes a copy with other headers, method or body, as in the Fetch standard. Unless a body
-    is given, the copy takes that of the original, which can't be read any more. Pass the copy on with `fetch()`.
+    `Request(request, headers=…)` makes a copy with other headers, method or body, as in the Fetch standard. Unless a
+    body is given, the copy takes that of the original, which can't be read any more. Pass the copy on with `fetch()`.
 
     `target` is the target of the container's own request line, also in a copy; None for any other request.
 

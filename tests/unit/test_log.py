@@ -121,7 +121,8 @@ async def test_warnings_and_tracebacks_have_a_rate(caplog, expected_errors):
     told = [record for record in caplog.records if "failed" in record.getMessage()]
     assert sum(record.levelno == logging.WARNING for record in told) == URGENT_BURST
     assert sum(record.exc_info is not None for record in told) == URGENT_BURST // TRACEBACK
-    assert lines(caplog)[-1] == f"Sandbox/two {1000 - URGENT_BURST // TRACEBACK} lines left out: above the rate of one container"
+    omitted = 1000 - URGENT_BURST // TRACEBACK
+    assert lines(caplog)[-1] == f"Sandbox/two {omitted} lines left out: above the rate of one container"
 
 
 @in_trio
