@@ -19,7 +19,7 @@ from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
 from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.dns.server import serve_udp
 from pyinterceptor.dns.upstream import Upstream
-from pyinterceptor.errors import ungrouped
+from pyinterceptor.errors import PolicyError, ungrouped
 from pyinterceptor.http.server import open_server
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Options, open_relay
@@ -54,6 +54,8 @@ async def open_interceptor(
     Raises: CaptureError with the step and the remedy; PolicyError for a wrong app, rule or setting; BindingError if a
     binding's engine can't be opened.
     """
+    if not isinstance(app, App):
+        raise PolicyError(f"open_interceptor takes an App, not {app!r}; write open_interceptor(App(containers=[…]))")
     policies = {cls: app.policy(cls, 0) for cls in app.containers}  # a bad rule is reported before anything is opened
     bindings = configured(app.bindings, settings_of(os.environ) | dict(settings or {}))
     place = state_directory(state or instance)

@@ -1,4 +1,4 @@
-"""The class a user writes: which handlers answer for what a container calls.
+"""The class that a user writes: the handlers and settings of a kind of container.
 
 `Container.outbound_by_host` and `Container.outbound` are set by assigning or by decorating, on the class or in its
 body; subclasses inherit. Nothing here opens or starts anything: the rules are read when a container starts.
@@ -36,7 +36,7 @@ H = TypeVar("H", bound=Handler)
 
 @dataclass(frozen=True, slots=True)
 class ContainerContext:
-    """`self.ctx` of a container's instance: which container it is.
+    """`self.ctx` of a container's instance: its identity.
 
     `id` is 64 hex digits made from class and name, the same at every start.
     """
@@ -101,7 +101,7 @@ class CatchAll:
 
     @property
     def handler(self) -> Handler | None:
-        """That of the nearest class in the method resolution order, or None."""
+        """The handler of the nearest class in the method resolution order, or None."""
         for cls in self._owner.__mro__:
             own = cls._own_outbound if isinstance(cls, ContainerType) else vars(cls).get("outbound", _INHERIT)
             if own is not _INHERIT:

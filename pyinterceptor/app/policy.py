@@ -16,7 +16,7 @@ CATCH_ALL = "*"  # the name of the catch-all in logs
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A snapshot: nothing of it changes after it was made."""
+    """An immutable snapshot of a class's rules."""
 
     generation: int
     blob: bytes
@@ -25,11 +25,11 @@ class Policy:
     stages: tuple[str, ...] = rules.STAGES
 
     def decide(self, protocol: int, host: str, destination: tuple[Any, int] | None) -> table.Decision:
-        """The one matcher's answer, the same that C gets."""
+        """Returns the decision of the matcher that C uses, too."""
         return table.decide(self.blob, protocol, host, destination)
 
     def decide_name(self, host: str) -> int:
-        """The best verdict that anything sent to this name could get, whatever its address, port and protocol."""
+        """Returns the most permissive verdict that this name could get, at any address, port and protocol."""
         return table.decide_name(self.blob, host)
 
     def rule_name(self, rule: int) -> str:

@@ -1,1 +1,1 @@
-"""The C relay and the sockets it hands over, as Trio sees them."""
+"""The C relay, and the sockets that it hands over, for Trio."""

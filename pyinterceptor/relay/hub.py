@@ -35,7 +35,7 @@ class Hub:
                     stream.wake(events)
 
     def close(self) -> None:
-        """Lets go of the epoll; the streams are their owners' to close."""
+        """Closes the epoll. The streams belong to their owners, who close them."""
         self._epoll.close()
 
     def stream(self, sock: socket.socket) -> HubStream:
@@ -54,5 +54,5 @@ class Hub:
 
     def _forget(self, fd: int) -> None:
         if self._streams.pop(fd, None) is not None and not self._epoll.closed:
-            with suppress(OSError):  # a closed socket is unregistered by that
+            with suppress(OSError):  # closing a socket has unregistered it
                 self._epoll.unregister(fd)

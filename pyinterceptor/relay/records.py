@@ -84,7 +84,7 @@ _CODES = {"uint16_t": "H", "uint32_t": "I", "uint64_t": "Q", "double": "d"}
 
 
 def parse(batch: Any, count: int) -> list[Record]:
-    """The first `count` records of a `struct relay_record[]`."""
+    """Reads the first `count` records of a `struct relay_record[]`."""
     return [_record(*values) for values in _LAYOUT.iter_unpack(ffi.buffer(batch, count * _LAYOUT.size))]
 
 
@@ -103,7 +103,7 @@ def _text(padded: bytes) -> str:
 
 
 def _layout(members: Sequence[str]) -> struct.Struct:
-    """The form of a `struct relay_record`, of which these members are unpacked and the others skipped."""
+    """Returns a Struct that unpacks these members of a `struct relay_record` and skips the others."""
     form, at = "=", 0
     for member in members:
         offset, ctype = _place(member)
@@ -113,7 +113,7 @@ def _layout(members: Sequence[str]) -> struct.Struct:
 
 
 def _place(member: str) -> tuple[int, Any]:
-    """A member's offset and type."""
+    """Returns offset and type of a member."""
     offset, ctype = 0, ffi.typeof("struct relay_record")
     for name in member.split("."):
         field = dict(ctype.fields)[name]

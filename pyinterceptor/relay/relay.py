@@ -1,4 +1,4 @@
-"""The C relay as Trio sees it: calls go straight through, events come out in batches.
+"""The C relay for Trio: calls go straight to C, events come from it in batches.
 
 The receiver of a `Handoff` owns its socket, and calls `returned` when that is closed.
 """
@@ -23,8 +23,8 @@ from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.records import Cause, Kind, Record, parse
 
 BATCH = 64  # events taken at once
-RECORDS = 256  # taken at once
-PACE = 0.02  # seconds between two looks for records: they come in batches, not one by one
+RECORDS = 256  # taken at a time
+PACE = 0.02  # seconds between two reads of records, so that they come in batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """A flow given from C to Python. `cause` is that of a failure before, `Cause.DONE` if nothing failed."""
+    """A flow that C hands over to Python. `cause` is an earlier failure, `Cause.DONE` if there was none."""
 
     fd: int
     flow: int
@@ -55,7 +55,7 @@ class Handoff:
     client: tuple[Address, int]
     destination: tuple[Address, int]
     host: str
-    is_synthetic: bool  # the destination is a name's, which keeps it until `returned`
+    is_synthetic: bool  # the destination is synthetic, and belongs to its name until `returned`
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Pumping:
             raise OSError(self._error, os.strerror(self._error))
 
     def finish(self) -> None:
-        """Stops the pump; the sockets are their owner's again."""
+        """Stops the pump and returns the sockets to their owner."""
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
@@ -189,11 +189,11 @@ class Relay:
         return bool(result == 0)
 
     def name_failed(self, container: int, name: str) -> None:
-        """The name has no address: flows that wait for it are reset."""
+        """Reports that the name has no address; flows that wait for it are reset."""
         lib.relay_name_failed(self._handle, container, name.encode("ascii"))
 
     def may_dial(self, address: Address, port: int, *, container: int = 0, local: bool = False) -> bool:
-        """The dial guard, for an address after resolution; False if it refuses.
+        """Asks the dial guard about an address, after resolution; False if it refuses.
 
         An address without a route isn't refused: connecting to it fails as unreachable.
         """
@@ -203,18 +203,18 @@ class Relay:
         return bool(lib.relay_may_dial(self._handle, container, endpoint, int(local)) != lib.DIAL_REFUSED)
 
     def returned(self, event: Handoff, sent: int, received: int) -> None:
-        """A handed-off flow was closed: its place in the budget and its synthetic address are free again."""
+        """Reports that a handed-off flow was closed; frees its place in the budget and its synthetic address."""
         held = packed(event.destination[0]) if event.is_synthetic else ffi.NULL
         lib.relay_returned(self._handle, event.container, held, sent, received)
 
     def count(self, container: int = 0) -> Counters:
-        """The counters of one container; 0: of all together."""
+        """Returns the counters of one container; 0 stands for all together."""
         out = ffi.new("struct relay_counters *")
         lib.relay_count(self._handle, container, out)
         return Counters(*(getattr(out, name) for name in Counters.__dataclass_fields__))
 
     async def events(self) -> AsyncGenerator[list[Event], None]:
-        """Batches of events, for ever."""
+        """Yields batches of events, until closed."""
         ready = lib.relay_event_fd(self._handle)
         while True:
             await trio.lowlevel.wait_readable(ready)
@@ -224,11 +224,11 @@ class Relay:
                 yield [_event(self._batch[i]) for i in range(count)]
 
     def subscribe(self, kinds: Kind) -> None:
-        """Starts records of these kinds and ends those of others, for all readers together."""
+        """Sets the kinds of records that C makes from now on. There is one set for all readers."""
         self._check(lib.relay_subscribe(self._handle, kinds), "subscribe to records")
 
     async def records(self) -> AsyncGenerator[list[Record], None]:
-        """Batches of records, for ever."""
+        """Yields batches of records, until closed."""
         ready = lib.relay_record_fd(self._handle)
         while True:
             await trio.lowlevel.wait_readable(ready)
@@ -239,11 +239,11 @@ class Relay:
             await trio.sleep(PACE)
 
     def records_nowait(self) -> list[Record]:
-        """Some of the records that wait; empty if none does."""
+        """Takes some waiting records; empty if there are none."""
         return parse(self._records, lib.relay_take_records(self._handle, self._records, RECORDS))
 
     def count_dropped(self) -> Dropped:
-        """Counts of the records that found no room, since the start."""
+        """Returns the counts of dropped records since the start."""
         out = ffi.new("struct relay_dropped *")
         lib.relay_count_dropped(self._handle, out)
         return Dropped(out.flows, out.refusals, out.requests)

@@ -29,7 +29,7 @@ AT_ONCE = struct.pack("ii", 1, 0)  # struct linger, socket(7): close with a rese
 
 
 class HubStream(trio.abc.HalfCloseableStream):
-    """Made by `Hub.stream`. Takes the socket.
+    """A Trio stream over a socket, which it takes. Made by `Hub.stream`.
 
     `has_left` says that the peer has closed or reset its side; `on_leave(is_reset)` is called when that is seen.
     """
@@ -46,7 +46,7 @@ class HubStream(trio.abc.HalfCloseableStream):
         self._calls = 0
 
     def wake(self, events: int) -> None:
-        """The hub saw these epoll events."""
+        """Handles epoll events of the socket."""
         if events & READABLE:
             self._may_have_bytes = True
             if self._reader is not None:
@@ -63,18 +63,18 @@ class HubStream(trio.abc.HalfCloseableStream):
                 self.on_leave(bool(events & RESET))
 
     def has_unread(self) -> bool:
-        """Bytes wait to be read."""
+        """Whether unread bytes have arrived."""
         try:
             return bool(self.socket.recv(1, socket.MSG_PEEK))
         except OSError:
             return False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Up to `max_bytes`; b"" at the end. Raises as trio.abc.ReceiveStream says."""
+        """Receives up to `max_bytes`; b"" at the end. Raises: as trio.abc.ReceiveStream."""
         if self._reader is not None:
             raise trio.BusyResourceError("another task reads from this connection")
         self._calls += 1
-        if self._calls % CHECKPOINT_EVERY == 0:  # before the call: cancelled after it, what was read would be lost
+        if self._calls % CHECKPOINT_EVERY == 0:  # before the read: a later cancellation would lose its bytes
             await trio.lowlevel.checkpoint()
         most = RECEIVE if max_bytes is None else max_bytes
         while True:
@@ -93,7 +93,7 @@ class HubStream(trio.abc.HalfCloseableStream):
                 return data
 
     async def receive_sparsely(self, seconds: float) -> bytes | None:
-        """Waits up to `seconds` for SPARSE bytes or the end; fewer wake nobody (SO_RCVLOWAT, socket(7)).
+        """Waits up to `seconds` for SPARSE bytes or the end; fewer don't wake the task (SO_RCVLOWAT, socket(7)).
 
         Returns the bytes that are there then, None if there are none. Raises as `receive_some` does.
         """
@@ -107,12 +107,12 @@ class HubStream(trio.abc.HalfCloseableStream):
         except OSError as error:
             raise self._failure("read", error) from error
         finally:
-            self._may_have_bytes = True  # the epoll has told nothing of fewer than SPARSE
+            self._may_have_bytes = True  # the epoll reports nothing for fewer than SPARSE bytes
             with contextlib.suppress(OSError):  # closed meanwhile
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """All of it, or raises as trio.abc.SendStream says."""
+        """Sends all of it. Raises: as trio.abc.SendStream."""
         if self._writer is not None:
             raise trio.BusyResourceError("another task writes to this connection")
         self._calls += 1
@@ -133,7 +133,7 @@ class HubStream(trio.abc.HalfCloseableStream):
                 rest = memoryview(rest)[sent:]
 
     async def send_file(self, file: int, offset: int, count: int) -> int:
-        """Up to `count` bytes of a file from `offset` on; how many, 0 at the file's end. sendfile(2).
+        """Sends up to `count` bytes of a file from `offset` on; returns the number, 0 at the end. sendfile(2).
 
         A thread waits for the disk. Raises: OSError where the file can't be read; as trio.abc.SendStream says.
         """
@@ -145,7 +145,7 @@ class HubStream(trio.abc.HalfCloseableStream):
             try:
                 return await trio.to_thread.run_sync(send)
             except BlockingIOError:
-                if not self._may_take_bytes:  # else it told so while the thread's result was on its way
+                if not self._may_take_bytes:  # otherwise the socket became writable before the thread's result arrived
                     self._writer = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._abort_writer)
             except OSError as error:
@@ -154,11 +154,11 @@ class HubStream(trio.abc.HalfCloseableStream):
                 raise self._failure("write", error) from error
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Returns at once: a send that would block waits by itself."""
+        """Returns at once, since a send that would block waits by itself."""
         await trio.lowlevel.checkpoint()
 
     async def send_eof(self) -> None:
-        """What was sent is all there is; reading goes on."""
+        """Closes the sending side. Reading goes on."""
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -166,7 +166,7 @@ class HubStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
     def close_nowait(self) -> None:
-        """Closes; a task that waits in it gets ClosedResourceError. Again: nothing."""
+        """Closes the stream; a waiting task gets ClosedResourceError. A second call does nothing."""
         if self.socket.fileno() < 0:
             return
         self.on_leave = None
@@ -175,7 +175,7 @@ class HubStream(trio.abc.HalfCloseableStream):
         self.wake(select.EPOLLIN | select.EPOLLOUT)
 
     def reset(self) -> None:
-        """Closes so that the peer sees a reset: what was sent isn't the whole."""
+        """Closes with a reset, so that the peer can't take the sent bytes for the whole."""
         if self.socket.fileno() >= 0:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
         self.close_nowait()

@@ -50,7 +50,7 @@ ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|L
 
 
 class NetnsRuntime:
-    """Made by `open_netns_container`. Commands end with it."""
+    """A container of the embedded runtime; made by `open_netns_container`. Its commands end with it."""
 
     def __init__(self, init: Running, namespaces: Mapping[str, int], workdir: Path, user: User) -> None:
         self._init = init
@@ -97,14 +97,14 @@ class NetnsRuntime:
         return await self._start(words, env, prefix, process_group=0)
 
     async def stop(self) -> None:
-        """Ends everything inside. Again: nothing."""
+        """Ends all processes inside. A second call does nothing."""
         if self._stopped:
             return
         self._stopped = True
         with trio.move_on_after(STOP_DEADLINE, shield=True) as scope:
             assert self._init.stdin is not None
             await self._init.stdin.aclose()
-            await self._started.reap()  # process 1 has ended when all that it ended are reaped: pid_namespaces(7)
+            await self._started.reap()  # process 1 ends once all of its namespace are reaped: pid_namespaces(7)
             with trio.move_on_after(5):
                 await self._init.wait()
             await self._init.aclose()
@@ -130,7 +130,7 @@ class NetnsRuntime:
         return self._why_stopped if self._stopped else ENDED
 
     def _enter(self) -> None:
-        """Puts the calling thread inside, its children with it.
+        """Moves the calling thread, and so its children, into the container.
 
         Nothing with more rights than the command is ever executed inside, since a command may have planted it.
         """
@@ -160,7 +160,7 @@ async def open_netns_container(
     `workdir` (default: the current one) is writable inside, to `user` (default: who invoked us) as it is
     outside; "/" stays read-only. Needs root.
 
-    Raises: RuntimeFailure, and what `attach` raises.
+    Raises: RuntimeFailure, and the errors of `attach`.
     """
     as_user = invoking_user() if user is None else named_user(user)
     directory = _prepared(workdir)
@@ -177,7 +177,7 @@ async def open_netns_container(
 
 
 def _prepared(workdir: Path | None) -> Path:
-    """The working directory, once all that a container needs is there: the place to hide our state, too."""
+    """Checks the requirements and makes the state directory, which is hidden; returns the working directory."""
     if os.geteuid() != 0:
         raise RuntimeFailure("start a container: needs root; run it with sudo")
     if shutil.which("bwrap") is None:
@@ -195,7 +195,7 @@ def _new_netns() -> int:
 
 
 async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) -> tuple[Running, int]:
-    """The container's first process, and the pid on the host of what is pid 1 inside."""
+    """Starts bwrap; returns it, and the host pid of process 1 inside."""
     with ExitStack() as stack:
         text_fd = os.memfd_create("resolv.conf")
         stack.callback(os.close, text_fd)
@@ -239,7 +239,7 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
 
 
 async def _wait_until_up(init: Running) -> None:
-    """What we say comes back from inside: its files are mounted and its first process runs."""
+    """Waits until process 1 echoes a byte: then the files are mounted and it runs."""
     assert init.stdin is not None
     assert init.stdout is not None
     assert init.stderr is not None
@@ -259,7 +259,7 @@ async def _wait_until_up(init: Running) -> None:
 
 @contextmanager
 def _namespaces(pid: int, netns_fd: int) -> Iterator[dict[str, int]]:
-    """Descriptors of the namespaces of `pid`: they stay the container's, whoever gets its pid next."""
+    """Opens the namespaces of `pid`. The descriptors stay valid if the pid is reused."""
     with ExitStack() as stack:
         fds: dict[str, int] = {}
         for name in NAMESPACES:
@@ -278,7 +278,7 @@ def _environment() -> dict[str, str]:
 
 
 def hostname(name: str) -> str:
-    """The container's name as far as a host can be called so."""
+    """Returns a host name made from the container's name."""
     return re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")[:HOSTNAME_LENGTH] or "container"
 
 

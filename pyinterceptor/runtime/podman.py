@@ -40,7 +40,7 @@ PROFILE = Path("/usr/share/containers/seccomp.json")  # podman's own
 
 
 class PodmanRuntime:
-    """Made by `open_podman_container`. Commands end with it."""
+    """A podman container; made by `open_podman_container`. Its commands end with it."""
 
     def __init__(self, identifier: str) -> None:
         self._identifier = identifier
@@ -82,7 +82,7 @@ class PodmanRuntime:
         return await start_process([*prefix, *self._exec(terminal, words, env)], process_group=0)
 
     async def stop(self) -> None:
-        """Stops and removes the container. Again: nothing."""
+        """Stops and removes the container. A second call does nothing."""
         if self._stopped:
             return
         self._stopped = True
@@ -117,7 +117,7 @@ async def open_podman_container(
     `attach(netns_fd)` gives its network, before any process of it runs. `user` is one of the image's (default:
     the one it names).
 
-    Raises: RuntimeFailure, and what `attach` raises.
+    Raises: RuntimeFailure, and the errors of `attach`.
     """
     if shutil.which("podman") is None or shutil.which("runc") is None:
         raise RuntimeFailure("start a podman container: podman or runc is missing; apt install podman runc")
@@ -143,7 +143,7 @@ async def open_podman_container(
 
 
 async def _have_image(image: str) -> None:
-    """Pulls it where it isn't here. Raises: RuntimeFailure."""
+    """Pulls the image unless it is present. Raises: RuntimeFailure."""
     try:
         await _podman("image", "exists", image)
     except RuntimeFailure:
@@ -154,7 +154,7 @@ async def _have_image(image: str) -> None:
 
 
 def _confinement(directory: Path) -> Iterator[str]:
-    """podman's own defaults, narrowed."""
+    """Yields the options that narrow podman's default confinement."""
     yield from (*LIMITS, "--cap-drop=all", f"--cap-add={CAPABILITIES}", "--security-opt=no-new-privileges")
     try:
         profile = json.loads(PROFILE.read_text())
@@ -176,7 +176,7 @@ def _network(directory: Path, nameserver: str) -> Iterator[str]:
 
 @contextmanager
 def _first_process(pid: int) -> Iterator[tuple[int, int]]:
-    """Descriptors of it and of its network namespace."""
+    """Opens a pidfd of the process, and its network namespace."""
     with ExitStack() as stack:
         try:
             first = os.pidfd_open(pid)
@@ -189,7 +189,7 @@ def _first_process(pid: int) -> Iterator[tuple[int, int]]:
 
 
 async def _remove_leftovers() -> None:
-    """Containers of ours whose owner isn't there any more."""
+    """Removes containers of ours whose owner no longer exists."""
     form = '{{.Names}} {{index .Labels "' + OWNER + '"}}'
     listed = await _podman("ps", "--all", "--filter", f"label={OWNER}", "--format", form)
     for line in listed.splitlines():
@@ -200,12 +200,12 @@ async def _remove_leftovers() -> None:
 
 
 def _scratch(identifier: str) -> Path:
-    """The directory of what a container is given as files."""
+    """Returns the directory for the files that a container is given."""
     return Path(tempfile.gettempdir(), identifier)
 
 
 def _heeds_sigterm(pid: int) -> bool:
-    """Whether waiting can help: the first process of a PID namespace gets only signals that it handles."""
+    """Whether the process handles SIGTERM. Process 1 of a PID namespace gets only signals that it handles."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -215,7 +215,7 @@ def _heeds_sigterm(pid: int) -> bool:
 
 
 def _mark(pid: int) -> str:
-    """The pid with its start time (proc(5), stat field 22), so that a pid used again is another process."""
+    """Returns the pid with its start time (proc(5), stat field 22), which tells a reused pid apart."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -224,7 +224,7 @@ def _mark(pid: int) -> str:
 
 
 async def _podman(*arguments: str) -> str:
-    """Runs podman to its end; returns what it printed. Raises: RuntimeFailure with its own last sentence."""
+    """Runs podman to its end; returns its output. Raises: RuntimeFailure with podman's last line."""
     pipe = subprocess.PIPE
     command = [*PODMAN, *arguments]
     running = await start_process(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)

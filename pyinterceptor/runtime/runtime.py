@@ -1,4 +1,4 @@
-"""The interface of everything that runs a container's processes, and the operations that all of them share."""
+"""The interface of the runtimes, and the operations that they share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Attach = Callable[[int], Awaitable[None]]
 
 
 class Life(Protocol):
-    """Whatever keeps a container alive: its processes, or a network namespace that somebody else made."""
+    """The thing whose end is the container's: its processes, or a foreign network namespace."""
 
     @property
     def has_ended(self) -> bool:
@@ -30,7 +30,7 @@ class Life(Protocol):
         """Returns once it has ended by itself. For one task at a time."""
 
     async def stop(self) -> None:
-        """Ends it, also when cancelled; again: nothing.
+        """Ends it, even if cancelled. A second call does nothing.
 
         Raises: RuntimeFailure if that is not done in STOP_DEADLINE.
         """

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
-from pyinterceptor import App, Container, PolicyError
+from pyinterceptor import App, Container, PolicyError, open_interceptor
 from pyinterceptor.app.load import load_app
 
 HEAD = "from pyinterceptor import App, Container, Response\n"
@@ -172,3 +173,13 @@ def test_a_misspelt_setting_in_a_file_is_said_with_its_line(how: str, tmp_path: 
         load_app(str(file))
     sentence = "enable_internett: unknown attribute of Sandbox; did you mean enable_internet?"
     assert str(caught.value) == f"{file}:{line}: {sentence}"
+
+
+@pytest.mark.parametrize("given", [Container, [Container], None])
+def test_an_interceptor_of_anything_but_an_app_is_refused_in_a_sentence(given):
+    async def main() -> None:
+        async with open_interceptor(given):
+            raise AssertionError("it opened")
+
+    with pytest.raises(PolicyError, match="open_interceptor takes an App, not .*; write open_interceptor"):
+        trio.run(main)
