@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Comparing addresses, and unwrapping those that hide a v4 address. Owns nothing.
+ * Compares addresses, and extracts embedded v4 addresses. Owns nothing; addresses.h names the callers.
  */
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Connection attempts, and the dial guard. Called by the thread that owns the flow.
+ * Connection attempts, and the dial guard. dial.h names the owners and callers.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -79,7 +79,7 @@ static void fail(struct dial *dial, uint32_t attempt, int error)
 	dial->next = 0;
 }
 
-/* Starts the next attempt. It becomes readable to epoll, edge-triggered, as the flow's upstream socket would. */
+/* Starts the next attempt. Its socket is registered as the flow's upstream socket would be: edge-triggered. */
 static void start(struct dial *dial, double now)
 {
 	struct sockaddr_storage address;
@@ -93,7 +93,7 @@ static void start(struct dial *dial, double now)
 		return;
 	}
 	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = dial->cookie};
-	struct linger reset = {1, 0}; /* if we are killed, this side ends with a reset too; cleared before an orderly close */
+	struct linger reset = {1, 0}; /* if this process is killed, the server gets a reset; cleared before a close with FIN */
 	if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) < 0 ||
 	    (connect(fd, (struct sockaddr *)&address, length) < 0 && errno != EINPROGRESS) ||
@@ -101,7 +101,7 @@ static void start(struct dial *dial, double now)
 		fail(dial, attempt, errno);
 }
 
-/* Looks at every open attempt; 1 if one has connected. A second connect(2) reports the state of the first. */
+/* Checks every open attempt. Returns 1 if one has connected. A second connect(2) reports the state of the first. */
 static int collect(struct dial *dial)
 {
 	for (uint32_t i = 0; i < dial->started; i++) {
@@ -148,7 +148,7 @@ int dial_take(struct dial *dial, struct endpoint *reached)
 	return fd;
 }
 
-/* Closes with a FIN: the attempt came second, or isn't needed after all. */
+/* Closes with a FIN, not a reset: another attempt connected first, or the dial was cancelled. */
 static void close_in_order(int epoll, int fd)
 {
 	struct linger none = {0, 0};

@@ -1,6 +1,7 @@
-/* Connecting out: RFC 8305 attempts, and the half of the dial guard that asks the kernel.
+/* Outgoing connections: attempts by RFC 8305, and the whole dial guard (guard.h and the kernel's route).
  *
- * A struct dial owns its sockets until dial_take() or dial_cancel().
+ * A struct dial owns its sockets until dial_take() or dial_cancel(). Called by connect.c, on the flow's thread;
+ * dial_permitted() also by container.c for Python, close_watched() also by flow.c and pump.c.
  */
 #ifndef PYINTERCEPTOR_DIAL_H
 #define PYINTERCEPTOR_DIAL_H
@@ -13,38 +14,39 @@ enum dial_state { DIAL_WAIT, DIAL_CONNECTED, DIAL_FAILED };
 struct dial {
 	int epoll;
 	uint64_t cookie;          /* epoll's data for each attempt */
-	uint32_t count, started;
-	int connected;            /* the socket that made it, or -1 */
-	struct endpoint reached;  /* its address */
+	uint32_t count, started;  /* number of addresses, and of attempts started */
+	int connected;            /* the connected socket, or -1 */
+	struct endpoint reached;  /* the connected socket's address */
 	int error;                /* errno of the last failure */
 	double next;              /* when the next attempt starts, seconds of CLOCK_MONOTONIC */
 	struct endpoint to[NAME_ADDRESSES_MAX + 1];
 	int fds[NAME_ADDRESSES_MAX + 1];
 };
 
-/* Puts the families in turn, the first given first (RFC 8305 section 4). */
+/* Orders addresses so that the families alternate, beginning with the family of the first (RFC 8305 section 4). */
 void dial_order(struct endpoint *to, uint32_t count);
 
-/* NULL without memory. The attempts are made by dial_step(). */
+/* Returns NULL if memory is short. dial_step() makes the attempts. */
 struct dial *dial_new(int epoll, uint64_t cookie, const struct endpoint *to, uint32_t count);
 
-/* Call it at the start, when an attempt's socket is ready, and when `next` has come. */
+/* Checks the open attempts and starts those that are due. Call it first after dial_new(), then when an attempt's socket
+ * is ready and at `next`. */
 enum dial_state dial_step(struct dial *dial, double now);
 
-/* The connected socket, the caller's now, and its address. */
+/* Returns the connected socket, which the caller takes, and its address. */
 int dial_take(struct dial *dial, struct endpoint *reached);
 
-/* Closes what is open and frees it; NULL is fine. */
+/* Closes the sockets and frees the dial. NULL is allowed. */
 void dial_cancel(struct dial *dial);
 
-/* Takes a socket out of an epoll and closes it; -1 is fine. Closing alone isn't enough: an epoll watches the socket,
- * which lives on while a process that is being forked or a pump's owner has a descriptor of it. */
+/* Removes a socket from an epoll and closes it. -1 is allowed. Closing alone isn't enough: epoll watches the open file,
+ * which stays open while a forked process or a pump's owner has another descriptor of it. */
 void close_watched(int epoll, int fd);
 
-/* The dial guard, for splices and fetch() alike. A local address, or one that is the host's own whatever its range,
- * must be named by the table's local_networks (table may be NULL). UNREACHABLE only where the kernel answered that
- * it has no route: the dial itself would fail with that. An error of any other kind is REFUSED. `netlink` is a
- * socket of route_open(). */
+/* The dial guard, for spliced flows and for fetch(). A local address, or any address of the host itself, is permitted
+ * only if the table's local_networks contain it; `table` may be NULL. Returns DIAL_UNREACHABLE only if the kernel
+ * answered that it has no route: connect(2) would fail in the same way. Returns DIAL_REFUSED on any other error.
+ * Borrows `netlink`, a socket from route_open(). */
 enum permission dial_permitted(int netlink, const void *table, const struct endpoint *to);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Frames HTTP/1.1 messages (RFC 9112). Owns nothing; see frame.h for what is refused.
+ * Frames HTTP/1.1 messages (RFC 9112). Owns nothing. frame.h lists the faults that are refused. Called by sniff, judge,
+ * follow and Python.
  */
 #include <string.h>
 #include <strings.h>
@@ -50,7 +51,7 @@ static struct slice trimmed(struct slice text)
 	return text;
 }
 
-/* Takes the next member of a comma list off `rest`; 0 at its end. */
+/* Removes the next member of a comma-separated list from `rest`. Returns 0 at the end of the list. */
 static int next_member(struct slice *rest, struct slice *member)
 {
 	if (rest->length == 0)
@@ -63,7 +64,7 @@ static int next_member(struct slice *rest, struct slice *member)
 	return 1;
 }
 
-/* Finds the end of the line that begins at `head->line`. READING_BAD: a bare CR or LF or a control byte. */
+/* Finds the end of the line that begins at `head->line`. Returns READING_BAD for a bare CR or LF or a control byte. */
 static enum reading find_line(struct head *head, const uint8_t *bytes, uint32_t length, struct slice *line)
 {
 	for (; head->searched < length; head->searched++) {
@@ -95,14 +96,14 @@ static enum reading read_length(struct slice value, struct head *head, struct fr
 {
 	uint64_t length = 0;
 	if (value.length == 0 || value.length > 18)
-		return bad(out, 400, "Content-Length is not a number we take");
+		return bad(out, 400, "Content-Length is empty or longer than 18 digits");
 	for (uint32_t i = 0; i < value.length; i++) {
 		if (value.at[i] < '0' || value.at[i] > '9')
-			return bad(out, 400, "Content-Length is not a number");
+			return bad(out, 400, "Content-Length is not a decimal number");
 		length = length * 10 + (value.at[i] - '0');
 	}
 	if (head->lengths++ && head->content_length != length)
-		return bad(out, 400, "two Content-Lengths disagree");
+		return bad(out, 400, "the Content-Length fields disagree");
 	head->content_length = length;
 	return READING_WHOLE;
 }
@@ -111,15 +112,15 @@ static enum reading read_codings(struct slice value, struct head *head, struct f
 {
 	struct slice coding;
 	if (value.length == 0 || value.at[value.length - 1] == ',')
-		return bad(out, 400, "Transfer-Encoding has an empty member");
+		return bad(out, 400, "Transfer-Encoding is empty or ends with a comma");
 	while (next_member(&value, &coding)) {
 		if (head->chunked)
-			return bad(out, 400, "chunked is not the last transfer coding, once");
+			return bad(out, 400, "chunked is repeated or is not the last transfer coding");
 		head->codings++;
 		if (equals(coding, "chunked"))
 			head->chunked = 1;
 		else
-			return bad(out, is_token(coding) ? 501 : 400, "this transfer coding is not known");
+			return bad(out, is_token(coding) ? 501 : 400, "Transfer-Encoding has an unknown coding");
 	}
 	return READING_WHOLE;
 }
@@ -134,7 +135,7 @@ static void read_connection(struct slice value, struct head *head)
 	}
 }
 
-/* A switch to HTTP/2 without TLS leads to further requests, which would be followed no more. */
+/* After an upgrade to HTTP/2 without TLS, further requests on the connection could no longer be followed. */
 static int offers_http2(struct slice value)
 {
 	struct slice protocol;
@@ -148,13 +149,13 @@ static enum reading read_field(struct slice line, const uint8_t *bytes, struct h
 {
 	const uint8_t *colon = memchr(line.at, ':', line.length);
 	if (*line.at == ' ' || *line.at == '\t')
-		return bad(out, 400, "a field is folded over two lines");
+		return bad(out, 400, "a field is folded over several lines");
 	if (!colon)
-		return bad(out, 400, "a field has no colon");
+		return bad(out, 400, "a field line has no colon");
 	struct slice name = {line.at, (uint32_t)(colon - line.at)};
 	struct slice value = trimmed((struct slice){colon + 1, line.length - name.length - 1});
 	if (!is_token(name))
-		return bad(out, 400, "a field's name is malformed");
+		return bad(out, 400, "a field name is malformed");
 	if (equals(name, "host")) {
 		head->hosts++;
 		head->host_at = (uint32_t)(value.at - bytes);
@@ -174,14 +175,14 @@ static enum reading read_field(struct slice line, const uint8_t *bytes, struct h
 	return READING_WHOLE;
 }
 
-/* Reads the fields that are there, up to the blank line. */
+/* Reads complete field lines, up to the blank line. */
 static enum reading read_fields(struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out)
 {
 	struct slice line;
 	for (;;) {
 		enum reading found = find_line(head, bytes, length, &line);
 		if (found == READING_BAD)
-			return bad(out, 400, "a bare CR, LF or control byte in the head");
+			return bad(out, 400, "the head has a bare CR, a bare LF or a control byte");
 		if (found == READING_MORE)
 			return length >= HEAD_MAX ? bad(out, 431, "the head is too long") : READING_MORE;
 		if (line.length == 0)
@@ -192,12 +193,12 @@ static enum reading read_fields(struct head *head, const uint8_t *bytes, uint32_
 			return READING_BAD;
 		pass_line(head);
 	}
-	/* The blank line isn't passed: a further call with the same bytes gives the same answer. */
+	/* The blank line isn't passed, so that another call with the same bytes returns the same result. */
 	out->head_length = head->searched + 2;
 	if (out->head_length > HEAD_MAX)
 		return bad(out, 431, "the head is too long");
 	if (head->codings && head->lengths)
-		return bad(out, 400, "both Transfer-Encoding and Content-Length");
+		return bad(out, 400, "the head has both Transfer-Encoding and Content-Length");
 	return READING_WHOLE;
 }
 
@@ -217,7 +218,7 @@ static int is_other_version(struct slice version)
 	       version.at[6] == '.' && version.at[7] >= '0' && version.at[7] <= '9';
 }
 
-/* Cuts "METHOD target HTTP/1.x" at its two single spaces. */
+/* Splits "METHOD target HTTP/1.x" at its two single spaces. */
 static enum reading read_request_line(struct slice line, struct head *head, struct frame *out)
 {
 	const uint8_t *first = memchr(line.at, ' ', line.length);
@@ -234,16 +235,16 @@ static enum reading read_request_line(struct slice line, struct head *head, stru
 		return bad(out, 400, bad_line);
 	for (uint32_t i = 0; i < target.length; i++)
 		if (target.at[i] <= 0x20 || target.at[i] >= 0x7f)
-			return bad(out, 400, "the target has a byte no URL has");
+			return bad(out, 400, "the request target has a byte that a URL cannot contain");
 	if (!is_version(version, &head->minor))
-		return bad(out, is_other_version(version) ? 505 : 400, "not HTTP/1.0 or HTTP/1.1");
+		return bad(out, is_other_version(version) ? 505 : 400, "the version is not HTTP/1.0 or HTTP/1.1");
 	head->method_length = method.length;
 	head->target_at = method.length + 1;
 	head->target_length = target.length;
 	return READING_WHOLE;
 }
 
-/* "http://host/…": the authority, or an empty slice where the target isn't absolute. */
+/* Returns the authority of an absolute target, "http://authority/…", or an empty slice if the target isn't absolute. */
 static struct slice authority_of(struct slice target)
 {
 	struct slice none = {target.at, 0};
@@ -268,7 +269,7 @@ static int is_port(struct slice text)
 	return text.length <= 5;
 }
 
-/* The host is one that host_canonical() reads, with nothing but digits for a port. */
+/* Returns 1 if host_canonical() accepts the host and its port, if any, is at most 5 digits. */
 static int is_host(struct slice host)
 {
 	char canonical[HOST_MAX + 1];
@@ -288,17 +289,17 @@ static enum reading read_host(const struct head *head, const uint8_t *bytes, str
 {
 	struct slice authority = authority_of(target), host = {bytes + head->host_at, head->host_length};
 	if (head->hosts > 1)
-		return bad(out, 400, "two Host fields");
+		return bad(out, 400, "the head has more than one Host field");
 	if (head->hosts == 0 && head->minor == 1)
-		return bad(out, 400, "no Host field");
+		return bad(out, 400, "the Host field is missing");
 	if (head->hosts && !is_host(host))
 		return bad(out, 400, "the Host field is malformed");
 	if (authority.length) {
 		if (!is_host(authority))
-			return bad(out, 400, "the target's host is malformed");
+			return bad(out, 400, "the host in the request target is malformed");
 		if (head->hosts && (authority.length != host.length ||
 		                    strncasecmp((const char *)authority.at, (const char *)host.at, host.length) != 0))
-			return bad(out, 400, "the target's host and the Host field disagree");
+			return bad(out, 400, "the request target and the Host field name different hosts");
 		host = authority;
 	}
 	out->host_length = host.length;
@@ -307,7 +308,7 @@ static enum reading read_host(const struct head *head, const uint8_t *bytes, str
 	return READING_WHOLE;
 }
 
-/* Asterisk form belongs to OPTIONS, authority form to CONNECT (RFC 9112 section 3.2). */
+/* Asterisk form is only for OPTIONS, authority form only for CONNECT (RFC 9112 section 3.2). */
 static int is_target_form_legal(struct slice method, struct slice target, int is_absolute)
 {
 	if (equals(method, "CONNECT"))
@@ -332,7 +333,7 @@ static int persists(const struct head *head)
 	return !head->close && (head->minor == 1 || head->keep_alive);
 }
 
-/* The first line and the fields have been read: the request as a whole. */
+/* Checks and sets the whole request, after its first line and fields were read. */
 static enum reading set_request(const struct head *head, const uint8_t *bytes, struct frame *out)
 {
 	struct slice method = {bytes, head->method_length}, target = {bytes + head->target_at, head->target_length};
@@ -340,9 +341,9 @@ static enum reading set_request(const struct head *head, const uint8_t *bytes, s
 	if (read_host(head, bytes, target, out) == READING_BAD)
 		return READING_BAD;
 	if (!is_target_form_legal(method, target, is_absolute))
-		return bad(out, 400, "the target has no form this method takes");
+		return bad(out, 400, "the form of the request target is not valid for this method");
 	if (head->minor == 0 && head->codings)
-		return bad(out, 400, "Transfer-Encoding in HTTP/1.0");
+		return bad(out, 400, "HTTP/1.0 does not allow Transfer-Encoding");
 	set_body(head, out);
 	out->method_length = head->method_length;
 	out->target_at = head->target_at;
@@ -437,7 +438,7 @@ enum reading frame_response(struct head *head, const uint8_t *bytes, uint32_t le
 	if (reading != READING_WHOLE)
 		return reading;
 	if (head->minor == 0 && head->codings)
-		return bad(out, 502, "Transfer-Encoding in HTTP/1.0");
+		return bad(out, 502, "HTTP/1.0 does not allow Transfer-Encoding");
 	set_response(head, to_head, out);
 	return READING_WHOLE;
 }
@@ -446,7 +447,7 @@ enum reading frame_response(struct head *head, const uint8_t *bytes, uint32_t le
 
 enum { SIZE, SIZE_MORE, EXTENSION, SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER_START, TRAILER, TRAILER_LF, END_LF };
 
-#define EXTENSION_MAX 1024 /* bytes of one chunk's extensions */
+#define EXTENSION_MAX 1024 /* bytes of extensions of one chunk */
 
 static int hex(uint8_t byte)
 {
@@ -461,7 +462,7 @@ static int is_line_byte(uint8_t byte)
 	return (byte >= 0x20 && byte != 0x7f) || byte == '\t';
 }
 
-/* One byte of framing. Returns the next state, -1 where it can't stand. */
+/* Parses one byte of framing. Returns the next state, or -1 if the byte is invalid here. */
 static int next_state(struct chunks *state, uint8_t byte)
 {
 	switch (state->state) {

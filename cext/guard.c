@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Which addresses are local, and which of them a policy opens. Owns nothing.
+ * Classifies addresses as local, and finds those that a policy permits. Owns nothing. Called by dial.c.
  */
 #include "guard.h"
 #include "rows.h"
@@ -12,16 +12,16 @@ struct range {
 
 #define V4(a, b, c, d, bits) {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d}, 96 + bits}
 
-/* IANA's special-purpose registries, less the documentation ranges. */
+/* IANA's special-purpose registries, without the documentation ranges. */
 static const struct range local_ranges[] = {
 	V4(0, 0, 0, 0, 8),        V4(10, 0, 0, 0, 8),     V4(100, 64, 0, 0, 10), V4(127, 0, 0, 0, 8),
 	V4(169, 254, 0, 0, 16),   V4(172, 16, 0, 0, 12),  V4(192, 0, 0, 0, 24),  V4(192, 168, 0, 0, 16),
 	V4(192, 88, 99, 0, 24),   V4(198, 18, 0, 0, 15),  V4(224, 0, 0, 0, 4),   V4(240, 0, 0, 0, 4),
 	{{0xfc}, 7},              {{0xfe, 0x80}, 10},     {{0xfe, 0xc0}, 10},    {{0xff}, 8},
 	{{0x01}, 64},             /* discard-only 100::/64 */
-	{{0x20, 0x01}, 32},       /* Teredo 2001::/32, whose addresses hide v4 ones */
+	{{0x20, 0x01}, 32},       /* Teredo 2001::/32: its addresses embed v4 addresses */
 	{{0x20, 0x01, 0, 2}, 48}, /* benchmarking 2001:2::/48 */
-	{{0, 0x64, 0xff, 0x9b, 0, 1}, 48}, /* local NAT64 64:ff9b:1::/48 (RFC 8215): each site hides the v4 address elsewhere in it */
+	{{0, 0x64, 0xff, 0x9b, 0, 1}, 48}, /* local NAT64 64:ff9b:1::/48 (RFC 8215): the v4 address' offset is the site's */
 	{{0x5f}, 16},             /* segment routing 5f00::/16 */
 	{{0}, 128},               {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 128},
 };

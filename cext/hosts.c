@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Reads hosts. Owns nothing.
+ * Parses hosts. Owns nothing; hosts.h names the callers.
  */
 #include <arpa/inet.h>
 #include <string.h>
@@ -8,7 +8,8 @@
 #include "addresses.h"
 #include "hosts.h"
 
-/* Strips brackets and a port: "[::1]:80" is "::1", "my.kv:8080" is "my.kv". Returns 0 if that can't be read. */
+/* Strips brackets and a port: "[::1]:80" becomes "::1", "my.kv:8080" becomes "my.kv". Returns 0 if the brackets are
+ * malformed. */
 static int bare_host(const char **host, uint32_t *length)
 {
 	const char *text = *host, *end = text + *length;
@@ -26,8 +27,8 @@ static int bare_host(const char **host, uint32_t *length)
 	return 1;
 }
 
-/* Reads an address with a NUL behind it. A v4 address ends in a digit and a v6 address has a colon: other texts are names, and
- * cost nothing here. */
+/* Requires a NUL after the text, for inet_pton(3). A v4 address ends in a digit and a v6 address has a colon: any other
+ * text is a name and isn't parsed. */
 int host_address(const char *text, uint32_t length, uint8_t *out)
 {
 	uint8_t last = length ? (uint8_t)text[length - 1] : 0;

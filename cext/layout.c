@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Proves that a table's offsets are inside it. Owns nothing; called once for each table.
+ * Verifies that a table's offsets and indexes are inside it. Owns nothing. Called for each table that is published.
  */
 #include "layout.h"
 
-/* An array of items of `size` bytes lies inside `total` and is aligned. */
+/* Returns 1 if an array of items of `size` bytes is aligned and lies within `total` bytes. */
 static int fits(uint32_t total, struct policy_array array, uint32_t size)
 {
 	return array.offset % 4 == 0 && array.offset <= total && array.count <= (total - array.offset) / size;

@@ -1,15 +1,16 @@
-/* A policy as bytes: an ordered list of stages, each with its rows, and the targets that rows name.
+/* The byte layout of a policy: an ordered list of stages, each with its rows, and the targets that rows refer to.
  *
- * One flat, immutable blob that pyinterceptor/policy/table.py writes. policy_check() proves once that every offset is inside;
- * after that it is only read, by policy.c and rows.c. Host byte order, every offset 4-aligned.
+ * The table is one flat, immutable blob. pyinterceptor/policy/table.py writes it; policy_check() verifies once that
+ * every offset is inside it; policy.c, rows.c and guard.c then only read it. Host byte order; every offset is
+ * 4-aligned.
  *
- * A row admits some ports and protocols for hosts, addresses or all there is. Of the rows of a stage that match, the one of the
- * lowest rank counts; Python gives every row of a stage a rank of its own. The stage's `on_match` or `on_miss` then says what
- * becomes of it: the next stage, or an answer.
+ * A row matches a host, a network or everything, limited to some ports and protocols. Of a stage's matching rows, the
+ * row of lowest rank is used; Python gives each row of a stage a different rank. The stage's `on_match` or `on_miss` is
+ * the outcome: go on to the next stage, or decide.
  *
- * An index is sorted by its key, and `parent` leads from an entry to the next entry whose key is a prefix of its own, or equal.
- * So the entries that match a key are found by one binary search and one walk: the last entry that isn't after the key, from
- * there up to the first that is a prefix of it, and then all its parents.
+ * An index is sorted by key. `parent` links an entry to the next entry whose key is a prefix of its own, or equal. One
+ * binary search and one walk find all entries that match a key: start at the last entry that doesn't sort after the
+ * key, follow parents to the first entry that is a prefix of the key, then take all its parents as well.
  */
 #ifndef PYINTERCEPTOR_LAYOUT_H
 #define PYINTERCEPTOR_LAYOUT_H
@@ -27,7 +28,8 @@
 enum outcome { OUTCOME_REFUSE = 0, OUTCOME_NEXT = 1, OUTCOME_SPLICE = 2, OUTCOME_TARGET = 3 };
 enum takes { TAKES_HTTP = 0, TAKES_STREAM = 1 };
 
-/* How a row matches: by the host's text, by the address that the host is, by the destination's address, or anything. */
+/* How a row matched. NAME and GLOB: by the host's text. LITERAL: by a host that is an address. DESTINATION: by the
+ * destination's address. ALL: a catch-all row. */
 enum matched { MATCHED_NOTHING = 0, MATCHED_NAME = 1, MATCHED_GLOB = 2, MATCHED_LITERAL = 3, MATCHED_DESTINATION = 4,
                MATCHED_ALL = 5 };
 
@@ -40,7 +42,7 @@ struct policy_header {
 	uint32_t magic;
 	uint32_t size;                /* of the whole blob, bytes */
 	uint32_t generation;
-	uint32_t locals;              /* offset of struct policy_rows: its networks are what local_networks names */
+	uint32_t locals;              /* offset of the struct policy_rows whose networks are the user's local_networks */
 	struct policy_array stages;   /* struct policy_stage[], in order */
 	struct policy_array targets;  /* uint32_t[], enum takes */
 	struct policy_array waits;    /* uint16_t[]: ports whose clients speak first */
@@ -49,45 +51,46 @@ struct policy_header {
 struct policy_stage {
 	uint32_t rows;                /* offset of struct policy_rows; stages may share it */
 	uint16_t on_match;            /* enum outcome */
-	uint16_t on_miss;             /* enum outcome, but OUTCOME_TARGET */
+	uint16_t on_miss;             /* enum outcome, except OUTCOME_TARGET */
 };
 
-/* Offsets of arrays and texts are from its own start: one rows' bytes are the same in every policy. */
+/* Offsets of arrays and texts count from the start of this struct, so equal rows have equal bytes in every policy. */
 struct policy_rows {
 	uint32_t size;                /* bytes */
-	struct policy_array names;    /* struct policy_name[]: the whole host; a parent is an equal key */
-	struct policy_array suffixes; /* struct policy_name[]: `*text`, keys and hosts are compared backwards (texts are reversed) */
-	struct policy_array prefixes; /* struct policy_name[]: `text*` */
+	struct policy_array names;    /* struct policy_name[]: exact hosts; a parent has an equal key */
+	struct policy_array suffixes; /* struct policy_name[]: globs `*text`; text and host are compared reversed */
+	struct policy_array prefixes; /* struct policy_name[]: globs `text*` */
 	struct policy_array globs;    /* struct policy_name[]: every other glob, by rank, without parents */
 	struct policy_array networks; /* struct policy_network[], sorted by address, then prefix */
 	struct policy_array all;      /* struct policy_row[], by rank */
 };
 
 struct policy_row {
-	uint32_t rank;                /* the lowest counts */
-	uint32_t rule;                /* Python's number for it, or NO_RULE */
-	uint32_t target;              /* index of one, or NO_TARGET */
+	uint32_t rank;                /* of the matching rows, the lowest rank is used */
+	uint32_t rule;                /* Python's number for the rule, or NO_RULE */
+	uint32_t target;              /* index of the target, or NO_TARGET */
 	uint16_t port;                /* 0: any */
-	uint16_t protocols;           /* bits, 1 << enum protocol */
+	uint16_t protocols;           /* bit set of 1 << enum protocol */
 };
 
 struct policy_name {
 	struct policy_row row;
-	uint32_t parent;              /* index, below its own, or NO_PARENT */
-	uint32_t text;                /* offset */
+	uint32_t parent;              /* index of the parent, lower than this entry's, or NO_PARENT */
+	uint32_t text;                /* offset of the text */
 	uint16_t length;
 	uint16_t reserved;
 };
 
 struct policy_network {
-	uint8_t address[16];          /* v4 as v4-mapped; zero behind the prefix */
+	uint8_t address[16];          /* v4 as v4-mapped; the bits after the prefix are zero */
 	struct policy_row row;
 	uint32_t parent;
-	uint8_t prefix;               /* bits, 0..128 (v4: 96 + its own) */
+	uint8_t prefix;               /* bits, 0..128 (v4: 96 + the v4 prefix) */
 	uint8_t reserved[3];
 };
 
-/* 1 if the blob of `size` bytes is a well-formed table, else 0. */
+/* Returns 1 if the blob of `size` bytes is a well-formed table, else 0. The functions in policy.h require such a
+ * table. */
 int policy_check(const void *table, uint32_t size);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Names of one container: two hash tables, one by text and one by address. Callers hold the container's lock.
+ * The names of one container: two hash tables, by text and by address. Owns them. Callers hold the container's lock.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -8,23 +8,23 @@
 
 #include "names.h"
 
-#define PLACES_MAX (4 * NAMES_MAX) /* above it, addresses that names have left are forgotten at once */
+#define PLACES_MAX (4 * NAMES_MAX) /* above this count, an address that its name no longer has is removed at once */
 #define BUCKETS 1024 /* a power of two */
 
 /* An address and the name that last had it. */
 struct name_place {
-	struct name_place *next;         /* in its chain */
+	struct name_place *next;         /* in its hash chain */
 	struct name *name;
-	struct name_place *next_of_name; /* the others of its name, those included that the name has left */
+	struct name_place *next_of_name; /* list of its name's places, including addresses that the name no longer has */
 	struct name_place **link_of_name;
-	int is_shared; /* others have had it */
+	int is_shared;                   /* 1: several names have had it */
 	uint8_t address[16];
 };
 
 struct names {
 	uint64_t seed;
 	uint32_t synthetic, real, places;
-	struct name **by_expiry; /* a heap of the real ones, the first to expire on top; NAMES_MAX of them */
+	struct name **by_expiry; /* heap of the real names, the first to expire on top; room for NAMES_MAX */
 	struct name *by_text[BUCKETS];
 	struct name_place *by_address[BUCKETS];
 };
@@ -71,7 +71,7 @@ static void set_rank(struct names *names, uint32_t at, struct name *name)
 	name->rank = at;
 }
 
-/* Moves a name to its rank, after its expiry has changed or it has come to another's place. */
+/* Restores the heap's order at a name, after its expiry or its rank was changed. */
 static void rank(struct names *names, struct name *name)
 {
 	uint32_t at = name->rank;
@@ -181,7 +181,8 @@ static void free_place(struct names *names, struct name_place *place)
 	names->places--;
 }
 
-/* A synthetic address is its name's alone; a real one belongs to the name that was published last. */
+/* Makes an address lead to a name. A synthetic address stays with its owner; a real one moves to the name published
+ * last. Returns 0 or -ENOMEM. */
 static int claim(struct names *names, const uint8_t address[16], struct name *name)
 {
 	struct name_place *place = find_place(names, address);
@@ -205,7 +206,7 @@ static int claim(struct names *names, const uint8_t address[16], struct name *na
 	return 0;
 }
 
-/* Takes out the place of a real address that its name doesn't have any more. */
+/* Removes the place of a real address that its name no longer has. */
 static void disclaim(struct names *names, const uint8_t address[16], const struct name *name)
 {
 	struct name_place *place = find_place(names, address);
@@ -213,8 +214,8 @@ static void disclaim(struct names *names, const uint8_t address[16], const struc
 		free_place(names, place);
 }
 
-/* An address that a name has left leads to it for a while, as clients keep answers; but a server whose answers
- * change for ever must not fill our memory with them. */
+/* Clients cache answers, so an address that a name no longer has still leads to the name. Above PLACES_MAX such
+ * addresses are removed: a server whose answers change constantly must not use up our memory. */
 static void set_addresses(struct names *names, struct name *name, const uint8_t *addresses, uint32_t count)
 {
 	uint8_t before[NAME_ADDRESSES_MAX][16];
@@ -259,7 +260,8 @@ static struct name *add(struct names *names, const char *text, int is_synthetic)
 	return name;
 }
 
-/* Takes a pair of synthetic addresses from the names that have them. */
+/* Removes the other names that have one of these two synthetic addresses. Returns 0, or -EBUSY if one has open
+ * flows. */
 static int free_pair(struct names *names, const struct name *name, const uint8_t *pair)
 {
 	for (int i = 0; i < 2; i++) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Decides what a flow or request may do: one loop over a table's stages. Owns nothing.
+ * Decides a flow or request: one loop over a table's stages. Owns nothing; policy.h names the callers.
  */
 #include <stddef.h>
 
@@ -27,7 +27,7 @@ int policy_waits(const void *table, uint16_t port)
 	return 0;
 }
 
-/* A row's target: HANDLE, or REFUSE where it can't be shown such traffic or the row has none. */
+/* Sets the verdict HANDLE if the row has a target that takes this protocol. Otherwise the verdict stays REFUSE. */
 static void ask_target(struct decision *decision, const struct policy_header *header, uint32_t target, uint32_t protocol)
 {
 	const uint32_t *takes = (const void *)((const uint8_t *)header + header->targets.offset);
@@ -76,7 +76,8 @@ static enum verdict better(enum verdict one, uint32_t outcome)
 	return one > other ? one : other;
 }
 
-/* No protocol is asked for, so that no row is admitted: those that hold tell which outcomes there can be. */
+/* The question names no protocol, so `found.row` is always NULL. is_possible and is_certain tell which outcomes can
+ * occur. */
 enum verdict policy_decide_name(const void *table, const char *host, uint32_t host_length)
 {
 	const struct policy_header *header = table;

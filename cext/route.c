@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Questions about routes. Owns nothing; see route.h.
+ * Queries routes over rtnetlink. Owns nothing; route.h names the callers.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,9 +15,9 @@
 #include "route.h"
 
 #define ANSWER_MAX 4096
-#define STALE_MAX 64 /* answers to earlier questions that are skipped */
+#define STALE_MAX 64 /* answers to earlier questions that are skipped before giving up */
 
-/* Connected to the kernel: a message of another process is refused with ECONNREFUSED where it is sent (netlink(7)). */
+/* The socket is connected to the kernel: another process that sends to it gets ECONNREFUSED (netlink(7)). */
 int route_open(void)
 {
 	struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
@@ -71,7 +71,7 @@ static enum route read_answer(const struct nlmsghdr *header, uint8_t family)
 	return route->rtm_type == RTN_UNICAST ? ROUTE_UNICAST : ROUTE_OTHER;
 }
 
-/* Answers to earlier questions may stand before ours, if those waited in vain. */
+/* Answers to earlier questions that timed out may be queued before ours: they are skipped by their sequence number. */
 enum route route_to(int netlink, const struct endpoint *to)
 {
 	static _Atomic uint32_t questions;

@@ -1,28 +1,30 @@
-/* Where would the kernel route a packet to this address? The half of the dial guard that asks it (rtnetlink(7)).
+/* Asks the kernel for the route to an address (rtnetlink(7)), for the dial guard.
  *
- * Blocks for the time of a system call, or ROUTE_PATIENCE where an answer is lost. A descriptor has one user at a time.
+ * Blocks for a system call, or for ROUTE_PATIENCE if the answer is lost. Only one thread may use a socket at a time.
+ * Called by dial.c, container.c and thread.c; relay_has_route() by Python.
  */
 #ifndef PYINTERCEPTOR_ROUTE_H
 #define PYINTERCEPTOR_ROUTE_H
 
 #include "addresses.h"
 
-#define ROUTE_PATIENCE 200        /* milliseconds: the kernel answers before send(2) returns, so an answer that isn't there is lost */
+#define ROUTE_PATIENCE 200 /* milliseconds; the kernel answers before send(2) returns: a late answer is a lost one */
 
 enum route {
-	ROUTE_UNKNOWN = 0,        /* no answer, or one that can't be trusted */
+	ROUTE_UNKNOWN = 0,        /* no answer, or an invalid one */
 	ROUTE_UNICAST = 1,        /* to another host */
 	ROUTE_OTHER = 2,          /* the host's own address, a broadcast, … */
-	ROUTE_NONE = 3            /* the kernel answered that there is none: ENETUNREACH or EHOSTUNREACH */
+	ROUTE_NONE = 3            /* the kernel answered ENETUNREACH or EHOSTUNREACH: it has no route */
 };
 
-/* A netlink socket that takes messages from the kernel alone, or -1 with errno. */
+/* Returns a netlink socket that receives messages only from the kernel, or -1 with errno. The caller closes it. */
 int route_open(void);
 
-/* Asks on a socket of route_open() for the route from the calling thread's network namespace. */
+/* Returns the route in the network namespace in which `netlink` was opened. Borrows `netlink`, from route_open(). */
 enum route route_to(int netlink, const struct endpoint *to);
 
-/* 1 if the calling thread's namespace has a route to public addresses of the family (AF_INET, AF_INET6). */
+/* Returns 1 if the calling thread's network namespace has a route to public addresses of the family (AF_INET or
+ * AF_INET6). */
 int relay_has_route(int family);
 
 #endif

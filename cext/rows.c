@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Searches the rows of a stage. Owns nothing; see layout.h for how an index is built.
+ * Searches the rows of a stage. Owns nothing; layout.h describes the indexes. Called by policy.c and guard.c only.
  */
 #include <endian.h>
 #include <string.h>
@@ -68,7 +68,7 @@ static const struct policy_name *names_of(const struct policy_rows *rows, struct
 	return (const void *)((const uint8_t *)rows + array.offset);
 }
 
-/* The last entry that isn't after the key, or NO_PARENT where all are. */
+/* Returns the index of the last entry that doesn't sort after the key, or NO_PARENT if every entry does. */
 static uint32_t last_name(const struct policy_rows *rows, struct policy_array array, const char *key, uint32_t length)
 {
 	const struct policy_name *names = names_of(rows, array);
@@ -94,7 +94,7 @@ static void find_name(struct found *found, const struct policy_rows *rows, const
 		consider(found, question, &names[at].row, MATCHED_NAME);
 }
 
-/* Globs with one star at one end: what they hold begins with their text. */
+/* Finds globs with one star, at one end: a key matches if it begins with the glob's text. */
 static void find_beginning(struct found *found, const struct policy_rows *rows, struct policy_array array, const char *key,
                            const struct question *question)
 {
@@ -106,7 +106,7 @@ static void find_beginning(struct found *found, const struct policy_rows *rows, 
 		consider(found, question, &names[at].row, MATCHED_GLOB);
 }
 
-/* `*` stands for any run of bytes. Only the last star is ever tried again, so time is at most length * pattern. */
+/* `*` matches any run of bytes. Only the last star is retried, so the time is at most length * pattern_length. */
 static int glob_matches(const char *pattern, uint32_t pattern_length, const char *host, uint32_t length)
 {
 	uint32_t p = 0, h = 0, star = UINT32_MAX, resume = 0;
@@ -139,7 +139,7 @@ static void find_glob(struct found *found, const struct policy_rows *rows, const
 
 /* ---- addresses ---- */
 
-/* An address as two numbers, which are compared faster than bytes. */
+/* An address as two integers, which compare faster than 16 bytes. */
 struct wide {
 	uint64_t high, low;
 };
@@ -156,7 +156,7 @@ static int is_after(struct wide one, struct wide other)
 	return one.high > other.high || (one.high == other.high && one.low > other.low);
 }
 
-/* A network of v6 holds no v4 address, though these are written as v4-mapped. */
+/* A v6 network contains no v4 address, although v4 addresses are stored in v4-mapped form: ::/0 must not match them. */
 static int holds(const struct policy_network *network, const uint8_t *address)
 {
 	return network->prefix >= 96 || !address_is_v4(address);
@@ -193,7 +193,8 @@ int rows_hold(const struct policy_rows *rows, const struct endpoint *to)
 	return found.row != NULL;
 }
 
-/* General globs come late: a row of a lower rank that was found before saves most of them. */
+/* General globs are searched late: they are tried one by one, and a match of lower rank found before ends the search
+ * early. */
 static void find(struct found *found, const struct policy_rows *rows, const struct question *question)
 {
 	if (question->host_length) {

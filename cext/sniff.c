@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Recognises a flow's first bytes. Owns nothing; see sniff.h.
+ * Recognises a flow's first bytes. Owns nothing; sniff.h names the callers.
  */
 #include <string.h>
 #include <strings.h>
@@ -24,8 +24,8 @@ static enum answer is_http2(const uint8_t *bytes, uint32_t length)
 	return length < whole ? MORE : YES;
 }
 
-/* RFC 9112 section 3 lets a lenient server take HT, VT, FF and a bare CR for a space; Python's http.server takes all
- * that Latin-1 calls a space. */
+/* RFC 9112 section 3 allows a lenient server to accept HT, VT, FF and a bare CR as a space. Python's http.server
+ * accepts every Latin-1 space. */
 static int is_blank(uint8_t byte)
 {
 	return byte == ' ' || (byte >= '\t' && byte <= '\r') || (byte >= 0x1c && byte <= 0x1f) || byte == 0x85 || byte == 0xa0;
@@ -42,7 +42,7 @@ static int is_method_byte(uint8_t byte)
 	return is_letter(byte) || (byte >= '0' && byte <= '9') || (byte && strchr("!#$%&'*+-.^_`|~", byte) != NULL);
 }
 
-/* "GET /" or "get http:": without a version it is HTTP/0.9, to a server that is old or lenient enough. */
+/* "GET /" or "get http:" without a version: an old or lenient server accepts it as HTTP/0.9. */
 static int is_bare_request(const uint8_t *method, uint32_t length, const uint8_t *target, uint32_t left)
 {
 	static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
@@ -54,7 +54,7 @@ static int is_bare_request(const uint8_t *method, uint32_t length, const uint8_t
 	return 0;
 }
 
-/* The rest of the line after its method: blanks and a target, which ends with the line. */
+/* Parses the line after its method: blanks, then a target that extends to the end of the line. */
 static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, uint32_t method)
 {
 	uint32_t at = so_far->line;
@@ -76,9 +76,10 @@ static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint
 	return is_bare_request(bytes + so_far->start, method, target, at - so_far->target) ? YES : NO;
 }
 
-/* A request line as the most lenient server reads it: blanks before it, a method in any case, blanks, and "HTTP/" at
- * last. frame_request() refuses a line that isn't strict; but the line must get there, or a lenient server would be
- * asked past the handler. A line without all this is another protocol's command: "HELO world", "USER me". */
+/* Recognises a request line as the most lenient server does: blanks, a method in any case, blanks, a target and
+ * "HTTP/". frame_request() refuses a line that isn't strict. But the line must be recognised as HTTP here, or it would
+ * pass as opaque bytes and a lenient server would answer it, bypassing the handler. Any other line is another
+ * protocol's command: "HELO world", "USER me". */
 static enum answer is_http1(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
 {
 	uint32_t start = so_far->start;
@@ -121,7 +122,7 @@ static enum reading read_http(struct sniffing *so_far, const uint8_t *bytes, uin
 
 /* ---- TLS (RFC 8446 section 4.1.2, RFC 6066 section 3) ---- */
 
-/* A run of bytes that is read in order. */
+/* Bytes that are read in order. */
 struct cursor {
 	const uint8_t *at;
 	uint32_t left;
@@ -137,7 +138,7 @@ static int take(struct cursor *from, uint32_t length, struct cursor *out)
 	return 1;
 }
 
-/* A vector with a length prefix of `width` bytes. */
+/* Takes a vector with a length prefix of `width` bytes. Returns 0 if the bytes end before it does. */
 static int take_vector(struct cursor *from, uint32_t width, struct cursor *out)
 {
 	uint32_t length = 0;
@@ -203,13 +204,13 @@ static int read_client_hello(struct cursor hello, struct opening *out)
 	return 1;
 }
 
-/* The message's whole length with its header, 0 where that isn't known yet. */
+/* Returns the length of the handshake message including its header, or 0 if it isn't known yet. */
 static uint32_t message_length(const struct sniffing *so_far, uint32_t have)
 {
 	return have < 4 ? 0 : 4 + ((uint32_t)so_far->prefix[1] << 16 | (uint32_t)so_far->prefix[2] << 8 | so_far->prefix[3]);
 }
 
-/* Walks over the records that have come since the last call, until the handshake message that they carry is
+/* Parses the records that arrived since the last call. Returns READING_WHOLE when their handshake message is
  * complete. */
 static enum reading walk_records(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
 {
@@ -230,13 +231,13 @@ static enum reading walk_records(struct sniffing *so_far, const uint8_t *bytes, 
 			return READING_WHOLE;
 		if (there < size)
 			break;
-		so_far->record += 5 + size; /* an empty record adds nothing: OpenSSL skips it as well */
+		so_far->record += 5 + size; /* an empty record is skipped, as OpenSSL does */
 		so_far->message = have;
 	}
 	return READING_MORE;
 }
 
-/* Collects `size` bytes of the handshake message out of its records, all of which are there. */
+/* Copies `size` bytes of the handshake message out of its records. All of them must have arrived. */
 static void gather(const uint8_t *bytes, uint32_t size, uint8_t *out)
 {
 	for (uint32_t have = 0, at = 0; have < size;) {
@@ -248,12 +249,12 @@ static void gather(const uint8_t *bytes, uint32_t size, uint8_t *out)
 	}
 }
 
-/* A handshake record, known by its first three bytes, or the hello of SSL 2 that some servers still accept (RFC 5246
+/* Recognises a handshake record by its first three bytes, or the SSL 2 hello that some servers still accept (RFC 5246
  * E.2). */
 static enum answer begins_as_tls(const uint8_t *bytes, uint32_t length)
 {
 	static const int record[] = {22, 3, -1}, old[] = {-1, -1, 1, 3};
-	int is_record = length < 3 || bytes[2] <= 4, is_old = bytes[0] >= 0x80 && bytes[0] < 0xc0; /* telnet begins with 0xff */
+	int is_record = length < 3 || bytes[2] <= 4, is_old = bytes[0] >= 0x80 && bytes[0] < 0xc0; /* 0xff is telnet */
 	for (uint32_t i = 0; i < 3 && i < length; i++)
 		is_record &= record[i] < 0 || bytes[i] == record[i];
 	for (uint32_t i = 0; i < 4 && i < length; i++)
@@ -263,7 +264,7 @@ static enum answer begins_as_tls(const uint8_t *bytes, uint32_t length)
 	return length < (is_record ? 3 : 4) ? MORE : YES;
 }
 
-/* TLS whose hello is malformed, or longer than OPENING_MAX, is TLS for an unknown host. */
+/* A hello that is malformed or longer than OPENING_MAX is TLS for an unknown host. */
 static enum reading read_tls(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out)
 {
 	uint8_t message[OPENING_MAX];
@@ -280,10 +281,10 @@ static enum reading read_tls(struct sniffing *so_far, const uint8_t *bytes, uint
 	return READING_WHOLE;
 }
 
-/* None of the protocols is certain: sets the answer if nothing more comes. */
+/* No protocol is certain: sets the result in case no further byte arrives. */
 static void guess(enum answer http1, uint32_t length, struct opening *out)
 {
-	int is_endless = http1 == MORE && length > METHOD_MAX; /* a request line that never ended: Python answers it with 431 or 400 */
+	int is_endless = http1 == MORE && length > METHOD_MAX; /* an unfinished request line: Python answers 431 or 400 */
 	out->protocol = is_endless ? PROTOCOL_HTTP : PROTOCOL_OPAQUE;
 	out->ambiguous = (uint8_t)is_endless;
 }
