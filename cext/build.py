@@ -1,6 +1,6 @@
 """Builds pyinterceptor._relay, the C extension, with cffi.
 
-The headers are the interface: cffi reads the very text gcc reads, less what only a preprocessor understands.
+The headers are the interface: cffi reads the same files as gcc, without the directives that need a preprocessor.
 """
 import os
 import re
@@ -23,7 +23,7 @@ INTEGER = re.compile(r"#define\s+\w+\s+(0[xX][0-9a-fA-F]+|\d+)\b")
 
 
 def declarations(header: Path) -> str:
-    """The header's text as cffi's cdef() takes it: integer #defines stay, other directives go."""
+    """Returns the header's text for cffi's cdef(): #defines of integers are kept, other directives are removed."""
     lines = []
     for line in header.read_text().splitlines():
         if line.lstrip().startswith("#"):

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Containers as the relay knows them: their policy's table, their names, their counters. Called from any thread.
+ * Containers, and relay.h's functions on them. Owns the containers, their tables and their names. Called from any
+ * thread.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -77,7 +78,7 @@ static struct container **bucket_on(struct relay *relay, uint32_t interface)
 	return &relay->by_interface[interface & (CONTAINER_BUCKETS - 1)];
 }
 
-/* These two: under the relay's lock. */
+/* find() and find_on(): the caller holds the relay's lock. */
 static struct container *find(struct relay *relay, uint32_t id)
 {
 	struct container *container = *bucket(relay, id);
@@ -117,7 +118,8 @@ struct container *container_on(struct relay *relay, uint32_t capture, uint32_t i
 	return container;
 }
 
-/* Puts the container where it is found, unless its number or interface is taken. */
+/* Adds the container to both hash tables. Returns 0, or -EEXIST if its number or interface is taken: both are checked
+ * under one lock. */
 static int enlist(struct relay *relay, struct container *container)
 {
 	const struct attachment *to = &container->attachment;
@@ -187,7 +189,8 @@ int relay_publish_policy(struct relay *relay, uint32_t id, const void *blob, uin
 	return table ? 0 : -ENOMEM;
 }
 
-/* Takes the container out of both lists; NULL if it isn't there. Its reference is the caller's. */
+/* Removes the container from both hash tables and returns it, or NULL if there is none. The caller takes their
+ * reference. */
 static struct container *delist(struct relay *relay, uint32_t id)
 {
 	struct container **link;
@@ -205,7 +208,7 @@ static struct container *delist(struct relay *relay, uint32_t id)
 	return container;
 }
 
-/* Takes the caller's reference. */
+/* Takes the caller's reference. Returns 0, or -ENOENT if the container is NULL. */
 static int end_flows(struct relay *relay, struct container *container)
 {
 	if (!container)

@@ -1,7 +1,7 @@
-/* Containers as the relay knows them: their policy's table, their names, their counters.
+/* The relay's containers: the table of their policy, their names, their counters.
  *
- * A container's `lock` guards its table and names. Counters are atomic. A share belongs to its thread, but for its news, which its
- * thread's lock guards.
+ * A container's `lock` guards its table and names. Counters are atomic. A share belongs to its thread, except its news,
+ * which the thread's lock guards. Functions may be called from any thread, unless they say otherwise.
  */
 #ifndef PYINTERCEPTOR_CONTAINER_H
 #define PYINTERCEPTOR_CONTAINER_H
@@ -19,7 +19,7 @@ struct counters {
 	_Atomic uint64_t sent, received, flows;
 };
 
-/* An immutable policy blob, shared by all who decide by it at this moment. */
+/* An immutable policy blob. The container and its shares each hold a reference while they use it. */
 struct table {
 	atomic_uint references;
 	uint32_t size;
@@ -28,40 +28,49 @@ struct table {
 
 enum news { NEWS_NAMES = 1, NEWS_POLICY = 2, NEWS_GONE = 4 };
 
-/* A container's part in one thread. */
+/* The state of a container that belongs to one thread. */
 struct share {
 	struct container *container;
-	struct flow *flows, *resolving; /* `resolving`: those that wait for a name */
-	struct table *table;            /* the thread's reference to the newest table it knows */
-	uint32_t published;             /* of that table: the container's count */
-	uint32_t news;                  /* enum news, not yet taken */
+	struct flow *flows, *resolving; /* `resolving`: flows that wait for a name's addresses */
+	struct table *table;            /* the newest table that the thread has seen; it holds a reference */
+	uint32_t published;             /* the container's `published` when `table` was read */
+	uint32_t news;                  /* bits of enum news that the thread hasn't taken yet */
 	struct share *next_news;
 };
 
 struct container {
-	struct container *next;              /* in its bucket by number */
-	struct container *next_on_interface; /* in its bucket by interface */
-	atomic_uint references; /* the list's, one a flow, one a share with news */
-	uint32_t id;            /* its number */
+	struct container *next;              /* in its hash bucket by number */
+	struct container *next_on_interface; /* in its hash bucket by interface */
+	atomic_uint references; /* one for both buckets, one for each flow and pump, one for each share with news */
+	uint32_t id;            /* the caller's number: relay_add_container() */
 	struct relay_budget budget;
 	struct attachment attachment;
 	pthread_mutex_t lock;
-	struct table *table;    /* NULL: nothing is decided yet, all is refused */
-	atomic_uint published;  /* counts tables; it changes after `table` */
+	struct table *table;    /* NULL: no policy is published yet, and every flow is refused */
+	atomic_uint published;  /* number of tables published; incremented after `table` is set */
 	struct names *names;
 	atomic_uint openings, handoffs, pipes;
 	struct counters counters;
 	struct share shares[THREADS_MAX];
 };
 
-struct container *container_find(struct relay *relay, uint32_t id); /* takes a reference, or NULL */
-struct container *container_on(struct relay *relay, uint32_t capture, uint32_t interface); /* likewise */
+/* Return a container with a reference that the caller releases, or NULL if there is none. */
+struct container *container_find(struct relay *relay, uint32_t id);
+struct container *container_on(struct relay *relay, uint32_t capture, uint32_t interface);
+
+/* Releases a reference; the last one frees the container. */
 void container_release(struct container *container);
-void container_release_name(struct container *container, const uint8_t synthetic[16]); /* a flow to it has ended */
-struct table *table_of(struct container *container); /* takes a reference, or NULL */
+
+/* Records that a flow to this synthetic address has ended. */
+void container_release_name(struct container *container, const uint8_t synthetic[16]);
+
+/* Returns the current table with a reference that the caller releases, or NULL. */
+struct table *table_of(struct container *container);
+
+/* Releases a reference; the last one frees the table. NULL is allowed. */
 void table_release(struct table *table);
 
-/* The table of this moment, or NULL; the share's own reference. By the share's thread alone. */
+/* Returns the current table, or NULL. The share owns the reference. Called by the share's thread only. */
 const struct table *share_table(struct share *share);
 
 #endif

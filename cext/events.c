@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Events for Python: a bounded ring, and an eventfd that is readable while it holds some. Called from any thread.
+ * Events for Python: a bounded ring, and an eventfd that becomes readable when the ring is no longer empty. Both belong
+ * to struct relay. Called from any thread.
  */
 #include <errno.h>
 #include <unistd.h>

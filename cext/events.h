@@ -1,10 +1,13 @@
-/* Events for Python: a bounded ring. Called from any thread. */
+/* Events for Python, in a bounded ring. Called from any thread. */
 #ifndef PYINTERCEPTOR_EVENTS_H
 #define PYINTERCEPTOR_EVENTS_H
 
 #include "relay.h"
 
+/* Makes an eventfd readable. */
 void signal_fd(int fd);
-int relay_post(struct relay *relay, const struct relay_event *event); /* 0, or -1 where there is no room */
+
+/* Queues an event. Returns 0, or -1 if the ring is full. */
+int relay_post(struct relay *relay, const struct relay_event *event);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The rings of records. Owns them and their eventfd; records.h names the callers.
+ * The rings of records. Owns the rings and their eventfd; records.h names the callers.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +13,8 @@
 
 #define KINDS 3
 
-/* Records of each kind, about 700 bytes each: 4096 requests are four times those of 20 ms at 50 000 a second. */
+/* Ring sizes in records of about 700 bytes. 4096 requests are four times the 1000 that 20 ms bring at 50 000 a
+ * second. */
 static const uint32_t rooms[KINDS] = {2048, 1024, 4096};
 
 struct ring {
@@ -23,9 +24,9 @@ struct ring {
 };
 
 struct records {
-	_Atomic uint32_t kinds; /* subscribed to */
+	_Atomic uint32_t kinds; /* the kinds with a subscriber */
 	int event_fd;
-	pthread_mutex_t lock; /* of the rings */
+	pthread_mutex_t lock; /* guards the rings */
 	struct ring rings[KINDS];
 };
 
@@ -82,7 +83,7 @@ int record_is_wanted(const struct relay *relay, enum record_kind kind)
 	return (atomic_load_explicit(&relay->records->kinds, memory_order_relaxed) & kind) != 0;
 }
 
-/* 1: it is the first that waits. */
+/* Returns 1 if all rings were empty before: then the eventfd must be signalled. */
 static int put(struct records *records, uint32_t which, const struct relay_record *record)
 {
 	struct ring *ring = &records->rings[which];
@@ -111,7 +112,7 @@ void record_make(struct relay *relay, const struct relay_record *record)
 		signal_fd(records->event_fd);
 }
 
-/* The ring whose first record ended before the others'; NULL where none waits. */
+/* Returns the ring whose first record has the earliest end, or NULL if all rings are empty. */
 static struct ring *oldest(struct records *records, uint32_t *room)
 {
 	struct ring *found = NULL;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The relay's opening and closing.
+ * Opens and closes the relay: owns struct relay, its threads, events and records. Called by Python.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -33,7 +33,7 @@ static void set_defaults(struct relay_options *options)
 		options->threads = cores > 1 ? 2 : 1;
 	if (options->threads > THREADS_MAX)
 		options->threads = THREADS_MAX;
-	/* A flow has two sockets; a quarter of the descriptors is Python's. */
+	/* A flow has two sockets, and Python keeps a quarter of the descriptors. */
 	if (options->flows == 0 && getrlimit(RLIMIT_NOFILE, &files) == 0)
 		options->flows = (uint32_t)((files.rlim_cur < 1000000 ? files.rlim_cur : 1000000) * 3 / 8);
 	set_default(&options->opening_deadline, 10);

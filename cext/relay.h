@@ -1,9 +1,9 @@
 /* The relay: owns every captured flow from accept to its end, or until Python takes it.
  *
- * It has threads and epolls of its own, never holds the GIL and calls no Python API. All functions here may be
- * called from any Python thread; none blocks for longer than a lock is held, which is microseconds, except
- * relay_close(). Its threads run in the network namespace of the thread that called relay_open(): upstream sockets
- * are opened there.
+ * It has threads and epolls of its own, never holds the GIL and calls no Python API. All functions here may be called
+ * from any Python thread. None blocks for longer than a lock is held (microseconds), except relay_close() and, if a
+ * netlink answer is lost, relay_may_dial(). Its threads run in the network namespace of the thread that called
+ * relay_open(), and open upstream sockets there.
  */
 #ifndef PYINTERCEPTOR_RELAY_H
 #define PYINTERCEPTOR_RELAY_H
@@ -14,15 +14,16 @@
 struct relay;                 /* opaque */
 struct relay_pump;            /* opaque */
 
-/* Zero fields take their defaults in relay_open(). Deadlines are in seconds. */
+/* relay_open() replaces zero fields by their defaults. Deadlines are in seconds. */
 struct relay_options {
-	uint32_t threads;             /* default: one a core, 2 at most */
-	uint32_t flows;               /* all together; default: from RLIMIT_NOFILE, leaving a quarter of it to Python */
-	double opening_deadline;      /* to judge a client that speaks first; default 10 */
-	double sniff_wait;            /* a waiting port waits so long for the client before it is taken for server-first; default 0.5 */
-	double idle_deadline;         /* without a byte either way; default 3600 */
-	double dial_deadline;         /* for all attempts together; default 15 */
-	double linger_deadline;       /* after one half closed with no byte; default 120 */
+	uint32_t threads;             /* default: one for each core, at most 2 */
+	uint32_t flows;               /* of all containers; default: 3/8 of RLIMIT_NOFILE, which leaves Python a quarter */
+	double opening_deadline;      /* for the client's first bytes to be complete; default 10 */
+	double sniff_wait;            /* for a client that is expected to speak first: after this time of silence its
+	                                 server is dialled, as if the server spoke first; default 0.5 */
+	double idle_deadline;         /* without a byte in either direction; default 3600 */
+	double dial_deadline;         /* for resolving and all attempts together; default 15 */
+	double linger_deadline;       /* without a byte after one side has closed its half; default 120 */
 };
 
 #define BUDGET_FLOWS 4000
@@ -30,16 +31,16 @@ struct relay_options {
 #define BUDGET_HANDOFFS 1024
 #define BUDGET_PIPES 64
 
-/* Of one container. Zero fields take the defaults above in relay_add_container(). */
+/* The limits of one container. relay_add_container() replaces zero fields by the defaults above. */
 struct relay_budget {
 	uint32_t flows;
 	uint32_t openings;            /* flows that aren't decided yet */
-	uint32_t handoffs;            /* flows given to Python and not yet returned */
+	uint32_t handoffs;            /* flows that Python has and hasn't returned */
 	uint32_t pipes;
 };
 
-/* Events that wait for relay_take(). A handoff that finds no room ends its flow with END_NO_RESOURCES; a question
- * for a name is asked again later. */
+/* The size of the ring of events. If it is full, a flow to be handed off ends with END_NO_RESOURCES, and an
+ * EVENT_RESOLVE is posted again later. */
 #define EVENTS_MAX 4096
 
 enum event_kind { EVENT_HANDOFF = 1, EVENT_RESOLVE = 2 };
@@ -48,110 +49,117 @@ enum end_cause { END_DONE = 0, END_RESET = 1, END_REFUSED = 2, END_DIAL_FAILED =
 
 struct relay_event {
 	uint32_t kind;                /* enum event_kind */
-	int32_t fd;                   /* HANDOFF: the client's socket, non-blocking, nothing consumed;
-	                                 the caller of relay_take() owns it. Else -1 */
-	uint64_t flow;                /* a number never used twice */
-	uint32_t container;           /* its number: relay_add_container() */
+	int32_t fd;                   /* HANDOFF: the client's socket, non-blocking, its next bytes unread; the caller of
+	                                 relay_take() owns it. Otherwise -1 */
+	uint64_t flow;                /* the flow's number; never reused */
+	uint32_t container;           /* the container's number: relay_add_container() */
 	uint32_t protocol;            /* enum protocol */
 	struct decision decision;
-	uint32_t cause;               /* enum end_cause; HANDOFF: of a failure before, or END_DONE */
+	uint32_t cause;               /* enum end_cause; HANDOFF: the failure that Python must answer for, or END_DONE */
 	struct endpoint client;
 	struct endpoint destination;  /* as the container dialled it */
-	uint32_t is_synthetic;        /* HANDOFF: the destination is held, until relay_returned */
-	char host[HOST_MAX + 1];      /* RESOLVE: the name to answer for with relay_publish_name() or relay_name_failed(); HANDOFF: the
-	                                 host that the flow asks for, as far as it is known */
+	uint32_t is_synthetic;        /* HANDOFF: the destination stays with its name until relay_returned() */
+	char host[HOST_MAX + 1];      /* RESOLVE: the name to answer for, by relay_publish_name() or relay_name_failed();
+	                                 HANDOFF: the host of the flow, or empty if it is unknown */
 };
 
-struct relay_counters {           /* of one container, or of all together */
+struct relay_counters {           /* of one container, or of all containers together */
 	uint64_t accepted, spliced, handled, refused, failed_dials, over_budget;
-	uint64_t reset;               /* by a side, or with their container */
-	uint64_t timed_out;           /* without a byte for too long */
-	uint64_t no_resources;        /* for want of memory or descriptors; of all together: connections whose owner is unknown, too */
-	uint64_t sent, received;
+	uint64_t reset;               /* by the client, by the server, or by the end of their container */
+	uint64_t timed_out;           /* by the idle or linger deadline */
+	uint64_t no_resources;        /* ended for lack of memory or descriptors; the sum of all containers also counts
+	                                 connections whose container is unknown */
+	uint64_t sent, received;      /* bytes from and to the container */
 	uint64_t flows;               /* open now */
 };
 
 #define CAPTURES_MAX 8
 
-/* Returns NULL with errno. */
+/* Starts the threads. Returns NULL with errno on failure. relay_close() ends the relay. */
 struct relay *relay_open(const struct relay_options *options);
 
-/* The options in effect, defaults filled in. */
+/* Returns the options in effect, with defaults filled in. */
 struct relay_options relay_options_of(const struct relay *relay);
 
-/* Accepts connections from the listening socket of one more capture (borrowed; non-blocking, IP_PKTINFO and
- * IPV6_RECVPKTINFO set). Returns the capture's number, or -errno: -ENOSPC above CAPTURES_MAX. */
+/* Accepts connections from the listening socket of another capture. Borrows the socket, which must be non-blocking with
+ * IP_PKTINFO and IPV6_RECVPKTINFO set. Returns the capture's number, or -errno: -ENOSPC above CAPTURES_MAX. */
 int relay_listen(struct relay *relay, int listener);
 
-/* Readable (eventfd) while events wait. */
+/* Returns an eventfd that becomes readable when an event is queued in an empty ring. Borrowed. Read it, then take
+ * events until none is left. */
 int relay_event_fd(struct relay *relay);
 
-/* Takes up to `count` events; returns how many. */
+/* Takes up to `count` events. Returns the number taken. */
 uint32_t relay_take(struct relay *relay, struct relay_event *out, uint32_t count);
 
-/* A container's tie to a capture. Interfaces of different captures may have the same index. */
+/* A container's attachment to a capture. Interfaces of different captures may have the same index. */
 struct attachment {
 	uint32_t capture;             /* from relay_listen() */
-	uint32_t interface;           /* ifindex that its connections come in on */
-	uint8_t v4[16], v6[16];       /* v4-mapped, and v6: a flow from another peer address is reset */
+	uint32_t interface;           /* ifindex on which the container's connections arrive */
+	uint8_t v4[16], v6[16];       /* the container's addresses, v4-mapped and v6: a flow from another address is reset */
 };
 
-/* Call it before the interface exists. `container` is a number of the caller's that no other container has or had;
- * not 0. Until a policy is published its flows are refused. 0 or -errno: -EEXIST if the number or the interface is
- * taken. */
+/* Adds a container. Call it before connections can arrive on the interface. The caller chooses the number `container`:
+ * not 0, and never used before. Flows are refused until a policy is published. Returns 0 or -errno: -EEXIST if the
+ * number or the interface is taken. */
 int relay_add_container(struct relay *relay, uint32_t container, const struct attachment *attachment,
                         const struct relay_budget *budget);
 
-/* Replaces the container's table atomically; the blob is copied. -EINVAL if policy_check fails. Every open flow is
- * decided anew by it; one that it refuses is reset, but for an exchange in progress. */
+/* Replaces the container's table atomically; copies the blob. Every open flow is decided anew and reset if the table
+ * refuses it, except that an exchange in progress finishes. Returns 0 or -errno: -EINVAL if policy_check() fails,
+ * -ENOENT if there is no such container. */
 int relay_publish_policy(struct relay *relay, uint32_t container, const void *table, uint32_t size);
 
-/* Begins to reset every flow of the container: its count of open flows tells when all are closed. What it opens
- * meanwhile is reset as well, at the latest when it is removed. */
+/* Begins to reset every open flow of the container, and returns at once: its counter `flows` is 0 when all are closed.
+ * A flow accepted meanwhile is reset now or by relay_remove_container(). Returns 0 or -ENOENT. */
 int relay_end_flows(struct relay *relay, uint32_t container);
 
-/* Resets every flow of the container and forgets it. */
+/* Removes the container, and begins to reset its flows. Returns 0 or -ENOENT. */
 int relay_remove_container(struct relay *relay, uint32_t container);
 
-/* The handed-off flow was closed by Python: frees its budget and its synthetic destination (NULL: it has none);
- * `sent`/`received` are added to the counters. */
+/* Reports that Python has closed a handed-off flow: frees its place in the budget and its synthetic destination (NULL
+ * if it has none), and adds `sent` and `received` to the counters. */
 void relay_returned(struct relay *relay, uint32_t container, const uint8_t *synthetic, uint64_t sent, uint64_t received);
 
-/* Which name do these addresses stand for? `synthetic` (2 x 16 bytes: v4-mapped and v6) may be NULL; `addresses` are
- * the real ones (count 0 with synthetic: not resolved yet -> EVENT_RESOLVE when a flow needs to dial it). seconds:
- * until they expire. Wakes flows waiting for this name. At most 4 096 names a container, then -ENOSPC for synthetic
- * ones, oldest real one replaced. Synthetic addresses pass from their last name to this one, or -EBUSY while flows
- * are open to them. */
+/* Publishes a name's addresses. `synthetic` (2 x 16 bytes: v4-mapped and v6) may be NULL. `addresses` are the real
+ * ones; none with `synthetic` means that they aren't resolved yet: a flow that needs them posts an EVENT_RESOLVE. They
+ * expire after `seconds`. Wakes the flows that wait for this name. Synthetic addresses move to this name from the name
+ * that had them. A container has at most NAMES_MAX synthetic and NAMES_MAX real names: above, the real name that
+ * expires first is replaced. Returns 0 or -errno: -ENOSPC if there is no room for a synthetic name, -EBUSY if flows are
+ * open to another name's synthetic addresses, -ENOENT if there is no such container. */
 int relay_publish_name(struct relay *relay, uint32_t container, const char *name, const uint8_t *synthetic,
                        const uint8_t *addresses, uint32_t count, double seconds);
 
-/* Resolving failed: flows waiting for it are reset. */
+/* Reports that a name couldn't be resolved. Wakes the flows that wait for it: they fail with END_NAME_UNKNOWN. */
 void relay_name_failed(struct relay *relay, uint32_t container, const char *name);
 
 enum permission { DIAL_REFUSED = 0, DIAL_PERMITTED = 1, DIAL_UNREACHABLE = 2 };
 
-/* The dial guard, both halves: guard.h with the container's table (container 0: none; `local` 1: local
- * addresses are allowed) and the host's own route: only unicast routes, so none of the host's own addresses. Call it
- * in the namespace that dials. */
+/* The dial guard for Python (dial.h), with the container's table; with container 0 no local address is permitted.
+ * `local` 1 permits every address. An address outside local_networks must have a unicast route, so the host's own
+ * addresses are refused. Call it in the network namespace that dials. */
 enum permission relay_may_dial(struct relay *relay, uint32_t container, const struct endpoint *to, int local);
 
-/* Borrows two connected, non-blocking sockets and moves up to `limit` bytes from one to the other, until
- * relay_pump_finish(), which must come before relay_close(). Uses the container's budget of pipes. NULL with errno. */
+/* Moves up to `limit` bytes from one connected, non-blocking socket to another. Borrows both until relay_pump_finish(),
+ * which must be called before relay_close(). Pipes count against the container's budget. Returns NULL with errno on
+ * failure. */
 struct relay_pump *relay_pump_start(struct relay *relay, uint32_t container, int from, int to, uint64_t limit);
 
-/* Readable (eventfd) when the limit is reached, the source has ended or a side has failed. */
+/* Returns an eventfd that becomes readable when the limit is reached, the source has ended or a socket has failed.
+ * Borrowed. */
 int relay_pump_fd(struct relay_pump *pump);
 
-/* Bytes that have reached the sink so far. */
+/* Returns the number of bytes written to the sink so far. */
 uint64_t relay_pump_moved(struct relay_pump *pump);
 
-/* Stops the pump at any time and returns the count of bytes that reached the sink. `error`: errno of the side that
- * failed, else 0. Bytes that were read and didn't reach the sink are lost: then the sink can't be used any more. */
+/* Stops the pump at any time and frees it. Returns the number of bytes written to the sink, and in `error` the errno of
+ * the socket that failed, or 0. Bytes that were read but not written are lost: then the sink can't be used any more. */
 uint64_t relay_pump_finish(struct relay_pump *pump, int *error);
 
+/* Reads the counters of a container, or the sums over all containers for 0. Zeroes if there is no such container. */
 void relay_count(struct relay *relay, uint32_t container, struct relay_counters *out);
 
-/* Stops the threads, resets every flow (undelivered handoffs too), frees all. */
+/* Stops the threads, resets every flow and every handed-off flow that nobody has taken, and frees the relay. */
 void relay_close(struct relay *relay);
 
 #endif

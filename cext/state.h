@@ -1,6 +1,6 @@
-/* struct relay. Only the files that implement relay.h read it.
+/* struct relay. Included only by the files that implement relay.h.
  *
- * `lock` guards the lists of containers and the events.
+ * `lock` guards the hash tables of containers and the events, and serialises relay_listen().
  */
 #ifndef PYINTERCEPTOR_STATE_H
 #define PYINTERCEPTOR_STATE_H
@@ -8,12 +8,13 @@
 #include "container.h"
 #include "thread.h"
 
-#define CONTAINER_BUCKETS 1024 /* a power of two: containers and interfaces are numbered one after the other */
+/* A power of two. Containers and interfaces are numbered consecutively, so a number's low bits select its bucket. */
+#define CONTAINER_BUCKETS 1024
 
 struct relay {
 	struct relay_options options;
 	int event_fd;
-	_Atomic int listeners[CAPTURES_MAX]; /* -1 where there is none */
+	_Atomic int listeners[CAPTURES_MAX]; /* -1: none */
 	uint32_t thread_count;
 	struct thread threads[THREADS_MAX];
 	atomic_int is_closing;

@@ -25,12 +25,13 @@
 #define COUNTER_NO_LISTENER 6
 #define COUNTERS 7
 
-/* Flags of a container's entry in the map `containers` (key: ifindex, u32). */
+/* Bits of `flags` in a container's entry of the map `containers` (key: ifindex, u32). */
 #define CONTAINER_IPV6 1 /* the host has an IPv6 route; without this flag, IPv6 connections are refused */
 
 #define CONTAINERS_MAX 65536
 
-/* Values in the tries `refused4` and `refused6`: whether an address is refused for all traffic, or for all but DNS. */
+/* Values in the tries `refused4` and `refused6`: an address is refused for all traffic, or for all traffic except
+ * DNS. */
 #define REFUSE_ALL 1
 #define REFUSE_ALL_BUT_DNS 2
 #define REFUSED_MAX 64

@@ -1,5 +1,6 @@
-/* Any bytes: a framed head ends inside them with a blank line, a plain one says the same however it arrives, and a chunked body
- * is eaten to the same place in one piece and byte by byte. */
+/* Fuzzes frame.c with arbitrary bytes. A framed head ends within them, with a blank line. The result is the same for a
+ * head that arrives whole or byte by byte. A chunked body ends at the same byte in one piece, in pieces and byte by
+ * byte. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,8 @@ static enum reading frame_any(int is_response, struct head *head, const uint8_t 
 	return is_response ? frame_response(head, bytes, length, length & 1, out) : frame_request(head, bytes, length, out);
 }
 
-/* Byte by byte, the first certain answer comes at the same byte as by fresh looks, and is the same. */
+/* Byte by byte, the first result other than READING_MORE comes at the same byte as with a fresh parse, and is the
+ * same. */
 static void check_pieces(int is_response, const uint8_t *bytes, uint32_t length)
 {
 	struct head so_far = {0}, fresh = {0};
@@ -41,7 +43,7 @@ static void check_pieces(int is_response, const uint8_t *bytes, uint32_t length)
 		abort();
 }
 
-/* As a flow is followed: a look at what is there, then chunk data that passes unseen. */
+/* Parses as follow.c does: a few bytes, then chunk data is skipped unread. */
 static uint32_t eat_as_followed(struct chunks *state, const uint8_t *bytes, uint32_t length)
 {
 	uint32_t eaten = 0;

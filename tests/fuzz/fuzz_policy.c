@@ -1,5 +1,5 @@
-/* Any bytes as a table: policy_check() lets none through that would make a decision read outside it. Any bytes as a host: its
- * canonical form is stable. */
+/* Fuzzes policy.c with arbitrary bytes as a table: no decision reads outside a table that policy_check() accepts. And
+ * hosts.c with arbitrary bytes as a host: the canonical form of a canonical name is the same name. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +17,8 @@ static void check_host(const uint8_t *bytes, uint32_t length)
 		abort();
 }
 
-/* Every question to a table that was found well-formed. The input ends in a host, too, so that it can be one of the
- * table's. */
+/* Calls every function on a well-formed table. The caller also passes the input's last bytes as a host, so that the
+ * host can be one in the table. */
 static void ask(const void *table, const char *host, uint32_t host_length)
 {
 	static const struct endpoint destinations[] = {

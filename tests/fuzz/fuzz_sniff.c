@@ -1,4 +1,5 @@
-/* Any bytes, whole, in pieces and looked at again: sniff() stays inside them and gives one answer. */
+/* Fuzzes sniff.c with arbitrary bytes: whole, byte by byte and parsed again, sniff() stays within them and returns the
+ * same result. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,7 @@ static void check(const struct opening *opening)
 		abort();
 }
 
-/* The pieces stand in memory of their own size, so that a byte too far is seen. */
+/* Copies the bytes to an allocation of exactly their size, so that AddressSanitizer reports a read past their end. */
 static enum reading sniff_piece(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out)
 {
 	uint8_t *piece = malloc(length ? length : 1);
