@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Accepts connections.
+ * Accepts connections. Owns a connection until flow_begin() takes it; called by thread.c.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -16,8 +16,8 @@
 #include "accept.h"
 #include "state.h"
 
-#define PKTOPTIONS 6 /* IPV6_2292PKTOPTIONS: gives the SYN's interface for v6 and v4-mapped peers alike */
-#define ACCEPTS_MAX 64 /* in one turn */
+#define PKTOPTIONS 6 /* IPV6_2292PKTOPTIONS: returns the SYN's interface, for v6 and v4-mapped peers */
+#define ACCEPTS_MAX 64 /* connections in one turn */
 
 static void endpoint_of(const struct sockaddr_in6 *address, struct endpoint *out)
 {
@@ -26,7 +26,7 @@ static void endpoint_of(const struct sockaddr_in6 *address, struct endpoint *out
 	out->reserved = 0;
 }
 
-/* The interface the SYN came in on, 0 where the kernel doesn't say, -1 with errno. */
+/* Returns the interface on which the SYN arrived, 0 if the kernel doesn't report it, or -1 with errno. */
 static int64_t interface_of(int fd)
 {
 	_Alignas(struct cmsghdr) char options[256];
@@ -62,7 +62,8 @@ static int has_room(struct relay *relay, struct container *container)
 	       atomic_load(&relay->counters.flows) < relay->options.flows;
 }
 
-/* Takes the socket and the container's reference, unless there is a cause not to. */
+/* Begins a flow, which takes the socket and the container's reference. Returns END_DONE, or the cause of a refusal:
+ * then the caller keeps both. */
 static enum end_cause begin(struct thread *thread, struct container *container, int fd, const struct endpoint *from)
 {
 	struct sockaddr_in6 own;
@@ -98,9 +99,9 @@ static void admit(struct thread *thread, uint32_t capture, int fd, const struct 
 	reset(fd);
 }
 
-/* No descriptor is free: the spare one's place lets the connection be accepted and reset. Somebody else may take that place first;
- * then the next one that is free becomes the spare, and the listener is left alone for a while, or its readiness would have us
- * spin. Returns 0 where that is so. */
+/* Resets one connection although no descriptor is free: closes the spare descriptor, to accept the connection in its
+ * place. Another thread may take that place first: then returns 0, and the caller must stop listening for a while, or
+ * the listener's readiness would make the thread spin. Any free descriptor becomes the new spare. */
 static int refuse_one(struct thread *thread, uint32_t capture)
 {
 	if (thread->spare >= 0)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Finds a flow's addresses and dials them.
+ * Finds a flow's addresses and dials them. Owns the dial; connect.h names the callers.
  */
 #include <errno.h>
 #include <string.h>
@@ -19,7 +19,8 @@ static void add_candidate(struct endpoint *to, uint32_t *count, const uint8_t ad
 	to[(*count)++].port = port;
 }
 
-/* Where no address is known: ask for them, unless somebody has, or the answer to this flow was that there are none. */
+/* Requests the addresses of a name without any, unless they were requested already or this flow's request has
+ * failed. */
 static enum found ask(struct connecting *connecting, struct name *name, char *question)
 {
 	if (!name || (name->has_failed && connecting->has_asked))
@@ -33,7 +34,8 @@ static enum found ask(struct connecting *connecting, struct name *name, char *qu
 	return FOUND_QUESTION;
 }
 
-/* The destination first, then its name's other addresses; the name's alone for a synthetic one. */
+/* Lists the destination first, then its name's other addresses; for a synthetic destination only the name's
+ * addresses. */
 static enum found list_candidates(struct connecting *connecting, struct container *container, const struct subject *subject,
                                   double now, struct endpoint *to, uint32_t *count, char *question)
 {
@@ -62,7 +64,8 @@ void connect_not_asked(struct container *container, const char *question)
 	pthread_mutex_unlock(&container->lock);
 }
 
-/* Leaves the candidates that the flow's own decision holds for and that the guard permits. Returns how many were refused. */
+/* Keeps the candidates that the policy decides as the flow was decided and that the dial guard permits. Returns how
+ * many were refused. */
 static uint32_t keep_permitted(int netlink, const struct subject *subject, const void *table, struct endpoint *to,
                                uint32_t *count)
 {

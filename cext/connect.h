@@ -1,6 +1,7 @@
-/* Connect: a flow's way to its upstream socket. Which addresses, may they be dialled, attempts.
+/* Connect: finds a flow's addresses, checks them and dials them, to get its upstream socket.
  *
- * Called by flow.c. Every address is decided by the policy and passes the dial guard before it is dialled.
+ * An address is dialled only if the policy decides it as the flow was decided, and the dial guard permits it. Called by
+ * steps.c and flow.c, on the flow's thread.
  */
 #ifndef PYINTERCEPTOR_CONNECT_H
 #define PYINTERCEPTOR_CONNECT_H
@@ -10,41 +11,41 @@
 #include "subject.h"
 
 struct connecting {
-	struct dial *dial;        /* NULL: no attempt is made */
-	uint8_t has_asked;        /* this flow waits for an answer about its name */
+	struct dial *dial;        /* owned; NULL: no dial is in progress */
+	uint8_t has_asked;        /* 1: this flow has waited for its name to be resolved */
 };
 
-/* Where the attempts are made. */
+/* The thread's descriptors for the attempts. */
 struct connect_place {
-	int epoll, netlink;
-	uint64_t cookie;          /* what epoll says of each attempt */
+	int epoll, netlink;       /* borrowed */
+	uint64_t cookie;          /* epoll's data for each attempt */
 };
 
 enum found {
-	FOUND_ADDRESSES,          /* the dial is made; what was dialled before goes on if its addresses are the same */
-	FOUND_QUESTION,           /* the name's addresses must be asked for: post an EVENT_RESOLVE for `question` */
-	FOUND_NOT_YET,            /* they have been asked for */
-	FOUND_NONE,               /* `cause` says why */
+	FOUND_ADDRESSES,          /* `dial` is set; an earlier dial to the same addresses continues */
+	FOUND_QUESTION,           /* the name's addresses are unknown: post an EVENT_RESOLVE for `question` */
+	FOUND_NOT_YET,            /* it was posted before; wait for the answer */
+	FOUND_NONE,               /* no address may be dialled: `cause` is set */
 	FOUND_NO_MEMORY
 };
 
-/* Finds the addresses that may be dialled. `question` has room for a name. */
+/* Finds the addresses that may be dialled. `question` must have room for HOST_MAX + 1 bytes. */
 enum found connect_find(struct connecting *connecting, const struct connect_place *place, struct container *container,
                         const struct subject *subject, const void *table, double now, char *question, enum end_cause *cause);
 
-/* The question couldn't be posted. */
+/* Notes that `question` couldn't be posted, so that it is asked again. */
 void connect_not_asked(struct container *container, const char *question);
 
-/* Makes the attempts. Call it at the start, when one is ready, and when connect_next() has come. */
+/* Makes the attempts. Call it at the start, when an attempt's socket is ready, and at connect_next(). */
 enum dial_state connect_step(struct connecting *connecting, double now, enum end_cause *cause);
 
-/* When the next attempt begins, seconds of CLOCK_MONOTONIC; 0: none is left. */
+/* Returns the time of the next attempt, seconds of CLOCK_MONOTONIC, or 0 if none is left. */
 double connect_next(const struct connecting *connecting);
 
-/* Takes the connected socket, and says where it is connected to. Nothing else stays open. */
+/* Returns the connected socket, which the caller takes, and its address. Closes all other attempts. */
 int connect_take(struct connecting *connecting, struct endpoint *reached);
 
-/* Ends all attempts. */
+/* Closes all attempts. */
 void connect_cancel(struct connecting *connecting);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Followed requests, on their way to a record.
+ * Collects the record of a followed request. Owns the exchange; exchange.h names the callers.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -8,10 +8,10 @@
 #include "exchange.h"
 
 struct exchange {
-	struct relay_record record; /* `sent` and `received`: moved before the request */
+	struct relay_record record; /* `sent` and `received`: the flow's counts before the request */
 };
 
-/* Copies what fits, and ends it. */
+/* Copies the text, truncated to `room` with its NUL. */
 static void cut(char *out, size_t room, const uint8_t *text, size_t length)
 {
 	size_t some = length < room ? length : room - 1;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A flow's states, the loop over its phases, its deadlines and its ends.
+ * A flow's states, the loop over its steps, its deadlines and its ends. Owns every flow; flow.h names the callers.
  */
 #define _GNU_SOURCE
 #include <assert.h>
@@ -26,7 +26,8 @@
 #define TO(state) (1u << FLOW_##state)
 #define TO_END (TO(SERVED) | TO(ENDED))
 
-/* The legal transitions. Whatever isn't connected yet may go back to OPENING: a new policy judges it again. */
+/* The legal transitions. A flow that isn't connected yet may return to OPENING, because a new policy judges it
+ * again. */
 static const uint32_t LEGAL[FLOW_STATES] = {
 	[FLOW_OPENING] = TO(EARLY_RESOLVING) | TO(RESOLVING) | TO_END,
 	[FLOW_EARLY_RESOLVING] = TO(OPENING) | TO(EARLY_DIALLING) | TO(UNREACHABLE) | TO(RESOLVING) | TO_END,
@@ -67,7 +68,7 @@ void set_linger(int fd, int is_reset)
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
 }
 
-/* The socket has an error that nobody has read yet. */
+/* Returns 1 if the socket has a pending error. */
 static int is_failed(int fd)
 {
 	struct pollfd state = {.fd = fd};
@@ -93,7 +94,8 @@ static void close_side(const struct flows *flows, struct side *side)
 	side->fd = -1;
 }
 
-/* Gives back all that the flow holds. Its memory stays until the thread's turn ends: epoll may have named it twice. */
+/* Frees everything that the flow owns except its memory, which flows_bury() frees: the turn's events may name the
+ * flow again. */
 static void retire(struct flows *flows, struct flow *flow)
 {
 	if (flow->subject.is_synthetic)
@@ -101,7 +103,7 @@ static void retire(struct flows *flows, struct flow *flow)
 	direction_free(flows->workspace, flow->container, &flow->sent);
 	direction_free(flows->workspace, flow->container, &flow->received);
 	connect_cancel(&flow->connecting);
-	exchange_drop(flow->exchange); /* Python records a request that it was given */
+	exchange_drop(flow->exchange); /* Python records the requests that it serves */
 	flow->exchange = NULL;
 	close_side(flows, &flow->client);
 	close_side(flows, &flow->upstream);
@@ -183,7 +185,7 @@ static void finish(struct flows *flows, struct flow *flow)
 	retire(flows, flow);
 }
 
-/* Gives the client's socket to Python; what it hasn't read yet, Python reads. Returns why that can't be, or END_DONE. */
+/* Hands the client's socket to Python, with its unread bytes. Returns END_DONE, or the cause of the failure. */
 static enum end_cause hand_off(struct flows *flows, struct flow *flow)
 {
 	struct container *container = flow->container;
@@ -202,20 +204,20 @@ static enum end_cause hand_off(struct flows *flows, struct flow *flow)
 	}
 	COUNT(flows, flow, handled, 1);
 	flow->client.fd = -1;
-	flow->subject.is_synthetic = 0; /* Python holds the name now */
-	flow->sent.moved = flow->received.moved = 0; /* Python counts by the socket, which has counted them too */
+	flow->subject.is_synthetic = 0; /* Python now holds the name: relay_returned() releases it */
+	flow->sent.moved = flow->received.moved = 0; /* Python reports the socket's counts, which include these bytes */
 	return END_DONE;
 }
 
 /* ---- transitions ---- */
 
-/* The client has seen a server's bytes that are no response: no handler may go on with its connection. */
+/* Returns 1 if bytes have passed outside a followed exchange: then no handler can continue the connection. */
 static int has_begun_elsewhere(const struct flow *flow)
 {
 	return flow->state != FLOW_FOLLOWING && (flow->sent.moved || flow->received.moved);
 }
 
-/* An illegal transition is a fault of ours: it ends the flow. */
+/* An illegal transition is a bug of ours: the flow is reset. */
 static struct next checked(const struct flow *flow, struct next next)
 {
 	int is_legal = (LEGAL[flow->state] >> next.state) & 1;
@@ -246,7 +248,7 @@ static void enter(struct flows *flows, struct flow *flow, struct next next)
 	else if (!is_undecided((enum flow_state)flow->state) && is_undecided(next.state))
 		atomic_fetch_add(&flow->container->openings, 1);
 	if (flow->state == FLOW_OPENING)
-		flow->dial_began = flows->now; /* resolving and dialling share one deadline */
+		flow->dial_began = flows->now; /* one deadline for resolving and dialling together */
 	relist(flow, next.state);
 	flow->state = (uint8_t)next.state;
 	if (next.state == FLOW_ENDED)
@@ -272,7 +274,7 @@ static const phase PHASES[FLOW_STATES] = {
 	[FLOW_SPLICING] = step_splice,
 };
 
-/* One phase, by the table of this moment. */
+/* Runs one step with the current table, after deciding the flow anew if the table has changed. */
 static struct next run_phase(struct flows *flows, struct flow *flow)
 {
 	const struct table *table = share_table(flow->share);
@@ -295,22 +297,22 @@ static void step(struct flows *flows, struct flow *flow)
 			break;
 		enter(flows, flow, next);
 	}
-	/* What a side said before its reset is heard: a server's "413" to an upload that it didn't read. */
+	/* Bytes that a side sent before its reset are forwarded first, such as a server's "413" to an upload that it didn't read. */
 	if (!is_over(flow) && flow->is_broken)
 		enter(flows, flow, end(END_RESET));
 	if (is_over(flow))
 		return;
 	uint64_t progress = flow->sent.moved + flow->received.moved + flow->sent.has_ended + flow->received.has_ended;
 	if (progress != flow->progress)
-		flow->last_byte = flows->now; /* a half-close counts: its linger begins with it */
+		flow->last_byte = flows->now; /* a half-close counts as well: linger_deadline begins with it */
 	flow->progress = progress;
 	set_deadline(flows, flow);
 }
 
 /* ---- deadlines ---- */
 
-/* The earliest moment that is still to come. A sum and a difference of times may disagree in their last bit, so none is looked at
- * before it is surely over. */
+/* Keeps the earlier of two deadlines, if `when` is still to come. ROUNDING is added because a sum and a difference of
+ * times can differ in their last bit: without it, the timer could fire just before `now - since >= limit` holds. */
 static void earlier(double *earliest, double now, double when)
 {
 	if (when + ROUNDING > now && when + ROUNDING < *earliest)
@@ -341,7 +343,8 @@ static double deadline_of(const struct flows *flows, const struct flow *flow)
 	return earliest;
 }
 
-/* A timer that is too early costs one look when it is over; so it is moved only where the deadline comes before it. */
+/* Moves the timer only if the deadline is earlier. A timer that fires too early costs one step, less than moving it
+ * at each byte. */
 static void set_deadline(struct flows *flows, struct flow *flow)
 {
 	double deadline = deadline_of(flows, flow);
@@ -357,14 +360,14 @@ static int is_idle(const struct flows *flows, const struct flow *flow)
 	       (idle >= flows->options->idle_deadline || (is_half_closed && idle >= flows->options->linger_deadline));
 }
 
-/* A look is worth it again. */
+/* Allows the next peek. */
 static void wake(struct side *side)
 {
 	side->is_quiet = 0;
 	side->is_readable = side->fd >= 0;
 }
 
-/* Its deadline may be over, or it was one that a later byte has moved. */
+/* The deadline has passed, or a later byte has moved it while the timer stayed. */
 static void serve_due(struct flows *flows, struct flow *flow)
 {
 	timer_clear(&flows->timers, &flow->timer);
@@ -373,7 +376,7 @@ static void serve_due(struct flows *flows, struct flow *flow)
 		return;
 	}
 	if (is_undecided((enum flow_state)flow->state))
-		flow->client.is_readable |= flow->first_byte > 0; /* the same bytes may be judged otherwise by now */
+		flow->client.is_readable |= flow->first_byte > 0; /* the same bytes may be judged differently now */
 	if (flow->look_again > 0 && flow->look_again <= flows->now) {
 		flow->look_again = 0;
 		wake(&flow->client);
@@ -395,7 +398,7 @@ double flows_next(const struct flows *flows)
 	return timer ? timer->when : 0;
 }
 
-/* ---- from outside ---- */
+/* ---- called by accept.c and thread.c ---- */
 
 static struct flow *flow_new(struct flows *flows, struct container *container, int client)
 {
@@ -417,7 +420,8 @@ static struct flow *flow_new(struct flows *flows, struct container *container, i
 	return flow;
 }
 
-/* The name that the container's DNS gave for the destination. A synthetic one is held until the flow ends. Returns 0 without memory. */
+/* Sets the name for which the container's DNS returned the destination. A synthetic address stays with its name until
+ * the flow ends. Returns 0 if memory is short. */
 static int set_name(struct flow *flow)
 {
 	struct subject *subject = &flow->subject;
@@ -468,7 +472,7 @@ static void hear_upstream(struct flow *flow, uint32_t events)
 {
 	flow->upstream.is_readable |= (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 	flow->upstream.has_closed |= (events & (EPOLLRDHUP | EPOLLHUP)) != 0;
-	/* An attempt to dial that failed may be named beside the one that has just become the upstream socket. */
+	/* All attempts share a cookie: the error can be a failed attempt's, after another one became the upstream socket. */
 	if ((events & EPOLLERR) && is_connected((enum flow_state)flow->state))
 		flow->is_broken |= (uint8_t)is_failed(flow->upstream.fd);
 }
@@ -492,7 +496,7 @@ void flow_event(struct flows *flows, uint64_t cookie, uint32_t events)
 	if (flow->is_broken && !is_connected((enum flow_state)flow->state))
 		enter(flows, flow, end(END_RESET));
 	else if (flow->state != FLOW_OPENING || flow->client.is_readable)
-		step(flows, flow); /* a socket is writable at birth: no byte has come yet */
+		step(flows, flow); /* skipped for an opening that is only writable, as every new socket is: no byte has arrived */
 }
 
 static void step_all(struct flows *flows, struct flow *flow)
@@ -535,7 +539,7 @@ void flows_serve_ready(struct flows *flows)
 	}
 }
 
-/* An ended flow that stands in the list of ready ones is freed in the next turn. */
+/* An ended flow that is still in the list of ready flows is freed in the next turn. */
 void flows_bury(struct flows *flows)
 {
 	for (struct flow **link = &flows->dead; *link;) {
@@ -556,7 +560,7 @@ void flows_close(struct flows *flows)
 	struct timer *timer;
 	while ((timer = timers_first(&flows->timers)))
 		enter(flows, (struct flow *)((char *)timer - offsetof(struct flow, timer)), end(END_DETACHED));
-	flows_serve_ready(flows); /* all ended: the list drops them */
+	flows_serve_ready(flows); /* empties the list of ready flows: flows_bury() frees no flow in it */
 	flows_bury(flows);
 	timers_free(&flows->timers);
 }

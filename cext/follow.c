@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Follows requests and responses.
+ * Follows requests and responses. Owns nothing; called by steps.c.
  */
 #include <string.h>
 
@@ -11,7 +11,7 @@ static enum place place_of(const struct frame *frame)
 	return frame->body == BODY_CHUNKED ? IN_CHUNKS : IN_LENGTH;
 }
 
-/* A chunked body's framing, as far as it is there. */
+/* Parses the framing of a chunked body that has arrived, and allows the chunk data that follows it. */
 static enum followed look_at_chunks(struct chunks *chunks, const uint8_t *bytes, uint32_t length, uint64_t *allowed)
 {
 	uint64_t eaten = chunks_eat(chunks, bytes, length), ahead = chunks_ahead(chunks);
@@ -84,7 +84,7 @@ void follow_response_passed(struct follow *follow)
 	follow->is_awaited = 0;
 }
 
-/* A response without an end of its own: its bytes pass until the server closes. */
+/* Passes a response whose end isn't framed: its bytes pass until the server closes. */
 static enum followed pass_until_close(struct follow *follow, uint64_t *allowed)
 {
 	follow_until_close(follow);
@@ -117,7 +117,7 @@ enum followed follow_response(struct follow *follow, const uint8_t *bytes, uint3
 	if (is_in_chunks(follow->response, &follow->response_chunks))
 		return look_at_chunks(&follow->response_chunks, bytes, length, allowed);
 	if (!follow->is_awaited)
-		return pass_until_close(follow, allowed); /* a server's last words, "408 Request Timeout" */
+		return pass_until_close(follow, allowed); /* without a request: for example "408 Request Timeout" before a close */
 	enum reading reading = frame_response(&follow->response_head, bytes, length, follow->to_head, &frame);
 	if (reading == READING_BAD)
 		return FOLLOWED_UNFRAMED;

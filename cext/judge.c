@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Judges a flow's first bytes.
+ * Judges a flow's first bytes. Owns nothing; called by steps.c.
  */
 #include <string.h>
 
 #include "judge.h"
 
-/* HTTP that can't be followed, or was begun by the server's own words, is Python's where another of its requests could be decided
- * differently, and passes unframed where none could. */
+/* HTTP can't be followed if its head isn't plain or if the server spoke first. Then it goes to Python if another of its
+ * requests could be decided differently, and otherwise passes unframed. */
 static enum judged judge_http(const struct subject *subject, const void *table, const struct opening *opening,
                               struct first_bytes *look)
 {
@@ -20,8 +20,9 @@ static enum judged judge_http(const struct subject *subject, const void *table, 
 	return JUDGED_FOLLOW;
 }
 
-/* Opaque bytes that came first, to a host that a rule names: a server that speaks before it has heard them isn't one of HTTP, as
- * SSH's isn't. It is dialled, they are kept from it, and it has until the opening's deadline. */
+/* Returns 1 if opaque bytes that are refused must be held back instead. A server that speaks before it receives them,
+ * such as SSH's, isn't an HTTP server: then they may pass. So the server is dialled without them, and has until the
+ * opening's deadline to speak. */
 static int is_kept_back(const struct subject *subject, const void *table, const struct relay_options *options,
                         const struct first_bytes *look)
 {
@@ -41,15 +42,16 @@ static enum judged judge_opening(struct subject *subject, const void *table, con
 		return judge_http(subject, table, opening, look);
 	if (is_opaque && is_kept_back(subject, table, options, look))
 		return JUDGED_KEEP;
-	/* The hosts of requests in HTTP/2 without TLS aren't known from its preface: where rules could tell them apart, it is
-	 * refused. */
+	/* The preface of HTTP/2 without TLS doesn't name the hosts of its requests: it is refused if rules could decide them
+	 * differently. */
 	if (opening->protocol == PROTOCOL_HTTP2 && policy_differs(table))
 		subject->decision.verdict = VERDICT_REFUSE;
 	return subject->decision.verdict == VERDICT_SPLICE ? JUDGED_SPLICE : JUDGED_REFUSE;
 }
 
-/* An opening that isn't complete is judged as it is when its time is over: HTTP and TLS are known by then, the rest is opaque, and
- * late where its next bytes could still make it HTTP and a rule could matter. */
+/* Judges an incomplete opening when its time is over, or when the client has closed. HTTP and TLS are recognised by
+ * then. Any other opening is opaque, but if rules could decide it differently it is late: its next bytes could still
+ * make it HTTP. */
 static enum judged judge_incomplete(struct subject *subject, const void *table, const struct relay_options *options,
                                     const struct opening *opening, struct first_bytes *look)
 {

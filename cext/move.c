@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Moves bytes one way: by copying, and through a pipe once that pays.
+ * Moves bytes in one direction: by copying, and by splice(2) through a pipe once that is faster. Owns pipes and held
+ * bytes; move.h names the callers.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -12,10 +13,10 @@
 
 #include "move.h"
 
-#define COPY_FIRST 131072   /* bytes copied before a pipe pays */
-#define PIPE_PAYS 65536     /* bytes of a message below which it doesn't */
-#define TURN_MAX 1048576    /* bytes a flow may move before the others of its thread have their turn */
-#define IDLE_PIPES_MAX 32   /* kept by a thread */
+#define COPY_FIRST 131072   /* bytes that are copied before a pipe is used: below, copying is cheaper */
+#define PIPE_PAYS 65536     /* bytes left of a message from which a pipe is faster than copying */
+#define TURN_MAX 1048576    /* bytes a flow may move before the thread's other flows have their turn */
+#define IDLE_PIPES_MAX 32   /* idle pipes that a thread keeps */
 
 int workspace_open(struct workspace *workspace)
 {
@@ -46,7 +47,7 @@ static int pipe_get(struct workspace *workspace, struct container *container, in
 		pipe[0] = pipe[1] = -1;
 		goto none;
 	}
-	/* Past fs.pipe-user-pages-soft a pipe can't grow and shrinks to a page or two: then copying is faster. */
+	/* Above fs.pipe-user-pages-soft a pipe can't grow and has only a page or two: then copying is faster. */
 	if (fcntl(pipe[1], F_SETPIPE_SZ, BUFFER_SIZE) >= BUFFER_SIZE)
 		return 1;
 	close(pipe[0]);
@@ -92,7 +93,7 @@ int direction_is_empty(const struct direction *direction)
 	return !direction->held && direction->in_pipe == 0;
 }
 
-/* Sends what is held. 1: nothing is held any more; 0: the sink is full; -1: broken. */
+/* Sends the held bytes. Returns 1 if none is left, 0 if the sink is full, -1 with errno if it failed. */
 static int flush_held(int to, struct direction *direction)
 {
 	while (direction->held) {
@@ -137,7 +138,8 @@ static size_t readable(const struct direction *direction)
 	return direction->allowed < BUFFER_SIZE ? direction->allowed : BUFFER_SIZE;
 }
 
-/* Reads once. The bytes, 0: the source has ended, -1 with errno. What the sink doesn't take is held. */
+/* Reads once and writes once; holds the bytes that the sink doesn't accept. Returns the number of bytes read, 0 if the
+ * source has ended, -1 with errno if a side failed or nothing can be read. */
 static ssize_t copy_once(struct workspace *workspace, int from, int to, struct direction *direction)
 {
 	ssize_t got = recv(from, workspace->buffer, readable(direction), 0);
@@ -158,7 +160,7 @@ static ssize_t copy_once(struct workspace *workspace, int from, int to, struct d
 
 static ssize_t splice_once(int from, struct direction *direction)
 {
-	/* EAGAIN can also mean a full pipe; the pipe is empty here, so it means an empty socket. */
+	/* EAGAIN can also mean a full pipe. The pipe is empty here, so EAGAIN means an empty socket. */
 	ssize_t got = splice(from, NULL, direction->pipe[1], NULL, readable(direction), SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
 	if (got > 0)
 		direction->in_pipe = (uint32_t)got;
@@ -169,7 +171,7 @@ static void forward_end(int to, struct direction *direction)
 {
 	if (direction->has_ended && !direction->is_shut) {
 		direction->is_shut = 1;
-		shutdown(to, SHUT_WR); /* a sink that is gone says so to the other direction */
+		shutdown(to, SHUT_WR); /* an error is ignored: the other direction reports a failed sink */
 	}
 }
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Moves a body between two sockets that Python lends: a thread of the relay serves it, its owner waits for an eventfd.
+ * Moves a body between two sockets that Python lends. A thread of the relay serves the pump; its owner waits for an
+ * eventfd.
  *
- * A pump owns duplicates of the sockets. Its lock is held while bytes move; its memory is freed by its thread, between two
- * turns, so that an event that was already taken never names freed memory.
+ * A pump owns duplicates of the sockets. Its lock is held while bytes move. Its thread frees its memory at the end of a
+ * turn, so that an event that was already fetched never names freed memory.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -19,9 +20,9 @@
 #include "pump.h"
 
 struct relay_pump {
-	struct relay_pump *next;          /* of those that were started and not yet taken, or are dead */
-	struct relay_pump *next_finished; /* of those that were finished and not yet taken: before they were taken at the start, even */
-	struct relay_pump *next_ready;    /* of those that have more to move */
+	struct relay_pump *next;          /* in the list `started` or `dead` */
+	struct relay_pump *next_finished; /* in the list `finished`; a pump can be in `started` at the same time */
+	struct relay_pump *next_ready;    /* in the list `ready` */
 	struct pumps *pumps;
 	struct container *container;
 	pthread_mutex_t lock;
@@ -49,7 +50,7 @@ static void pump_free(struct relay_pump *pump)
 	free(pump);
 }
 
-/* ---- by the owner ---- */
+/* ---- called by the owner ---- */
 
 struct relay_pump *pump_start(struct pumps *pumps, struct container *container, int from, int to, uint64_t limit)
 {
@@ -62,7 +63,7 @@ struct relay_pump *pump_start(struct pumps *pumps, struct container *container, 
 	pump->to = fcntl(to, F_DUPFD_CLOEXEC, 0);
 	pump->done = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	direction_init(&pump->direction, limit);
-	pump->direction.is_shut = 1; /* the sink's end is its owner's to say */
+	pump->direction.is_shut = 1; /* the source's end isn't forwarded: the owner closes the sink */
 	if (pump->from < 0 || pump->to < 0 || pump->done < 0) {
 		int error = errno;
 		pump_free(pump);
@@ -103,12 +104,12 @@ uint64_t relay_pump_finish(struct relay_pump *pump, int *error)
 	pthread_mutex_lock(&pumps->lock);
 	pump->next_finished = pumps->finished;
 	pumps->finished = pump;
-	pthread_mutex_unlock(&pumps->lock); /* it may be freed from here on */
+	pthread_mutex_unlock(&pumps->lock); /* the thread may free the pump from here on */
 	signal_fd(pumps->wake);
 	return moved;
 }
 
-/* ---- by the thread ---- */
+/* ---- called by the thread ---- */
 
 static void end(struct relay_pump *pump, int error)
 {
@@ -133,7 +134,7 @@ static void move_some(struct pumps *pumps, struct relay_pump *pump)
 	}
 }
 
-/* The error of the side that has one, 0 where none has. */
+/* Returns the pending error of a socket, or 0 if neither has one. */
 static int error_of(const struct relay_pump *pump)
 {
 	int error = 0;
@@ -148,7 +149,7 @@ static void serve(struct pumps *pumps, struct relay_pump *pump, int is_broken)
 	pthread_mutex_lock(&pump->lock);
 	int error = is_broken && !pump->has_ended ? error_of(pump) : 0;
 	if (error)
-		end(pump, error); /* a sink that breaks while nothing comes for it is heard of here alone */
+		end(pump, error); /* only this reports a sink that fails while the source is silent */
 	else if (!pump->has_ended)
 		move_some(pumps, pump);
 	pthread_mutex_unlock(&pump->lock);
@@ -186,7 +187,6 @@ static void begin(struct pumps *pumps, struct relay_pump *pump)
 	pthread_mutex_unlock(&pump->lock);
 }
 
-/* Begins what was started, and lets what was finished die. */
 void pumps_take(struct pumps *pumps)
 {
 	pthread_mutex_lock(&pumps->lock);
@@ -201,13 +201,13 @@ void pumps_take(struct pumps *pumps)
 	}
 }
 
-/* Frees what is dead, after every event of the turn has been looked at. */
+/* A dead pump that is still in the list of ready pumps is freed in the next turn. */
 void pumps_bury(struct pumps *pumps)
 {
 	for (struct relay_pump **link = &pumps->dead; *link;) {
 		struct relay_pump *pump = *link;
 		if (pump->is_ready) {
-			link = &pump->next; /* it stands in the list of ready ones: it goes with the next turn */
+			link = &pump->next;
 			continue;
 		}
 		*link = pump->next;

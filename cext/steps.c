@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The steps of a flow.
+ * The steps of a flow. Owns nothing; called by flow.c.
  */
 #define _GNU_SOURCE
 #include <poll.h>
@@ -11,12 +11,12 @@
 #include "exchange.h"
 #include "steps.h"
 
-#define ROUNDS_MAX 64    /* messages of one followed flow, before the others of its thread have their turn */
-#define LOOKS_MAX 4      /* at an incomplete head, before single bytes stop waking us */
-#define QUIET_BYTES 1024 /* wake us then, */
-#define QUIET_TIME 0.05  /* or so many seconds */
+#define ROUNDS_MAX 64    /* rounds of one followed flow before the thread's other flows have their turn */
+#define LOOKS_MAX 4      /* peeks at an incomplete head before single bytes stop waking the thread */
+#define QUIET_BYTES 1024 /* bytes that wake the thread after that */
+#define QUIET_TIME 0.05  /* seconds after which it peeks again in any case */
 
-/* The peer will send nothing after what is here to be read. */
+/* Returns 1 if the peer has closed its half: no bytes will follow those in the receive buffer. */
 static int peer_has_closed(int fd)
 {
 	struct pollfd state = {.fd = fd, .events = POLLRDHUP};
@@ -27,7 +27,7 @@ static int peer_has_closed(int fd)
 
 static void begin_exchange(const struct flows *flows, struct flow *flow, const struct frame *frame)
 {
-	exchange_drop(flow->exchange); /* a request is judged again as long as its flow isn't connected */
+	exchange_drop(flow->exchange); /* the same request, judged again before its flow is connected */
 	flow->exchange = NULL;
 	if (!record_is_wanted(flows->relay, RECORD_REQUEST))
 		return;
@@ -44,10 +44,10 @@ void end_exchange(const struct flows *flows, struct flow *flow)
 	flow->exchange = NULL;
 }
 
-/* ---- looks at what comes next ---- */
+/* ---- peeking ---- */
 
-/* Peeks. The count, 0 at the end, -1 where nothing new is there, -2 where the socket has failed: it tells its error once, and here
- * may be where. */
+/* Peeks at up to `most` bytes. Returns their count, 0 at the end, -1 if nothing new has arrived, or -2 with errno if
+ * the socket has failed. A socket reports an error only once, and this call may be the one that gets it. */
 static ssize_t peek(const struct flows *flows, struct side *side, size_t most)
 {
 	if ((!side->is_readable || side->is_quiet) && !side->has_closed)
@@ -57,7 +57,8 @@ static ssize_t peek(const struct flows *flows, struct side *side, size_t most)
 	return got >= 0 ? got : errno == EAGAIN ? -1 : -2;
 }
 
-/* `got` bytes were looked at, of which `allowed` may pass: those behind them are there already. */
+/* After a peek at `got` bytes of which `allowed` may pass: the others have already arrived, so epoll won't report
+ * them again. */
 static void looked(struct side *side, ssize_t got, uint64_t allowed)
 {
 	side->is_readable |= allowed < (uint64_t)got;
@@ -71,13 +72,14 @@ static int set_low_water(const struct side *side, int bytes)
 void hear_every_byte(struct flow *flow, struct side *side)
 {
 	if (side->looks > LOOKS_MAX && set_low_water(side, 1) < 0)
-		flow->is_broken = 1; /* few bytes would never wake it */
+		flow->is_broken = 1; /* fewer bytes than the old mark would never wake the thread */
 	side->looks = side->is_quiet = 0;
 }
 
-/* A head isn't complete. One that comes in single bytes must not cost a look for each: after a few looks the next one comes after a
- * while, and until then only many bytes wake the thread. (Where single bytes have filled the receive buffer each wakes it all the same,
- * and so does setting the option: there is no look for that.) */
+/* Delays the next peek at an incomplete head, so that a head sent in single bytes doesn't cost a peek for each. After
+ * LOOKS_MAX peeks the next one comes after QUIET_TIME; until then SO_RCVLOWAT lets only many bytes wake the thread.
+ * Setting the option wakes it as well, and so does each byte once single bytes have filled the receive buffer:
+ * `is_quiet` prevents a peek then. */
 static void look_later(const struct flows *flows, struct flow *flow, struct side *side, ssize_t got)
 {
 	if (side->looks < LOOKS_MAX) {
@@ -92,7 +94,8 @@ static void look_later(const struct flows *flows, struct flow *flow, struct side
 
 /* ---- phase: judge ---- */
 
-/* A decided flow goes on: to its addresses, or with the server that it has. */
+/* Returns the next state of a flow that was decided to pass: to its addresses, or to `goal` if a server is
+ * connected. */
 static struct next decided(struct flows *flows, struct flow *flow, enum flow_state goal)
 {
 	flow->steps.judged = flows->now;
@@ -148,8 +151,8 @@ static struct next judge_client(struct flows *flows, struct flow *flow, const vo
 	return end(END_REFUSED);
 }
 
-/* Where the client can be expected to speak first, nothing is dialled before it has had sniff_wait to do so. Elsewhere the server
- * may speak first, and is dialled at once, unless a rule names the host. */
+/* Returns 1 if a silent client's server may be dialled. On a port whose clients speak first, or for a host with a rule,
+ * the client has sniff_wait to speak. Otherwise the server may speak first, so it is dialled at once. */
 static int is_silent_for_long(const struct flows *flows, const struct flow *flow, const void *table)
 {
 	return (!policy_waits(table, flow->subject.to.port) && !subject_is_ruled(&flow->subject, table)) ||
@@ -171,7 +174,7 @@ struct next step_opening(struct flows *flows, struct flow *flow, const void *tab
 	if (next.state == FLOW_OPENING && !flow->first_byte)
 		next = open_silently(flows, flow, table);
 	if (next.state == FLOW_OPENING)
-		connect_cancel(&flow->connecting); /* a policy before this one had it dialled */
+		connect_cancel(&flow->connecting); /* an attempt that was begun under an earlier policy */
 	flow->connecting.has_asked = 0;
 	return next;
 }
@@ -187,7 +190,8 @@ struct next step_unreachable(struct flows *flows, struct flow *flow, const void 
 
 /* ---- phase: connect ---- */
 
-/* No connection could be made. A plain HTTP client that has been sent nothing is answered by Python. */
+/* Returns the next state of a flow whose server couldn't be connected. Python answers an HTTP client, which has
+ * received nothing yet. */
 static struct next unconnected(struct flow *flow, const void *table, enum end_cause cause)
 {
 	connect_cancel(&flow->connecting);
@@ -233,7 +237,7 @@ struct next step_dial(struct flows *flows, struct flow *flow, const void *table)
 	switch (connect_step(&flow->connecting, flows->now, &cause)) {
 	case DIAL_CONNECTED:
 		flow->upstream.fd = connect_take(&flow->connecting, &flow->subject.reached);
-		if (flow->upstream.has_closed) /* or another attempt has */
+		if (flow->upstream.has_closed) /* epoll's event may have been for another attempt: they share a cookie */
 			flow->upstream.has_closed = (uint8_t)peer_has_closed(flow->upstream.fd);
 		flow->last_byte = flow->steps.connected = flows->now;
 		COUNT(flows, flow, spliced, 1);
@@ -273,7 +277,8 @@ static void note_moved(const struct flows *flows, struct flow *flow, uint64_t be
 		flow->steps.answered = flows->now;
 }
 
-/* The client's bytes may have been kept back until the server has spoken. */
+/* Moves the server's bytes, then judges the client's again: bytes held back until the server has spoken may pass
+ * now. */
 struct next step_greet(struct flows *flows, struct flow *flow, const void *table)
 {
 	struct next next = judge_client(flows, flow, table);
@@ -292,7 +297,7 @@ struct next step_greet(struct flows *flows, struct flow *flow, const void *table
 	return judge_client(flows, flow, table);
 }
 
-/* Moves both ways. MOVED_IDLE: nothing more can be moved now. */
+/* Moves bytes in both directions. Returns MOVED_IDLE if nothing more can be moved now. */
 static enum moved move_both(struct flows *flows, struct flow *flow)
 {
 	uint64_t before = flow->sent.moved + flow->received.moved;
@@ -319,7 +324,7 @@ struct next step_splice(struct flows *flows, struct flow *flow, const void *tabl
 
 /* ---- phase: follow ---- */
 
-/* From here on bytes pass unseen, both ways. */
+/* Passes all further bytes unparsed, in both directions. */
 static struct next pass_unseen(struct flow *flow, enum flow_state state)
 {
 	hear_every_byte(flow, &flow->client);
@@ -328,7 +333,9 @@ static struct next pass_unseen(struct flow *flow, enum flow_state state)
 	return go(state);
 }
 
-/* A message whose end isn't known. Where no rule could decide another request differently, all may pass. */
+/* Handles a message whose end is unknown. If no rule could decide another request differently, all bytes pass unparsed.
+ * Otherwise a request resets the flow, and a response passes until the server closes: the connection serves no further
+ * request. */
 static struct next unframed(struct flow *flow, const void *table, int is_request)
 {
 	if (!policy_differs(table))
@@ -390,7 +397,7 @@ static struct next look_at_request(struct flows *flows, struct flow *flow, const
 	return next;
 }
 
-/* Nothing is asked now; only the client's end is looked for. */
+/* No request is expected now; checks only whether the client has closed. */
 static void look_for_end(struct flows *flows, struct flow *flow)
 {
 	if (flow->client.has_closed)
@@ -447,7 +454,7 @@ struct next step_follow(struct flows *flows, struct flow *flow, const void *tabl
 		enum moved moved = move_both(flows, flow);
 		if (moved == MOVED_BROKEN)
 			return failed(flow->sent.error ? flow->sent.error : flow->received.error);
-		/* What a client has sent after the last request of its connection goes nowhere, and must not hold the flow. */
+		/* Bytes that a client sent after the connection's last request are never forwarded, and must not keep the flow open. */
 		if (flow->received.is_shut && (flow->sent.is_shut || flow->client.has_closed))
 			return end(END_DONE);
 		if (moved == MOVED_MORE)
@@ -464,7 +471,8 @@ struct next step_follow(struct flows *flows, struct flow *flow, const void *tabl
 
 /* ---- a new policy ---- */
 
-/* An open flow whose requests aren't seen. A handler can't take it over: it goes on where the policy would give it to one. */
+/* Decides anew an open flow whose bytes pass unparsed. A handler can't take it over, so it continues if the policy
+ * would give it to one. */
 static struct next judge_open(struct flow *flow, const void *table)
 {
 	struct subject *subject = &flow->subject;
@@ -476,7 +484,7 @@ static struct next judge_open(struct flow *flow, const void *table)
 	return is_refused ? end(END_REFUSED) : stay(flow);
 }
 
-/* A followed flow's exchange goes on, its next request is decided anew. */
+/* A followed flow finishes its exchange; its next request is decided by the new policy. */
 struct next judge_again(struct flow *flow, const void *table)
 {
 	if (!table)

@@ -1,6 +1,6 @@
-/* The steps of a flow: each runs a phase on the flow's sockets, for one state, and returns the state that comes next.
+/* The steps of a flow: each runs a phase on the flow's sockets, for one state, and returns the next state.
  *
- * They never end a flow, give it away or call the loop. Called by flow.c.
+ * A step never ends a flow, hands it off or calls the loop. Called by flow.c.
  */
 #ifndef PYINTERCEPTOR_STEPS_H
 #define PYINTERCEPTOR_STEPS_H
@@ -12,10 +12,10 @@
 #define COUNT(flows, flow, what, by) \
 	(atomic_fetch_add(&(flow)->container->counters.what, by), atomic_fetch_add(&(flows)->totals->what, by))
 
-/* What comes next: the state that a flow is in when its phase returns; the same one waits. */
+/* The result of a step. The same state again: the flow waits for an event. */
 struct next {
 	enum flow_state state;
-	enum end_cause cause; /* ENDED: why; SERVED: what failed before */
+	enum end_cause cause; /* ENDED: the cause; SERVED: the failure that Python must answer for; else END_DONE */
 };
 
 static inline struct next go(enum flow_state state)
@@ -33,7 +33,8 @@ static inline struct next end(enum end_cause cause)
 	return (struct next){FLOW_ENDED, cause};
 }
 
-/* A call on a socket has failed: for want of something here, or because its peer did. */
+/* Ends the flow after a failed call on a socket: END_NO_RESOURCES if this host is short of memory or descriptors,
+ * else END_RESET. */
 static inline struct next failed(int error)
 {
 	int is_want = error == ENOMEM || error == ENOBUFS || error == EMFILE || error == ENFILE || error == ENOSPC;
@@ -65,7 +66,7 @@ static inline int is_over(const struct flow *flow)
 	return flow->state >= FLOW_SERVED;
 }
 
-/* The flow has more to move, after the others of its thread have had their turn. */
+/* Queues the flow for another step, after the thread's other flows have had their turn. */
 static inline void serve_later(struct flows *flows, struct flow *flow)
 {
 	if (flow->is_ready)
@@ -75,7 +76,7 @@ static inline void serve_later(struct flows *flows, struct flow *flow)
 	flows->ready = flow;
 }
 
-/* By the state that they are for. */
+/* One step for each state; flow.c maps them. */
 struct next step_opening(struct flows *flows, struct flow *flow, const void *table);
 struct next step_unreachable(struct flows *flows, struct flow *flow, const void *table);
 struct next step_find(struct flows *flows, struct flow *flow, const void *table);
@@ -86,13 +87,13 @@ struct next step_greet(struct flows *flows, struct flow *flow, const void *table
 struct next step_splice(struct flows *flows, struct flow *flow, const void *table);
 struct next step_follow(struct flows *flows, struct flow *flow, const void *table);
 
-/* The policy has changed since the flow was decided. */
+/* Decides the flow anew, after the policy has changed. `table` may be NULL: then the flow is refused. */
 struct next judge_again(struct flow *flow, const void *table);
 
-/* Each byte of a side wakes the thread again. If that can't be, the flow is broken. */
+/* Resets SO_RCVLOWAT, so that each byte of a side wakes the thread. Marks the flow broken if that fails. */
 void hear_every_byte(struct flow *flow, struct side *side);
 
-/* The followed request's response has ended, or none will come. */
+/* Makes the record of the followed request, after its response has ended or when there will be none. */
 void end_exchange(const struct flows *flows, struct flow *flow);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Decisions on a flow's subject.
+ * Decisions on a flow's subject. Owns its host and name; subject.h names the callers.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +28,8 @@ int subject_set_host(struct subject *subject, const char *host)
 	return !host || subject->host;
 }
 
-/* The decision at `to` and, for a synthetic address, under its name as well. */
+/* Returns the decision at `to` by host. If that is SPLICE and the destination is synthetic, the decision by its name
+ * must be SPLICE too, or is returned instead. */
 static struct decision decide_by_both(const struct subject *subject, const void *table, uint32_t protocol, const char *host,
                                       const struct endpoint *to)
 {

@@ -1,6 +1,6 @@
-/* A flow's subject: the destination, the host and the protocol that the policy decides on, and its decision.
+/* A flow's subject: the destination, host and protocol by which the policy decides, and the decision.
  *
- * Pure: no I/O, no locks. Called by judge, connect and flow.
+ * Pure: no I/O, no locks. Owns `host` and `name`. Called by judge, connect, steps and flow.
  */
 #ifndef PYINTERCEPTOR_SUBJECT_H
 #define PYINTERCEPTOR_SUBJECT_H
@@ -9,11 +9,11 @@
 
 struct subject {
 	struct endpoint to;       /* as the container dialled it */
-	struct endpoint reached;  /* the address behind the connected upstream socket; port 0: none is connected */
-	char *host;               /* as the opening or the request names it; NULL: unknown */
-	char *name;               /* the name that the container's DNS gave `to` for; NULL: none */
-	uint8_t is_synthetic;     /* `to` stands for `name` alone */
-	uint8_t protocol;         /* enum protocol: of the last decision */
+	struct endpoint reached;  /* the address of the connected upstream socket; port 0: not connected */
+	char *host;               /* as the opening or the request wrote it; NULL: unknown */
+	char *name;               /* the name for which the container's DNS returned `to`; NULL: none */
+	uint8_t is_synthetic;     /* 1: `to` is a synthetic address of `name` */
+	uint8_t protocol;         /* enum protocol, of the last decision */
 	uint8_t reserved[2];
 	struct decision decision;
 };
@@ -21,23 +21,24 @@ struct subject {
 /* Frees host and name. */
 void subject_free(struct subject *subject);
 
-/* Copies the host. Returns 0 without memory. */
+/* Copies the host; NULL for unknown. Returns 1, or 0 if memory is short. */
 int subject_set_host(struct subject *subject, const char *host);
 
-/* Decides by protocol and host (NULL: unknown). A client could dial host A's synthetic address and send `Host: B`: A's rule is
- * checked too. A connected upstream socket must stand at an address with the same decision, or that address' decision holds. */
+/* Decides by protocol and host (NULL: unknown). A client could dial host A's synthetic address but send `Host: B`: A's
+ * rule is checked too, or A's server is reached on B's verdict. If the upstream socket is connected to another address
+ * whose decision differs, that decision is used. */
 void subject_decide(struct subject *subject, const void *table, uint32_t protocol, const char *host);
 
-/* 1 if the subject would get its own verdict and rule at this address as well. */
+/* Returns 1 if the subject would get the same verdict and rule at this address. */
 int subject_agrees(const struct subject *subject, const void *table, const struct endpoint *candidate);
 
-/* 1 if a client that says nothing may reach the destination. The decision stays as it is. */
+/* Returns 1 if a client that sends nothing may reach the destination. Doesn't change the decision. */
 int subject_reaches_silently(const struct subject *subject, const void *table);
 
-/* 1 if a silent client's name or destination would be a handler's, should the client speak HTTP. */
+/* Returns 1 if a handler would serve the subject's name or destination, should the client speak HTTP. */
 int subject_may_be_handled(const struct subject *subject, const void *table);
 
-/* 1 if the subject's name or destination has a rule of its own. */
+/* Returns 1 if a rule for the subject's name or destination, not a catch-all rule, gives HTTP to a handler. */
 int subject_is_ruled(const struct subject *subject, const void *table);
 
 #endif

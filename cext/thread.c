@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A thread's turns.
+ * A thread's turns: waits for epoll's events, handles them, then the flows that are ready or due. thread.h names the
+ * owners and callers.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,9 +16,9 @@
 #include "route.h"
 #include "state.h"
 
-#define PAUSE 0.1 /* seconds without listening, after descriptors ran out */
-#define BATCH 256 /* epoll events a turn */
-/* Cookies below the first address that malloc() gives. A listener's is that of its capture. */
+#define PAUSE 0.1 /* seconds without listening, after descriptors or memory ran out */
+#define BATCH 256 /* epoll events in one turn */
+/* Small cookies, below any address that malloc(3) returns: the eventfd `wake`, and the listener of each capture. */
 #define COOKIE_WAKE 8
 #define COOKIE_LISTENER(capture) (16 + 8 * (uint64_t)(capture))
 #define COOKIE_FLOW COOKIE_LISTENER(CAPTURES_MAX)
@@ -109,7 +110,7 @@ static void serve_event(struct thread *thread, const struct epoll_event *event)
 	}
 }
 
-/* Milliseconds that epoll may wait; -1: for ever. */
+/* Returns how long epoll may wait, in milliseconds; -1 for no limit. */
 static int patience(const struct thread *thread)
 {
 	double next = flows_next(&thread->flows), wait = next - now();
@@ -156,7 +157,7 @@ static void *thread_main(void *argument)
 int thread_prepare(struct thread *thread, struct relay *relay, uint32_t number)
 {
 	thread->relay = relay;
-	thread->spare = -1; /* what can't be opened must not look like descriptor 0 when it is disposed of */
+	thread->spare = -1; /* not 0: thread_dispose() would close descriptor 0 if a step below fails */
 	thread->epoll = epoll_create1(EPOLL_CLOEXEC);
 	thread->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	thread->netlink = route_open();
@@ -189,7 +190,7 @@ void thread_dispose(struct thread *thread)
 	pthread_mutex_destroy(&thread->pumps.lock);
 }
 
-/* Signals are the interpreter's: the threads are born with all of them blocked. */
+/* The interpreter handles signals, so the thread starts with all signals blocked. */
 int thread_start(struct thread *thread)
 {
 	sigset_t all, before;

@@ -1,4 +1,4 @@
-/* A thread of the relay: its epoll, its turns, its flows and pumps. */
+/* A thread of the relay. Owns its epoll, its flows and its pumps. Called by relay.c, container.c and accept.c. */
 #ifndef PYINTERCEPTOR_THREAD_H
 #define PYINTERCEPTOR_THREAD_H
 
@@ -9,22 +9,31 @@
 struct thread {
 	struct relay *relay;
 	pthread_t id;
-	int epoll, wake, netlink, spare; /* `spare`: a descriptor whose place lets a connection be accepted and reset */
+	int epoll, wake, netlink, spare; /* `spare` is closed when no descriptor is free, to accept a connection and reset it */
 	int is_listening;
 	struct workspace workspace;
 	struct flows flows;
 	struct pumps pumps;
-	pthread_mutex_t lock; /* of the news */
-	struct share *news;
+	pthread_mutex_t lock; /* guards the news */
+	struct share *news;   /* list of shares with news; each holds a reference to its container */
 };
 
-int thread_prepare(struct thread *thread, struct relay *relay, uint32_t number); /* 0, or -1 with errno */
-int thread_start(struct thread *thread);                                        /* 0, or an errno */
-void thread_dispose(struct thread *thread);
-int thread_listen(struct thread *thread, uint32_t capture); /* 0, or -1 with errno */
+/* Opens the thread's resources. Returns 0, or -1 with errno: then call thread_dispose(). */
+int thread_prepare(struct thread *thread, struct relay *relay, uint32_t number);
 
-/* For all threads: something has come for a container's flows (enum news). */
+/* Starts the thread. Returns 0, or an errno. */
+int thread_start(struct thread *thread);
+
+/* Closes the thread's resources. The thread must have ended, or never started. */
+void thread_dispose(struct thread *thread);
+
+/* Watches a capture's listener. Returns 0, or -1 with errno. */
+int thread_listen(struct thread *thread, uint32_t capture);
+
+/* Posts news for a container's flows to all threads, and wakes them. May be called from any thread. */
 void tell_threads(struct relay *relay, struct container *container, enum news news);
+
+/* Wakes all threads, so that they check `is_closing`. */
 void wake_threads(struct relay *relay);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A binary heap of timers.
+ * A binary heap of timers. Owns the heap, not the timers; called by flow.c.
  */
 #include <stdlib.h>
 

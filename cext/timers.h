@@ -1,6 +1,7 @@
-/* Deadlines of a thread, the earliest first: a heap.
+/* The deadlines of a thread: a heap with the earliest on top.
  *
- * Pure. A timer stands inside its owner, once; setting one is logarithmic. Called by flow.c and thread.c.
+ * Pure, except for memory. A timer is a member of its owner. Setting and clearing one take logarithmic time. Called by
+ * flow.c.
  */
 #ifndef PYINTERCEPTOR_TIMERS_H
 #define PYINTERCEPTOR_TIMERS_H
@@ -9,7 +10,7 @@
 
 struct timer {
 	double when;              /* seconds, CLOCK_MONOTONIC */
-	uint32_t place;           /* in the heap, from 1; 0: not set. Private. */
+	uint32_t place;           /* index in the heap, from 1; 0: not set. Only timers.c changes it. */
 	uint32_t reserved;
 };
 
@@ -18,15 +19,15 @@ struct timers {
 	uint32_t count, room;
 };
 
-/* Makes room for so many timers in all. Returns 0 without memory. */
+/* Makes room for `count` timers in total. Returns 1, or 0 if memory is short. */
 int timers_reserve(struct timers *timers, uint32_t count);
 void timers_free(struct timers *timers);
 
-/* Sets a timer, or moves it. There is room for it. */
+/* Sets a timer, or moves it. The caller must have reserved room for it. */
 void timer_set(struct timers *timers, struct timer *timer, double when);
 void timer_clear(struct timers *timers, struct timer *timer);
 
-/* The earliest one, or NULL. */
+/* Returns the earliest timer, or NULL if none is set. */
 struct timer *timers_first(const struct timers *timers);
 
 #endif
