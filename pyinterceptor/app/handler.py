@@ -15,6 +15,7 @@ from pyinterceptor.errors import PolicyError
 
 ASYNCIO = str(Path(asyncio.__file__).parent)
 # How asyncio's functions fail under Trio where they are written in C, and leave no frame of their own in a traceback.
+FOREIGN_FUTURE = "unrecognized yield message"  # Trio's words for a task that awaits a future of asyncio's
 WITHOUT_LOOP = ("no running event loop", "no current event loop")
 
 
@@ -54,7 +55,8 @@ def wrong_answer(handler: Callable[..., Any], answer: object) -> TypeError:
 def explain_asyncio(error: Exception, handler: Callable[..., Any]) -> None:
     """Adds a note with the handler's line to an error that comes from a call of asyncio's, since Trio runs handlers."""
     frames = traceback.extract_tb(error.__traceback__)
-    if str(error) in WITHOUT_LOOP or any(frame.filename.startswith(ASYNCIO) for frame in frames):
+    is_foreign = str(error) in WITHOUT_LOOP or FOREIGN_FUTURE in str(error)
+    if is_foreign or any(frame.filename.startswith(ASYNCIO) for frame in frames):
         place = _line_in(frames, handler)
         remedy = "use trio.sleep() for asyncio.sleep(), a nursery for tasks"
         error.add_note(f"{place}: handlers run under Trio, not asyncio; {remedy}")

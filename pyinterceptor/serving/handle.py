@@ -82,8 +82,9 @@ class ContainerHandle:
         others.
 
         Raises RuntimeFailure if its processes can't be ended; the container is cut off and counts as ended even so.
+        TypeError or ValueError if `grace` is no number of seconds from 0 on.
         """
-        await self._run.stop(grace)
+        await self._run.stop(_checked(grace))
 
 
 class NamespaceHandle:
@@ -105,4 +106,12 @@ class NamespaceHandle:
 
         Handlers that run have `grace` seconds, as in `ContainerHandle.stop`.
         """
-        await self._run.stop(grace)
+        await self._run.stop(_checked(grace))
+
+
+def _checked(grace: float) -> float:
+    if isinstance(grace, bool) or not isinstance(grace, int | float):
+        raise TypeError(f"stop(grace=…) takes seconds, not {grace!r}")
+    if not grace >= 0:
+        raise ValueError(f"stop(grace={grace}): the grace can't be negative")
+    return grace

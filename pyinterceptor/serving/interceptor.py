@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
+from typing import cast
 
 import trio
 
@@ -20,7 +21,7 @@ from pyinterceptor.capture.capture import Capture
 from pyinterceptor.dns.names import Networks
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.upstream import Upstream
-from pyinterceptor.errors import CaptureError, RuntimeFailure, ungrouped
+from pyinterceptor.errors import CaptureError, PolicyError, RuntimeFailure, ungrouped
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
 from pyinterceptor.relay.hub import Hub
@@ -32,6 +33,7 @@ from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
 from pyinterceptor.serving.log import Log, log_records
 from pyinterceptor.serving.namespace import Namespace, Netns, opened
 from pyinterceptor.serving.recording import Recording
+from pyinterceptor.serving.records import RECORDS
 from pyinterceptor.serving.run import Run, flows_ended
 from pyinterceptor.serving.turns import in_turns
 
@@ -130,8 +132,9 @@ class Interceptor:
         Every request that begins after the call has returned is decided by them; no connection is dropped. Ten thousand
         hosts take about 0.1 s, in which other tasks run.
 
-        Raises: PolicyError for a bad rule; then nothing has changed.
+        Raises: PolicyError for a bad rule, or a class that the app doesn't have; then nothing has changed.
         """
+        self._app.check_class(cls)
         policy = await self._read_policy(cls)
         replaced = {
             identity
@@ -155,11 +158,17 @@ class Interceptor:
     async def records(self, *kinds: type[R]) -> AsyncIterator[Subscription[R]]:
         """Subscribes to records of these types while the block lasts: iterate with `async for`, in one task.
 
-        The types: `FlowRecord`, `RequestRecord`, `RefusalRecord`, `NameRecord`. They cost nothing while nobody asks
-        for them. 8 192 wait for a reader that doesn't keep up, and 2 048 refusals beside them; further ones are
-        counted as `dropped` and `dropped_refusals`.
+        The types: `FlowRecord`, `RequestRecord`, `RefusalRecord`, `NameRecord`; without any, all of them. Records cost
+        nothing while nobody subscribes. 8 192 wait for a reader that doesn't keep up, and 2 048 refusals beside them;
+        further ones are counted as `dropped` and `dropped_refusals`.
+
+        Raises: TypeError for any other type.
         """
-        with self.recording.channel.subscribe(*kinds) as subscription:
+        for kind in kinds:
+            if kind not in RECORDS:
+                known = ", ".join(known.__name__ for known in RECORDS)
+                raise TypeError(f"records(…) takes record types, not {kind!r}; they are {known}")
+        with self.recording.channel.subscribe(*(kinds or cast("tuple[type[R], ...]", RECORDS))) as subscription:
             yield subscription
 
     @asynccontextmanager
@@ -181,6 +190,8 @@ class Interceptor:
 
     def _identity(self, cls: type[Container], name: str) -> Identity:
         self._app.check_class(cls)
+        if not (isinstance(name, str) and name):
+            raise PolicyError(f"a container's name is a non-empty str, not {name!r}")
         identity = self._containers.get((cls.__name__, name))
         if identity is None:
             identity = self._containers[cls.__name__, name] = Identity(cls, name, self.env, self._policies[cls])

@@ -39,6 +39,8 @@ def opened(netns: Netns) -> Iterator[int]:
     if isinstance(netns, int):
         yield netns
         return
+    if not isinstance(netns, str | os.PathLike):
+        raise CaptureError(f"attach a namespace: give its path or an open descriptor, not {netns!r}")
     try:
         fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:

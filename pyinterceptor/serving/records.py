@@ -150,3 +150,4 @@ class NameRecord:
 
 
 Record = FlowRecord | RequestRecord | RefusalRecord | NameRecord
+RECORDS: tuple[type[Record], ...] = (FlowRecord, RequestRecord, RefusalRecord, NameRecord)

@@ -95,5 +95,5 @@ class Response:
 
 def _checked(status: int) -> int:
     if not (isinstance(status, int) and 200 <= status <= 599):
-        raise ValueError(f"a response's status is 200 to 599, not {status!r}")
+        raise ValueError(f"a response's status is an int from 200 to 599, not {status!r}")
     return int(status)

@@ -106,7 +106,22 @@ async def wait_for_an_event() -> None:
     await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("work", [sleep, sleep_not_at_all, ask_for_the_loop, wait_for_an_event])
+class Loop(asyncio.AbstractEventLoop):
+    """As much of a loop as a future needs."""
+
+    def get_debug(self) -> bool:
+        return False
+
+
+def future() -> Any:
+    return asyncio.Future(loop=Loop())
+
+
+async def wait_for_a_future() -> None:
+    await future()  # written in C, it leaves no frame of asyncio's in a traceback
+
+
+@pytest.mark.parametrize("work", [sleep, sleep_not_at_all, ask_for_the_loop, wait_for_an_event, wait_for_a_future])
 def test_an_error_of_asyncio_under_trio_is_explained_with_the_line(work: Any) -> None:
     with pytest.raises((RuntimeError, TypeError, AttributeError)) as caught:
         trio.run(work)
