@@ -291,8 +291,10 @@ class Interceptor:
                 self.runs[number] = run
                 self.recording.begin(number, run.recorder)
                 self._relay.publish_policy(number, identity.policies.now.blob)
-                yield run
-                run.end_tasks()
+                try:
+                    yield run
+                finally:
+                    run.end_tasks()  # however the block ends, or a flow that comes now would find the nursery closed
         finally:
             self.runs.pop(number, None)
             with suppress(CaptureError):  # it was never added

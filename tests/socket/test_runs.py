@@ -13,6 +13,8 @@ import trio.testing
 
 from pyinterceptor import Container, PolicyError, Response, RuntimeFailure, fetch
 from pyinterceptor.app.container import container_id
+from pyinterceptor.capture.capture import Attachment
+from pyinterceptor.errors import CaptureError
 from tests.conftest import descriptors
 from tests.socket.interception import interception
 from tests.socket.loopback import in_trio, plain
@@ -272,6 +274,29 @@ async def test_a_start_that_is_cancelled_leaves_nothing_and_an_old_handle_stops_
         assert here.interceptor.runs == here.capture.reserved == {}
         is_slow = False
         assert not (await here.interceptor.get_container(cls)).has_ended
+
+
+@in_trio
+async def test_a_flow_that_comes_while_a_failed_start_ends_does_not_end_the_interceptor() -> None:
+    """The namespace is attached and its processes have connected when the rest of the start fails."""
+
+    async def answer(request: Any, env: Any, ctx: Any) -> Response:
+        return Response("ok")
+
+    async with interception([cls := handled_by(answer)]) as here:
+
+        async def fail(attachment: Attachment, netns_fd: int) -> None:
+            here.asks("first")
+            while not here.interceptor.count().handled:
+                pass  # Trio must not take the flow yet
+            raise CaptureError("attach: no")
+
+        attach, here.capture.attach = here.capture.attach, fail  # type: ignore[method-assign]
+        with pytest.raises(CaptureError):
+            await here.interceptor.get_container(cls, "first")
+        here.capture.attach = attach  # type: ignore[method-assign]
+        await here.interceptor.get_container(cls, "second")
+        assert b" 200 " in await response_on(here.asks("second"))
 
 
 @in_trio
