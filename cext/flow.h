@@ -38,8 +38,9 @@ struct side {
 	int fd;               /* -1: none */
 	uint8_t is_readable;  /* epoll reported bytes that peek() hasn't read yet */
 	uint8_t has_closed;   /* the peer has closed its half: no further bytes will arrive */
-	uint8_t looks;        /* number of peeks at an incomplete head; above LOOKS_MAX: SO_RCVLOWAT is raised */
+	uint8_t looks;        /* number of peeks at an incomplete head; QUIET and STALLED: SO_RCVLOWAT is raised */
 	uint8_t is_quiet;     /* 1: don't peek before the flow's look_again */
+	uint32_t seen;        /* bytes of the incomplete head at the last of these peeks */
 };
 
 /* When each step happened: seconds, CLOCK_MONOTONIC; 0: not yet. */

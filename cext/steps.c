@@ -16,6 +16,9 @@
 #define QUIET_BYTES 1024 /* bytes that wake the thread after that */
 #define QUIET_TIME 0.05  /* seconds after which it peeks again in any case */
 
+/* A side's `looks` after too many peeks. */
+enum { QUIET = LOOKS_MAX + 1, STALLED };
+
 /* Returns 1 if the peer has closed its half: no bytes will follow those in the receive buffer. */
 static int peer_has_closed(int fd)
 {
@@ -74,19 +77,35 @@ void hear_every_byte(struct flow *flow, struct side *side)
 	if (side->looks > LOOKS_MAX && set_low_water(side, 1) < 0)
 		flow->is_broken = 1; /* fewer bytes than the old mark would never wake the thread */
 	side->looks = side->is_quiet = 0;
+	side->seen = 0;
+}
+
+/* No bytes have come since the last peek: lets the next byte wake the thread, and no timer. The option is set once for the
+ * same bytes, since setting it can wake the thread. Returns 0 if it can't be set. */
+static int wait_for_any_byte(struct side *side, ssize_t got)
+{
+	if (side->looks == STALLED)
+		return 1;
+	if (set_low_water(side, (int)got + 1) < 0)
+		return 0;
+	side->looks = STALLED;
+	return 1;
 }
 
 /* Delays the next peek at an incomplete head, so that a head sent in single bytes doesn't cost a peek for each. After
  * LOOKS_MAX peeks the next one comes after QUIET_TIME; until then SO_RCVLOWAT lets only many bytes wake the thread.
  * Setting the option wakes it as well, and so does each byte once single bytes have filled the receive buffer:
- * `is_quiet` prevents a peek then. */
+ * `is_quiet` prevents a peek then. If a peek finds no new bytes, the thread waits for the next byte, without a timer. */
 static void look_later(const struct flows *flows, struct flow *flow, struct side *side, ssize_t got)
 {
 	if (side->looks < LOOKS_MAX) {
 		side->looks++;
 		return;
 	}
-	side->looks = LOOKS_MAX + 1;
+	if (side->seen == (uint32_t)got && wait_for_any_byte(side, got))
+		return;
+	side->looks = QUIET;
+	side->seen = (uint32_t)got;
 	int bytes = (int)got + QUIET_BYTES;
 	side->is_quiet = set_low_water(side, bytes < HEAD_MAX ? bytes : HEAD_MAX) == 0;
 	flow->look_again = flows->now + QUIET_TIME;

@@ -194,6 +194,17 @@ async def test_a_slow_head_is_found_though_its_last_bytes_are_few() -> None:
             assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
 
 
+def followed(opened: Passage) -> tuple[socket.socket, socket.socket]:
+    """A flow that one request and its response have passed."""
+    client = opened.client()
+    client.sendall(REQUEST)
+    origin = opened.arrived()
+    assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+    origin.sendall(RESPONSE)
+    assert client.recv(len(RESPONSE), socket.MSG_WAITALL) == RESPONSE
+    return client, origin
+
+
 @in_trio
 async def test_idle_flows_cost_no_processor_time() -> None:
     async with passage() as opened:
@@ -203,6 +214,27 @@ async def test_idle_flows_cost_no_processor_time() -> None:
         await trio.sleep(1)
         assert threads_seconds() - before < 0.002
         assert len(pairs) == 2_000
+
+
+@in_trio
+async def test_heads_that_come_no_further_cost_no_processor_time() -> None:
+    """A later request's, and a response's; each is found once its rest comes."""
+    async with passage() as opened:
+        pairs = [followed(opened) for _ in range(400)]
+        requests, responses = pairs[::2], [(origin, client) for client, origin in pairs[1::2]]
+        for origin, client in responses:
+            client.sendall(REQUEST)
+            assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+        heads = [(*ends, REQUEST) for ends in requests] + [(*ends, RESPONSE[:-2]) for ends in responses]
+        for sender, _, head in heads:
+            say(sender, head[:10], 1)
+        await trio.sleep(0.3)  # the looks at what has come are over
+        before = threads_seconds()
+        await trio.sleep(1)
+        assert threads_seconds() - before < 0.002
+        for sender, hearer, head in heads:
+            say(sender, head[10:], 1)
+            assert hearer.recv(len(head)) == head
 
 
 @in_trio
