@@ -63,20 +63,20 @@ static int has_room(struct relay *relay, struct container *container)
 }
 
 /* Begins a flow, which takes the socket and the container's reference. Returns END_DONE, or the cause of a refusal:
- * then the caller keeps both. */
-static enum end_cause begin(struct thread *thread, struct container *container, int fd, const struct endpoint *from)
+ * then the caller keeps both. `to` is set to the destination, or left as it is if that is unknown. */
+static enum end_cause begin(struct thread *thread, struct container *container, int fd, const struct endpoint *from,
+                            struct endpoint *to)
 {
 	struct sockaddr_in6 own;
 	socklen_t length = sizeof own;
-	struct endpoint to;
+	if (getsockname(fd, (struct sockaddr *)&own, &length) < 0)
+		return END_NO_RESOURCES;
+	endpoint_of(&own, to);
 	if (!has_address(container, from))
 		return END_REFUSED;
 	if (!has_room(thread->relay, container))
 		return END_BUDGET;
-	if (getsockname(fd, (struct sockaddr *)&own, &length) < 0)
-		return END_NO_RESOURCES;
-	endpoint_of(&own, &to);
-	return flow_begin(&thread->flows, container, fd, from, &to) ? END_DONE : END_NO_RESOURCES;
+	return flow_begin(&thread->flows, container, fd, from, to) ? END_DONE : END_NO_RESOURCES;
 }
 
 static void admit(struct thread *thread, uint32_t capture, int fd, const struct sockaddr_in6 *peer)
@@ -91,10 +91,11 @@ static void admit(struct thread *thread, uint32_t capture, int fd, const struct 
 		reset(fd);
 		return;
 	}
-	enum end_cause cause = begin(thread, container, fd, &from);
+	struct endpoint to = {0};
+	enum end_cause cause = begin(thread, container, fd, &from, &to);
 	if (cause == END_DONE)
 		return;
-	count_refused_connection(&thread->flows, container, cause);
+	connection_refused(&thread->flows, container, &from, &to, cause);
 	container_release(container);
 	reset(fd);
 }

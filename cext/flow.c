@@ -146,12 +146,6 @@ static void count_end(struct flows *flows, struct flow *flow)
 	}
 }
 
-void count_refused_connection(struct flows *flows, struct container *container, enum end_cause cause)
-{
-	struct flow flow = {.container = container, .cause = (uint8_t)cause};
-	count_end(flows, &flow);
-}
-
 static int is_refusal(enum end_cause cause)
 {
 	return cause == END_REFUSED || cause == END_DIAL_GUARD || cause == END_BUDGET || cause == END_OPENING_DEADLINE;
@@ -173,6 +167,16 @@ static void record_end(const struct flows *flows, const struct flow *flow)
 	if (host)
 		strncpy(record.host, host, HOST_MAX);
 	record_make(flows->relay, &record);
+}
+
+void connection_refused(struct flows *flows, struct container *container, const struct endpoint *from,
+                        const struct endpoint *to, enum end_cause cause)
+{
+	struct flow flow = {.container = container, .cause = (uint8_t)cause, .from = *from, .subject.to = *to,
+	                    .subject.decision = {.rule = NO_RULE, .target = NO_TARGET},
+	                    .number = atomic_fetch_add(flows->numbers, 1) + 1, .steps.accepted = flows->now};
+	count_end(flows, &flow);
+	record_end(flows, &flow);
 }
 
 static void finish(struct flows *flows, struct flow *flow)

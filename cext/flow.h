@@ -111,8 +111,9 @@ void flows_bury(struct flows *flows);
 /* Ends and frees all flows. */
 void flows_close(struct flows *flows);
 
-/* Counts a connection that is refused before it becomes a flow. */
-void count_refused_connection(struct flows *flows, struct container *container, enum end_cause cause);
+/* Counts and records a connection that is refused before it becomes a flow. */
+void connection_refused(struct flows *flows, struct container *container, const struct endpoint *from,
+                        const struct endpoint *to, enum end_cause cause);
 
 /* Makes close(2) of a socket send a reset, or a FIN. -1 is allowed. */
 void set_linger(int fd, int is_reset);

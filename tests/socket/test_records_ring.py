@@ -17,7 +17,7 @@ from pyinterceptor.policy.rules import Rules
 from pyinterceptor.relay.records import Cause, Kind, Record
 from pyinterceptor.relay.relay import Dropped, Handoff, Options, Relay
 from tests.socket.loopback import in_trio
-from tests.socket.passage import CONTAINER, NAME, passage
+from tests.socket.passage import CONTAINER, NAME, hears_a_reset, passage
 
 ALL = Kind.FLOW | Kind.REFUSAL | Kind.REQUEST
 
@@ -204,3 +204,17 @@ async def test_a_handoff_that_finds_no_room_ends_its_flow_and_is_counted() -> No
                             given += 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@in_trio
+async def test_a_connection_beyond_the_budget_is_recorded_as_a_refusal_by_no_rule() -> None:
+    async with passage(budget=Budget(flows=1)) as opened:
+        opened.relay.subscribe(Kind.REFUSAL)
+        opened.pair()
+        with socket.create_connection(opened.address) as refused:
+            assert hears_a_reset(refused)
+        (record,) = await next_batch(opened.relay)
+    assert (record.kind, record.cause, record.container) == (Kind.REFUSAL, Cause.BUDGET, CONTAINER)
+    assert (str(record.destination[0]), record.destination[1]) == opened.address
+    assert (record.rule, record.target, record.verdict) == (lib.NO_RULE, lib.NO_TARGET, lib.VERDICT_REFUSE)
+    assert record.flow > 0
