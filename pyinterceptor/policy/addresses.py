@@ -40,7 +40,7 @@ def single(address: Address) -> Network:
 def network(text: str) -> tuple[Network, int]:
     """Reads "10.1.0.0/16", "127.0.0.1", "127.0.0.1:5432", "fd00::/8" or "[::1]:80". Port 0 stands for any port.
 
-    Raises: PolicyError that quotes the text and names its fault.
+    Raises PolicyError that quotes the text and names its fault.
     """
     try:
         host, port = split_port(text)
@@ -54,7 +54,7 @@ def network(text: str) -> tuple[Network, int]:
 def split_port(text: str) -> tuple[str, int]:
     """Returns host and port of `host`, `host:port`, `[v6]` or `[v6]:port`; the port is 0 if there is none.
 
-    Raises: ValueError.
+    Raises ValueError.
     """
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")

@@ -15,7 +15,7 @@ from pyinterceptor.errors import PolicyError
 class Budget:
     """Limits, each a count. A request beyond a limit is refused, and other containers are not affected.
 
-    Raises: PolicyError for a value that is no count of at least 1.
+    Raises PolicyError for a value that is not a count of at least 1.
     """
 
     flows: int = lib.BUDGET_FLOWS

@@ -39,7 +39,7 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A row that matches the host or the destination. `fault` says why it is not the one that answers; "" if it is."""
+    """A row that matches the host or the destination. `fault`: why it does not answer, "" if it does."""
 
     pattern: str  # EVERYTHING for a row that matches any host
     port: int  # 0: any
@@ -111,7 +111,7 @@ class Rows:
         self.count = sum(getattr(self._arrays, field).count for field in ITEMS)
 
     def at(self, offset: int) -> Found:
-        """The row at this offset of the table."""
+        """Returns the row at this offset of the table."""
         for field, item in ITEMS.items():
             array = getattr(self._arrays, field)
             begins = self._start + array.offset

@@ -20,7 +20,7 @@ NAME = re.compile(r"[a-z0-9_*]([a-z0-9_*-]*[a-z0-9_*])?(\.[a-z0-9_*]([a-z0-9_*-]
 def canonical(host: str) -> str:
     """Returns the host in the form in which rules compare it.
 
-    Raises: PolicyError if it is neither a host name nor an address.
+    Raises PolicyError if it is neither a host name nor an address.
     """
     found = _address(host)
     return _name(host, host) if found is None else _written(found)
@@ -35,7 +35,7 @@ def key(host: str) -> str | Network:
 def pattern(text: str) -> str:
     """Reads a rule's host: a name, an address or a glob, in which `*` stands for any run of characters, dots included.
 
-    Raises: PolicyError that names the fault.
+    Raises PolicyError that names the fault.
     """
     if not isinstance(text, str) or not text:
         raise PolicyError(f"a host pattern must be a non-empty string, not {text!r}")
@@ -51,7 +51,7 @@ def is_glob(text: str) -> bool:
 def _address(text: str) -> Address | None:
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if ":" not in bare and not bare[-1:].isdecimal():
-        return None  # quickly: most hosts are names
+        return None  # before ip_address(), which is slow: most hosts are names
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:

@@ -60,7 +60,7 @@ class Layout:
 def assembled(layout: Layout, generation: int) -> bytes:
     """Returns the table.
 
-    Raises: PolicyError if there are too many ports.
+    Raises PolicyError if there are too many ports.
     """
     if (count := len(layout.waits)) > lib.WAITS_MAX:
         raise PolicyError(f"at most {lib.WAITS_MAX} ports can wait for the client's first bytes, not {count}")

@@ -26,7 +26,7 @@ assert (NETWORK.size, HEADER.size) == (ffi.sizeof("struct policy_network"), ffi.
 
 
 class Row(NamedTuple):
-    """One row. `key` is a canonical name, a glob, a network, or None for everything.
+    """One row. `key` is a canonical name, a glob, a network, or None, which matches everything.
 
     Of the rows that match, the one with the lowest `rank` answers.
     """

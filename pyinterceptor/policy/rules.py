@@ -31,9 +31,9 @@ class Rules:
 
 
 def laid_out(rules: Rules) -> Pieces[Layout]:
-    """The rules as stages, targets and ports.
+    """Arranges the rules as stages, targets and ports.
 
-    Raises: PolicyError for a bad pattern or network, or two patterns that are the same host.
+    Raises PolicyError for a bad pattern or network, or two patterns that are the same host.
     """
     hosts = yield from _host_rows(rules.hosts)
     outbound = [] if rules.catch_all is None else [Row(None, rules.catch_all, 0, rules.catch_all, protocols=SPOKEN)]
@@ -48,7 +48,7 @@ def laid_out(rules: Rules) -> Pieces[Layout]:
 
 
 def _host_rows(patterns: Mapping[str, int]) -> Pieces[list[Row]]:
-    """Names before addresses before globs, each in the order they are declared."""
+    """Returns the rows of the host rules: names, then addresses, then globs, each in the order of declaration."""
     hosts = yield from _canonical(patterns)
     rows = []
     for batch in batches(enumerate(hosts.items())):

@@ -1,4 +1,4 @@
-"""The table that C reads, and the one matcher, called from Python.
+"""Compiles the table that C reads, and calls C's matcher from Python.
 
 Pure.
 """
@@ -29,27 +29,27 @@ class Decision:
 
 
 def compile(rules: Rules, generation: int) -> bytes:
-    """The table of these rules.
+    """Returns the table of these rules.
 
-    Raises: PolicyError for a bad rule.
+    Raises PolicyError for a bad rule.
     """
     return at_once(compiling(rules, generation))
 
 
 def compiling(rules: Rules, generation: int) -> Pieces[bytes]:
-    """The same, in pieces."""
+    """Compiles the table like `compile`, in pieces."""
     return assembled((yield from laid_out(rules)), generation)
 
 
 def decide(table: bytes, protocol: int, host: str, destination: tuple[Address, int] | None) -> Decision:
-    """The decision for a flow or request of this protocol (lib.PROTOCOL_*), host and destination; None: unknown."""
+    """Returns the decision for a flow or request. `protocol` is a lib.PROTOCOL_*; an unknown destination is None."""
     name = host.encode("ascii", "replace")
     made = lib.policy_decide(ffi.from_buffer(table), protocol, name, len(name), endpoint(destination))
     return Decision(made.verdict, made.rule, made.generation, made.stage, made.target, made.reason, made.matched)
 
 
 def endpoint(destination: tuple[Address, int] | None) -> Any:
-    """The `struct endpoint *`; NULL if it is unknown."""
+    """Returns a `struct endpoint *`; NULL if the destination is None."""
     if destination is None:
         return ffi.NULL
     made = ffi.new("struct endpoint *")
@@ -58,6 +58,6 @@ def endpoint(destination: tuple[Address, int] | None) -> Any:
 
 
 def decide_name(table: bytes, host: str) -> int:
-    """The best lib.VERDICT_* that anything sent to this name could get, whatever its address, port and protocol."""
+    """Returns the most permissive lib.VERDICT_* for this name at any address, port and protocol."""
     name = host.encode("ascii", "replace")
     return int(lib.policy_decide_name(ffi.from_buffer(table), name, len(name)))

@@ -1,4 +1,4 @@
-"""The bytes of a message, known at once or still to come. They are read once. Pure."""
+"""The body of a message, whole or streamed. It can be read once. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Source(Protocol):
 
     @property
     def remaining(self) -> int:
-        """Bytes that are still to come off the socket."""
+        """Count of bytes that were not taken off the socket yet."""
 
     async def take(self) -> bytes:
-        """The bytes that came early; they go first."""
+        """Returns the bytes that were already read off the socket. They precede the remaining ones."""
 
     async def moved(self, count: int) -> None:
-        """`count` of the remaining bytes were taken off the socket; fewer than all: nothing more can be read."""
+        """Reports that `count` remaining bytes were taken off the socket. If fewer than all, no more can be read."""
 
 
 @runtime_checkable
@@ -32,22 +32,22 @@ class FileSource(Protocol):
 
     @property
     def file(self) -> int:
-        """Its descriptor, which stays open until the body is closed."""
+        """The file's descriptor, which stays open until the body is closed."""
 
     @property
     def offset(self) -> int:
-        """The place in the file of the body's first byte that wasn't read yet."""
+        """Offset in the file of the first byte that was not read yet."""
 
     @property
     def remaining(self) -> int:
-        """Bytes from there on."""
+        """Count of the body's bytes from `offset` on."""
 
 
 class Body:
-    """`async for chunk in body` gives bytes; a second reading is a RuntimeError.
+    """`async for chunk in body` yields bytes. A second reading raises RuntimeError.
 
-    `length` is the count of bytes, None if it isn't known before the end.
-    `content` has all bytes if they were given at once, None if they are streamed.
+    `length` is the count of bytes; None if it is unknown until the end.
+    `content` holds all bytes; None if they are streamed.
     """
 
     __slots__ = ("_chunks", "content", "is_used", "length")
@@ -70,11 +70,11 @@ class Body:
 
     @property
     def source(self) -> Source | FileSource | None:
-        """The socket or file that the bytes are in; None if there is none, or reading has begun."""
+        """The socket or file that holds the bytes; None if there is none, or if reading has begun."""
         return None if self.is_used else getattr(self._chunks, "source", None)
 
     def taken(self) -> Body:
-        """The same bytes as a body of their own; this one can't be read any more. Raises: RuntimeError if it was."""
+        """Moves the bytes into a new body, and returns it. Raises RuntimeError if this body was read already."""
         self._use()
         body = Body.__new__(Body)
         body._chunks, body.content, body.length, body.is_used = self._chunks, self.content, self.length, False
@@ -93,32 +93,32 @@ class Body:
         return _Coming(self._chunks)
 
     async def bytes(self) -> bytes:
-        """The whole body."""
+        """Returns the whole body. Raises RuntimeError if it was read already."""
         if self.content is not None and not self.is_used:
             self.is_used = True
             return self.content
         return b"".join([chunk async for chunk in self])
 
     async def text(self) -> str:
-        """The whole body as UTF-8, with replacement characters where it isn't, as in the Fetch standard."""
+        """Returns the whole body as UTF-8; invalid bytes are replaced, as in the Fetch standard."""
         return (await self.bytes()).decode("utf-8", "replace")
 
     async def json(self) -> Any:
-        """The whole body as JSON. Raises: ValueError."""
+        """Returns the whole body, parsed as JSON. Raises ValueError if it is not JSON."""
         return json.loads(await self.bytes())
 
     async def aclose(self) -> None:
-        """Closes the source of the bytes, however many were read."""
+        """Closes the source of the bytes, read or not."""
         close = getattr(self._chunks, "aclose", None)
         if close is not None:
             await close()
 
 
-# Not generators: who leaves a loop over a body early need not close one.
+# Classes instead of generators: a loop over a body can be left early without closing a generator.
 
 
 class _Whole:
-    """One chunk, or none if it is empty."""
+    """Iterates over one chunk; over none if it is empty."""
 
     __slots__ = ("_content",)
 
@@ -136,7 +136,7 @@ class _Whole:
 
 
 class _Coming:
-    """The chunks of a given iterable as bytes, without the empty ones."""
+    """Iterates over the chunks of an iterable as bytes, without the empty ones."""
 
     __slots__ = ("_chunks",)
 

@@ -22,8 +22,8 @@ class Headers:
 
     Made from a mapping, from pairs, or from other Headers, which are copied: `Headers({"etag": '"1"'})`.
 
-    Raises: ValueError for a name that is no token or a value with a control byte or beyond Latin-1; TypeError for a
-    name or value that is no str.
+    Raises ValueError for a name that is not a token, or a value with a control byte or a character beyond Latin-1;
+    TypeError for a name or value that is not a str.
     """
 
     __slots__ = ("_fields",)
@@ -74,7 +74,7 @@ class Headers:
         self._fields.add(name, value.strip(" \t"))
 
     def delete(self, name: str) -> None:
-        """Removes every value of the name; nothing happens if there is none."""
+        """Removes every value of the name, if it has any."""
         self._fields.popall(name, None)
 
     def items(self) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ class Request:
 
     `target` is the target of the container's own request line, also in a copy; None for any other request.
 
-    Raises: ValueError for a method that is no token or an invalid URL; RuntimeError for a copy of a request whose
+    Raises ValueError for an invalid method or URL; RuntimeError for a copy of a request whose
     body was read already; TypeError for a copy with a body whose method is set to GET or HEAD.
     """
 
@@ -118,7 +118,7 @@ class Request:
         self._body = body if isinstance(body, Body) else Body(body)
 
     async def bytes(self) -> bytes:
-        """Returns the whole body. Raises: RuntimeError if it was read already."""
+        """Returns the whole body. Raises RuntimeError if it was read already."""
         return await self.body.bytes()
 
     async def text(self) -> str:
@@ -126,7 +126,7 @@ class Request:
         return await self.body.text()
 
     async def json(self) -> Any:
-        """Returns the whole body, parsed as JSON. Raises: ValueError."""
+        """Returns the whole body, parsed as JSON. Raises ValueError if it is not JSON."""
         return await self.body.json()
 
     def __repr__(self) -> str:
@@ -134,7 +134,7 @@ class Request:
 
 
 def _checked(method: Any) -> str:
-    """Returns the method, a common one in upper case (Fetch standard). Raises: ValueError if it is no token."""
+    """Returns the method, a common one in upper case (Fetch standard). Raises ValueError if it is not a token."""
     if not isinstance(method, str):
         raise TypeError(f"a method is a str, not {type(method).__name__}")
     if not TOKEN.fullmatch(method):

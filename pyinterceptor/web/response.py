@@ -12,9 +12,9 @@ TEXT = (("content-type", "text/plain; charset=utf-8"),)
 
 
 class Response:
-    """`status`, `headers`, `body`. A str becomes UTF-8 text unless a content-type says otherwise.
+    """`status`, `headers`, `body`. A str is sent as UTF-8 text unless a content-type is given.
 
-    Raises: ValueError for a status outside 200..599.
+    Raises ValueError for a status outside 200..599.
     """
 
     __slots__ = ("_body", "_headers", "_status")
@@ -33,17 +33,17 @@ class Response:
 
     @classmethod
     def from_json(cls, value: Any, status: int = 200, headers: Source | Headers | None = None) -> Response:
-        """A response whose body is `value` as JSON."""
+        """Returns a response whose body is `value` as JSON."""
         response = cls(json.dumps(value).encode(), status, headers)
         if "content-type" not in response.headers:
             response.headers.set("content-type", "application/json")
         return response
 
-    # An assigned value is checked like an argument of the constructor, so that a response can always be sent.
+    # Assigned values are checked as in the constructor, so that a response can always be sent.
 
     @property
     def status(self) -> int:
-        """200 to 599."""
+        """The status code, 200 to 599."""
         return self._status
 
     @status.setter
@@ -52,7 +52,7 @@ class Response:
 
     @property
     def headers(self) -> Headers:
-        """The fields, to be changed in place; a mapping or pairs assigned to it replace them."""
+        """The header fields, which can be changed in place. An assigned mapping, or pairs, replaces them."""
         return self._headers
 
     @headers.setter
@@ -61,7 +61,7 @@ class Response:
 
     @property
     def body(self) -> Body:
-        """The body, to be read once; bytes, str or an async iterable assigned to it replace it."""
+        """The body, which can be read once. Assigned bytes, str or an async iterable replace it."""
         return self._body
 
     @body.setter
@@ -70,23 +70,23 @@ class Response:
 
     @property
     def ok(self) -> bool:
-        """Whether the status is one of success, 200 to 299."""
+        """Whether the status is 200 to 299."""
         return self.status < 300
 
     async def bytes(self) -> bytes:
-        """The whole body. Raises: RuntimeError if it was read already."""
+        """Returns the whole body. Raises RuntimeError if it was read already."""
         return await self.body.bytes()
 
     async def text(self) -> str:
-        """The whole body as UTF-8, with replacement characters where it isn't."""
+        """Returns the whole body as UTF-8; invalid bytes are replaced."""
         return await self.body.text()
 
     async def json(self) -> Any:
-        """The whole body as JSON. Raises: ValueError."""
+        """Returns the whole body, parsed as JSON. Raises ValueError if it is not JSON."""
         return await self.body.json()
 
     async def aclose(self) -> None:
-        """Closes the source of the body: a fetched response that won't be read, a generator."""
+        """Closes the source of the body: the connection of a fetched response, or a generator."""
         await self.body.aclose()
 
     def __repr__(self) -> str:

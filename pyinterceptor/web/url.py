@@ -1,4 +1,4 @@
-"""A URL of a request, taken apart once. Pure. RFC 3986, http and https only."""
+"""The URL of a request, parsed once. Pure. RFC 3986; http and https only."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PORTS = {"http": 80, "https": 443}
 ABSOLUTE = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 AUTHORITY = re.compile(r"(\[[^]]*]|[^:]*)(?::([0-9]{0,5}))?")
 HOST = re.compile(r"[a-z0-9._~!$&'()*+,;=%-]+")  # reg-name, RFC 3986 section 3.2.2
-ASCII = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # what stays as it is beside letters and digits
+ASCII = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # characters that are not percent-encoded, besides letters and digits
 
 
 class URL:
-    """Immutable; `str(url)` is the whole without the fragment. `path` and `query` stay percent-encoded, as they came.
+    """An immutable URL. `str(url)` omits the fragment. `path` and `query` keep the percent-encoding that was given.
 
-    Raises: ValueError if it isn't an absolute http or https URL, or has a user's name in it; TypeError if it is no str.
+    Raises ValueError if it isn't an absolute http or https URL, or contains a user name; TypeError if it is not a str.
     """
 
     __slots__ = ("_host", "_port", "_scheme", "_target")
@@ -40,7 +40,7 @@ class URL:
 
     @classmethod
     def parsed(cls, scheme: str, host: str, port: int, target: str) -> URL:
-        """Made of parts that a strict parser has read; they aren't checked again."""
+        """Makes a URL of parts that a strict parser has checked; they are not checked again."""
         url = cls.__new__(cls)
         url._scheme, url._host, url._port, url._target = scheme, host, port, target
         return url
@@ -52,17 +52,17 @@ class URL:
 
     @property
     def host(self) -> str:
-        """In lower case, without brackets."""
+        """The host in lower case, without brackets."""
         return self._host
 
     @property
     def port(self) -> int:
-        """The port of the URL, else its scheme's."""
+        """The port of the URL, or the default port of its scheme."""
         return self._port
 
     @property
     def target(self) -> str:
-        """As a request line has it (RFC 9112 section 3.2): path and query, or "*"."""
+        """Path and query as in a request line, or "*" (RFC 9112 section 3.2)."""
         return self._target
 
     @property
@@ -77,17 +77,17 @@ class URL:
 
     @property
     def search_params(self) -> dict[str, list[str]]:
-        """The query, decoded: every value of every name."""
+        """The decoded query: all values of each name."""
         return parse_qs(self.query, keep_blank_values=True)
 
     @property
     def authority(self) -> str:
-        """`host[:port]` as a Host field has it, the scheme's own port left out (RFC 9110 section 7.2)."""
+        """`host[:port]` as in a Host field, without the scheme's default port (RFC 9110 section 7.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
     def join(self, reference: str) -> URL:
-        """The URL that a reference found at this one means (RFC 3986 section 5)."""
+        """Resolves a reference against this URL (RFC 3986 section 5)."""
         return URL(urljoin(str(self), reference))
 
     def __str__(self) -> str:
@@ -105,9 +105,9 @@ class URL:
 
 
 def split_host(authority: str) -> tuple[str, int | None]:
-    """The host of a Host field, in lower case and without brackets, and its port, None if it has none.
+    """Returns the host of a Host field, in lower case without brackets, and its port; None if it has no port.
 
-    Raises: ValueError if it is no host with or without a port.
+    Raises ValueError if the field is not a host with an optional port.
     """
     match = AUTHORITY.fullmatch(authority)
     if match is None or int(match[2] or 0) > 65535:
@@ -127,12 +127,12 @@ def _authority(text: str, url: str) -> tuple[str, int | None]:
         raise ValueError(f"{url} has a user's name in it; send it in an Authorization field")
     try:
         return split_host(text)
-    except ValueError as error:  # an IDNAError is one
+    except ValueError as error:  # idna.IDNAError included
         raise ValueError(f"{url} is not an absolute http or https URL: {error}") from error
 
 
 def _checked(url: Any) -> str:
-    """A URL with a space or control character is refused rather than mended."""
+    """Returns the URL. One with a space or control character is refused instead of corrected."""
     if not isinstance(url, str):
         raise TypeError(f"a URL is a str, not {type(url).__name__}: {url!r}")
     if any(character <= " " or character == "\x7f" for character in url):
