@@ -1,6 +1,6 @@
 """Opens an interceptor: the only place that joins the gateway, the relay, DNS and the runtimes.
 
-`async with open_interceptor(app) as interceptor` is a lifetime: all that it started is gone when the block ends.
+`async with open_interceptor(app) as interceptor` is a lifetime: everything it started has ended when the block ends.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def open_interceptor(
     state: str | None = None,
     options: Options | None = None,
 ) -> AsyncIterator[Interceptor]:
-    """Opens the gateway, the relay and DNS for `app`; all of it is gone when the block ends.
+    """Opens the gateway, the relay and DNS for `app`; all three are closed when the block ends.
 
     `instance`: a name that separates several interceptors on one machine.
     `nameservers`: asked for names that no rule serves, instead of those of /etc/resolv.conf.
@@ -51,7 +51,7 @@ async def open_interceptor(
 
     Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
 
-    Raises: CaptureError with the step and the remedy; PolicyError for a wrong app, rule or setting; BindingError if a
+    Raises CaptureError with the step and the remedy; PolicyError for a wrong app, rule or setting; BindingError if a
     binding's engine can't be opened.
     """
     if not isinstance(app, App):

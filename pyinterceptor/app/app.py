@@ -18,8 +18,8 @@ class App:
     `App(containers=[Sandbox], bindings={"KV": KV(), "GREETING": "hello"})`: each binding is an attribute of `env` in
     every handler, and no container sees any of them. The first class is the default of `pyinterceptor run`.
 
-    Raises: PolicyError for a container that is no subclass of Container, two classes of one name, or a binding whose
-    name `env` can't have.
+    Raises PolicyError for a container that is not a subclass of Container, two classes of one name, or a binding
+    whose name is not valid in `env`.
     """
 
     containers: tuple[type[Container], ...]
@@ -45,14 +45,14 @@ class App:
             raise PolicyError(f"{cls!r} is not a container class; pass one of the app's: {known}")
 
     def policy(self, cls: type[Container], generation: int) -> Policy:
-        """The class's rules as they stand now.
+        """Reads the class's current rules.
 
-        Raises: PolicyError for an invalid rule, or a handler that uses a binding which the app doesn't have.
+        Raises PolicyError for an invalid rule, or a handler that uses a binding which the app doesn't have.
         """
         return at_once(self.reading(cls, generation))
 
     def reading(self, cls: type[Container], generation: int) -> Pieces[Policy]:
-        """The same, in pieces."""
+        """Reads the rules like `policy`, in pieces."""
         policy = yield from reading(cls, generation)
         checked: set[int] = set()
         for name, handler in zip(policy.names, policy.handlers, strict=True):

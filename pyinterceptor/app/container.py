@@ -47,12 +47,12 @@ class ContainerContext:
 
 
 def container_id(class_name: str, name: str) -> str:
-    """64 hex digits that stand for this class and name."""
+    """Returns the 64 hex digits that identify this class and name."""
     return hashlib.sha256(f"{class_name}\0{name}".encode()).hexdigest()
 
 
 class HostHandlers(Mapping[str, Handler]):
-    """The handlers of a class by host pattern, its bases' included; called, it decorates one more."""
+    """The handlers of a class and its bases by host pattern. Calling it returns a decorator for another handler."""
 
     def __init__(self, owner: ContainerType) -> None:
         self._owner = owner
@@ -84,12 +84,12 @@ class HostHandlers(Mapping[str, Handler]):
         return len(self._merged())
 
     def items(self) -> ItemsView[str, Handler]:
-        """All at once: each look-up merges the handlers of all bases anew."""
+        """Returns all pairs after one merge; each single look-up merges the handlers of all bases again."""
         return self._merged().items()
 
 
 class CatchAll:
-    """The handler of every HTTP request that no host rule answers; called, it decorates that handler."""
+    """The handler of every HTTP request that no host rule answers. Calling it decorates that handler."""
 
     def __init__(self, owner: ContainerType) -> None:
         self._owner = owner
@@ -111,7 +111,7 @@ class CatchAll:
 
 
 class _Inherit:
-    """Stands for a setting that a class leaves to its bases."""
+    """The value of a setting that a class inherits from its bases."""
 
 
 _INHERIT: Any = _Inherit()
@@ -140,22 +140,22 @@ def _check_mixin(mixin: type, cls: type) -> None:
 
 
 class ContainerType(type):
-    """The class of container classes: `Sandbox.outbound = handler` assigns, `@Sandbox.outbound` decorates.
+    """The metaclass of containers: `Sandbox.outbound = handler` assigns, `@Sandbox.outbound` decorates.
 
-    Raises: PolicyError for a name that means nothing, in a class body, in that of a mixin, or when it is assigned.
+    Raises PolicyError for a name that means nothing, in a class body, in that of a mixin, or when it is assigned.
     """
 
     _own_hosts: dict[str, Handler]
     _own_outbound: Any
 
     def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> ContainerType:
-        # Kept before __init_subclass__ and __set_name__ run, which may assign or decorate.
+        # Set before __init_subclass__ and __set_name__ run, because those may assign or decorate handlers.
         rest = {key: value for key, value in body.items() if key not in ("outbound", "outbound_by_host")}
         rest["_own_hosts"] = _by_host(body.get("outbound_by_host", {}), name)
         rest["_own_outbound"] = _catch_all(body.get("outbound", _INHERIT))
         try:
             cls = super().__new__(mcs, name, bases, rest)
-        except RuntimeError as error:  # Python 3.11 wraps what a __set_name__ raises
+        except RuntimeError as error:  # Python 3.11 wraps an exception of __set_name__
             if isinstance(error.__cause__, PolicyError):
                 raise error.__cause__ from None
             raise
@@ -183,7 +183,7 @@ class ContainerType(type):
     def outbound(cls, handler: Handler | None) -> None:
         cls._own_outbound = _catch_all(handler)
 
-    if not TYPE_CHECKING:  # mypy would take it as leave to assign any name
+    if not TYPE_CHECKING:  # mypy would otherwise allow an assignment to any name
 
         def __setattr__(cls, name: str, value: object) -> None:
             check_name(name, cls.__name__)
@@ -192,15 +192,15 @@ class ContainerType(type):
 
 
 class Container(metaclass=ContainerType):
-    """Subclass it, one class for each kind of workload.
+    """The base class of the user's containers: one subclass for each kind.
 
     `enable_internet`: traffic that matches no rule is passed through (True) or refused (False).
-    `outbound_by_host`: handlers by host: exact names, addresses, `*` globs.
+    `outbound_by_host`: handlers by host pattern: exact names, addresses, `*` globs.
     `outbound`: the handler of every HTTP request that no host rule answers.
     `local_networks`: addresses that the dial guard lets this class reach although they are local, as networks
     ("10.1.0.0/16") or single services ("127.0.0.1:5432").
-    `budget`: how much of the interceptor one container may use at once; more is refused, and costs no other container.
-    `image`: a podman image to run in; None is the embedded runtime, which shows the host's files read-only.
+    `budget`: limits on the resources that one container may use at once. A request beyond a limit is refused.
+    `image`: a podman image to run in. None selects the embedded runtime, in which the host's files are read-only.
 
     Methods, classes, properties, private names and annotated attributes of your own may stand beside them. Any other
     name is an error, so that a misspelt setting can't leave the internet open.
@@ -219,7 +219,7 @@ class Container(metaclass=ContainerType):
         self.ctx = ctx
         self.env = env
 
-    if TYPE_CHECKING:  # for assignments in a body, where mypy takes the first parameter away, as from a method
+    if TYPE_CHECKING:  # for assignments in a class body: mypy drops the first parameter there, as of a method
         outbound: Callable[[Any, Context], Awaitable[Response] | Response] | None
         outbound_by_host: Mapping[str, Handler]
     else:

@@ -14,8 +14,9 @@ from typing import Any
 from pyinterceptor.errors import PolicyError
 
 ASYNCIO = str(Path(asyncio.__file__).parent)
-# How asyncio's functions fail under Trio where they are written in C, and leave no frame of their own in a traceback.
-FOREIGN_FUTURE = "unrecognized yield message"  # Trio's words for a task that awaits a future of asyncio's
+# Trio's message if a task awaits a future of asyncio.
+FOREIGN_FUTURE = "unrecognized yield message"
+# Messages of asyncio's functions that are written in C. They fail so under Trio, without a frame in the traceback.
 WITHOUT_LOOP = ("no running event loop", "no current event loop")
 
 
@@ -33,7 +34,7 @@ def check_handler(handler: Any, setting: str) -> Any:
 
 
 def place_of(handler: Callable[..., Any]) -> str:
-    """`greetings (/srv/app.py:12)`; its name alone if it has no Python code."""
+    """Returns `greetings (/srv/app.py:12)`; the name alone if the handler has no Python code."""
     code = _code_of(handler)
     if code is None:
         return str(getattr(handler, "__qualname__", type(handler).__name__))
@@ -41,7 +42,7 @@ def place_of(handler: Callable[..., Any]) -> str:
 
 
 def wrong_answer(handler: Callable[..., Any], answer: object) -> TypeError:
-    """The error of a handler that returned something else than a Response; closes a coroutine that nobody awaited."""
+    """Returns the error for an answer that is not a Response. Closes the answer if it is a coroutine."""
     if inspect.iscoroutine(answer):
         answer.close()
         returned, missing = "a coroutine", "is an `await` missing?"
@@ -53,7 +54,7 @@ def wrong_answer(handler: Callable[..., Any], answer: object) -> TypeError:
 
 
 def explain_asyncio(error: Exception, handler: Callable[..., Any]) -> None:
-    """Adds a note with the handler's line to an error that comes from a call of asyncio's, since Trio runs handlers."""
+    """Adds a note with the handler's line to an error that an asyncio call raised, since Trio runs handlers."""
     frames = traceback.extract_tb(error.__traceback__)
     is_foreign = str(error) in WITHOUT_LOOP or FOREIGN_FUTURE in str(error)
     if is_foreign or any(frame.filename.startswith(ASYNCIO) for frame in frames):
@@ -63,14 +64,14 @@ def explain_asyncio(error: Exception, handler: Callable[..., Any]) -> None:
 
 
 def _line_in(frames: traceback.StackSummary, handler: Callable[..., Any]) -> str:
-    """`greetings (/srv/app.py:14)`: the deepest of these lines that stands in the handler's file."""
+    """Returns `greetings (/srv/app.py:14)`: the deepest of these frames that is in the handler's file."""
     code = _code_of(handler)
     lines = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
     return f"{lines[-1].name} ({lines[-1].filename}:{lines[-1].lineno})" if lines else place_of(handler)
 
 
 def _code_of(handler: Any) -> CodeType | None:
-    """Of the function inside decorators, methods, partial() and objects with `__call__`."""
+    """Returns the code of the function inside decorators, methods, partial() and objects with `__call__`."""
     handler = inspect.unwrap(handler)
     while isinstance(handler, functools.partial):
         handler = inspect.unwrap(handler.func)

@@ -16,8 +16,8 @@ from pyinterceptor.errors import PolicyError
 def load_app(path: str) -> App:
     """Runs the file as a module, its directory on sys.path as for a script, and returns its `app`.
 
-    Raises: PolicyError, with the cause chained, if the file can't be read, fails, has no App, or has an invalid rule.
-    The message begins with the place.
+    Raises PolicyError, with the cause chained, if the file can't be read, fails, has no App, or has an invalid rule.
+    The message begins with the file and line.
     """
     file = os.path.abspath(path)
     if not os.path.isfile(file):
@@ -45,7 +45,7 @@ def load_app(path: str) -> App:
 
 
 def _line_in(error: BaseException, file: str) -> str:
-    """`:12`, the deepest line of the user's file in the traceback; "" if there is none."""
+    """Returns `:12`, the deepest line of the user's file in the traceback; "" if it has none."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f":{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
@@ -60,7 +60,7 @@ def _reason(error: BaseException, file: str) -> str:
 
 
 def _line_of(cls: type, file: str) -> str:
-    """`:12`, the first line of a class of the user's file; "" if it is another file's."""
+    """Returns `:12`, the first line of the class; "" if another file defines it."""
     try:
         return f":{inspect.getsourcelines(cls)[1]}" if inspect.getsourcefile(cls) == file else ""
     except (OSError, TypeError):

@@ -1,7 +1,7 @@
-"""Which names may stand in a container class?
+"""Checks the names in a container class.
 
-Pure. A misspelt setting would leave its default in force, and the default opens the internet. Every public name that
-means nothing is refused therefore, and the error names the setting that was probably meant.
+Pure. A misspelt setting would leave its default in force, and the default opens the internet. Therefore every
+unknown public name is refused, and the error names the setting that was probably meant.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ SETTINGS = frozenset({"budget", "enable_internet", "image", "local_networks", "o
 NOT_BUILT = frozenset(
     {"allowed_hosts", "denied_hosts", "intercept_https", "outbound_handlers", "passthrough_hosts", "refused"}
 )
-SHORT = 6  # letters; a setting of at most that many is recognised within one edit, a longer one within two
+SHORT = 6  # letters; a name within one edit of a setting of at most that many is refused, within two of a longer one
 
 
 def check_name(name: str, owner: str) -> None:
-    """Raises PolicyError if the name is nearly that of a setting, or that of a setting which isn't built yet."""
+    """Raises PolicyError if the name is a misspelt setting, or a setting that isn't built yet."""
     if name.startswith("_") or name in SETTINGS:
         return
     meant = nearest(name)
@@ -44,7 +44,7 @@ def check_value(name: str, value: object, owner: str, declared: Iterable[str]) -
 
 
 def check_body(cls: type, body: Mapping[str, object], owner: str) -> None:
-    """Checks every name that a class has got from its body, annotated or not. Raises PolicyError."""
+    """Checks every name in a class body, annotated or not. Raises PolicyError if one is unknown or misspelt."""
     annotated = annotations_of(cls)
     for name in annotated:
         check_name(name, owner)
@@ -57,29 +57,29 @@ def check_body(cls: type, body: Mapping[str, object], owner: str) -> None:
 
 
 def names_of(classes: Iterable[type]) -> set[str]:
-    """Every name that these classes set or annotate."""
+    """Returns every name that these classes set or annotate."""
     return {name for cls in classes for name in (*vars(cls), *annotations_of(cls))}
 
 
 def annotations_of(cls: type) -> set[str]:
-    """The names that are annotated in the class's own body."""
+    """Returns the names that are annotated in the class's own body."""
     if sys.version_info >= (3, 14):
         from annotationlib import Format, get_annotations
 
-        return set(get_annotations(cls, format=Format.FORWARDREF))  # an annotation may name what isn't defined yet
+        return set(get_annotations(cls, format=Format.FORWARDREF))  # annotations may use names that aren't defined yet
     return set(vars(cls).get("__annotations__", ()))
 
 
 def nearest(name: str) -> str | None:
-    """The known name within one or two edits of this one, None if there is none."""
+    """Returns the setting within one or two edits of this name; None if no setting is that close."""
     edits, known = min((distance(_letters(name), _letters(known)), known) for known in (*SETTINGS, *NOT_BUILT))
     return known if edits <= (1 if len(_letters(known)) <= SHORT else 2) else None
 
 
 def distance(one: str, other: str) -> int:
-    """Edits from one text to the other: a character inserted, deleted or replaced, or two neighbours exchanged.
+    """Returns the Damerau-Levenshtein distance of two texts, in its restricted form: no part is edited twice.
 
-    It is the Damerau-Levenshtein distance in its restricted form: no part is edited twice.
+    An edit inserts, deletes or replaces a character, or exchanges two neighbours.
     """
     before: list[int] = []
     row = list(range(len(other) + 1))
@@ -97,5 +97,5 @@ def _letters(name: str) -> str:
 
 
 def _is_member(value: Any) -> bool:
-    """Methods, properties and other descriptors have `__get__`; a class of one's own is a member, too."""
+    """Whether the value is a class, or a descriptor: methods and properties have `__get__`."""
     return isinstance(value, type) or hasattr(type(value), "__get__")

@@ -1,14 +1,14 @@
 """The policies of one container, by generation.
 
-Pure. A decision names the generation of the policy that made it. Its numbers are of that policy's rules, stages and
-handlers, though another policy may be in force by now.
+Pure. A decision names the generation of the policy that made it. Its numbers index that policy's rules, stages and
+handlers; a newer policy may be in force by now.
 """
 
 from __future__ import annotations
 
 from pyinterceptor.app.policy import Policy
 
-KEPT = 16  # policies: a decision made this many replacements ago has no name any more
+KEPT = 16  # policies: an older decision's rule can't be named any more
 
 
 class Policies:
@@ -19,7 +19,7 @@ class Policies:
         self._kept = {policy.generation: policy}  # oldest first
 
     def replace(self, policy: Policy) -> bool:
-        """Puts it in force. Returns False, and changes nothing, if the one in force was read later."""
+        """Puts the policy in force. Returns False, and changes nothing, if the one in force was read later."""
         if policy.generation <= self.now.generation:
             return False
         self.now = policy
@@ -29,5 +29,5 @@ class Policies:
         return True
 
     def of(self, generation: int) -> Policy | None:
-        """The policy of this generation, or None if it isn't kept."""
+        """Returns the policy of this generation; None if it is no longer kept."""
         return self._kept.get(generation)

@@ -33,20 +33,20 @@ class Policy:
         return table.decide_name(self.blob, host)
 
     def rule_name(self, rule: int) -> str:
-        """The rule's pattern, "-" for none."""
+        """Returns the rule's pattern; "-" if no rule has this number."""
         return self.names[rule] if rule < len(self.names) else "-"
 
 
 def policy_of(cls: type[Container], generation: int) -> Policy:
-    """The class's rules as they stand now.
+    """Reads the class's current rules.
 
-    Raises: PolicyError for a bad pattern, network, handler or setting.
+    Raises PolicyError for a bad pattern, network, handler or setting.
     """
     return at_once(reading(cls, generation))
 
 
 def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
-    """The same, in pieces: the rules are those at the first one."""
+    """Reads the rules like `policy_of`, in pieces. The first piece takes the snapshot."""
     _check_settings(cls)
     hosts, catch_all = dict(cls.outbound_by_host.items()), cls.outbound.handler
     internet, local_networks = cls.enable_internet, tuple(cls.local_networks)
@@ -66,7 +66,7 @@ def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
 
 
 def _check_settings(cls: type[Container]) -> None:
-    """Raises: PolicyError for a setting of a wrong type: treating it as true could allow traffic."""
+    """Raises PolicyError for a setting of a wrong type, because treating it as true could allow traffic."""
     internet, networks, image = cls.enable_internet, cls.local_networks, cls.image
     if not isinstance(internet, bool):
         raise PolicyError(f"enable_internet must be True or False, not {internet!r}")

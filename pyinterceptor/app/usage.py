@@ -1,7 +1,7 @@
-"""Which bindings does a handler use? Asked before it runs, so that a misspelt one is an error at start.
+"""Finds the bindings that a handler uses before it runs, so that a misspelt one is an error at start.
 
-Reads the code, not the run: `env.NAME` of the parameter that is `env`, in the handler and in functions inside it. A
-function that a handler passes `env` to isn't read, and a name that `getattr` looks up is found when it is used.
+It reads the bytecode for `env.NAME`, in the handler and in functions inside it. It does not read a function that a
+handler passes `env` to, nor names that `getattr` looks up; a misspelt one there is an error when it is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check_bindings(handler: Callable[..., Any], where: str, bindings: Collection
 
 
 def bindings_used(handler: Callable[..., Any]) -> Iterator[tuple[str, int]]:
-    """Names and lines. None for a handler without Python code, as a builtin."""
+    """Yields names and lines; nothing for a handler without Python code, such as a builtin."""
     function = inspect.unwrap(handler)
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
@@ -42,7 +42,7 @@ def bindings_used(handler: Callable[..., Any]) -> Iterator[tuple[str, int]]:
 
 
 def _attributes(code: CodeType, variable: str) -> Iterator[tuple[str, int]]:
-    """The attributes that are read of a variable, here and in the functions inside that share it."""
+    """Yields the attributes that this code and the functions inside it read from a variable."""
     if _is_assigned(code, variable):
         return
     line, is_loaded = code.co_firstlineno, False
@@ -57,5 +57,5 @@ def _attributes(code: CodeType, variable: str) -> Iterator[tuple[str, int]]:
 
 
 def _is_assigned(code: CodeType, variable: str) -> bool:
-    """Whether it gets another value in this code."""
+    """Whether this code assigns the variable."""
     return any(step.opname.startswith("STORE_") and step.argval == variable for step in dis.get_instructions(code))

@@ -1,4 +1,4 @@
-"""`pyinterceptor doctor`: the state of this machine, a line a check."""
+"""`pyinterceptor doctor`: checks this machine and prints one line for each check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyinterceptor.capture.probe import probe
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Prints the checks; returns 0 if nothing that is needed is missing, else 1."""
+    """Prints the checks; returns 0 if every requirement is met, else 1."""
     checks = probe()
     for check in checks:
         print(check)

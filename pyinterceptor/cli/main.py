@@ -1,7 +1,7 @@
 """The command line: `pyinterceptor run app.py -- COMMAND…` and `pyinterceptor doctor`.
 
-Errors are sentences on standard error. Our own exit codes are 2 (usage, the app's rules) and 125 (capture, runtime), as
-in podman-run(1), so that they can't be mistaken for the command's.
+Errors are printed as sentences on standard error. Our own exit codes are 2 (usage, the app's rules) and 125 (capture,
+runtime), as in podman-run(1), so that they can be told apart from the command's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OURS = 125  # exit code of a failure of ours
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if "--" in words else len(words)
     options = parser().parse_args(words[:end])
@@ -35,14 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.verb(options))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush fails again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's flush at exit would fail again
         return OURS
     except (Exception, BaseExceptionGroup) as error:
         return complain(error, options.verbose)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all that stands before `--`."""
+    """Returns the parser of the arguments before `--`."""
     top = argparse.ArgumentParser(prog="pyinterceptor", description="Outbound traffic of containers, in Python.")
     top.set_defaults(verbose=False)
     verbs = top.add_subparsers(required=True, metavar="run | doctor")
@@ -58,7 +58,7 @@ def complain(error: BaseException, verbose: bool) -> int:
     if verbose:
         traceback.print_exception(error)
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]  # the traceback has them all
+        error = error.exceptions[0]  # the traceback shows all of them
     message = " ".join(str(error).split())
     if not isinstance(error, InterceptorError):
         place = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,4 +1,4 @@
-"""The line that `run` ends with if something was refused: counts by kind, and the hosts refused most often.
+"""Builds the last line of `run` after refusals: counts by kind, and the hosts refused most often.
 
 Pure.
 """
@@ -13,7 +13,7 @@ from pyinterceptor.serving.records import Reason, RefusalRecord, Refused
 SHOWN = 3  # hosts of one kind
 KEPT = 1000  # different hosts of one kind that are counted apart
 
-# In the order they are listed.
+# In the order of the line.
 NAMES, REQUESTS, TLS, FLOWS, LOCAL, BUDGET = range(6)
 NOUNS = {
     NAMES: ("name", "names"),
@@ -24,12 +24,12 @@ NOUNS = {
     BUDGET: ("over budget", "over budget"),
 }
 OF_REFUSED = {Refused.NAME: NAMES, Refused.REQUEST: REQUESTS, Refused.TLS: TLS, Refused.FLOW: FLOWS}
-ONCE = (NAMES, LOCAL)  # counted once a host, not each time
+ONCE = (NAMES, LOCAL)  # counted once for each host
 OF_REASON = {Reason.LOCAL: LOCAL, Reason.BUDGET: BUDGET}
 
 
 class Tally:
-    """Counts refusals: names and local addresses once each, the others each time."""
+    """Counts refusals: each name and local address once, every other refusal each time."""
 
     def __init__(self) -> None:
         self.dropped = 0  # refusals that came too fast to be counted by kind
@@ -37,7 +37,7 @@ class Tally:
         self._hosts: dict[int, Counter[str]] = {kind: Counter() for kind in NOUNS}
 
     def add(self, refusal: RefusalRecord) -> None:
-        """Counts this one."""
+        """Counts a refusal."""
         kind = OF_REASON.get(refusal.reason, OF_REFUSED[refusal.refused])
         host = _target(refusal)
         hosts = self._hosts[kind]
@@ -46,7 +46,7 @@ class Tally:
             hosts[host] += 1
 
     def line(self) -> str | None:
-        """The line, None if nothing was refused."""
+        """Returns the line; None if nothing was refused."""
         parts = [self._part(kind) for kind in NOUNS if self._counts[kind]]
         if self.dropped:
             parts.append(f"{self.dropped} more")
@@ -62,7 +62,7 @@ class Tally:
 
 
 def _target(refusal: RefusalRecord) -> str:
-    """The host that the container named, or else the address it dialled."""
+    """Returns the host that the container named, or the address that it dialled if it named none."""
     if refusal.host or refusal.destination is None:
         return shown_host(refusal.host)
     return shown_endpoint(refusal.destination)

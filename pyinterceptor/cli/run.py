@@ -1,4 +1,4 @@
-"""`pyinterceptor run APP -- COMMAND…`: a command in a fresh container under an app's rules."""
+"""`pyinterceptor run APP -- COMMAND…`: runs a command in a new container under an app's rules."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ USAGE = (
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Declares the arguments of `run`."""
     verb.add_argument("app", metavar="APP", help="a Python file that defines `app`")
-    verb.add_argument("--container", metavar="CLASS", help="the app's class to run it in (default: its first)")
-    verb.add_argument("--user", help="the user to run it as (default: the one who invoked pyinterceptor)")
+    verb.add_argument("--container", metavar="CLASS", help="the container class of the app (default: its first)")
+    verb.add_argument("--user", help="the user that the command runs as (default: the user that invoked pyinterceptor)")
     verb.add_argument(
         "--env",
         metavar="NAME[=VALUE]",
         action="append",
         default=[],
-        help="a variable for the command; without a value, the one that it has here (few variables pass unasked)",
+        help="a variable for the command; without a value, its value in this environment (few others are passed on)",
     )
     verb.add_argument(
         "--binding",
@@ -49,14 +49,17 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="another engine for a binding of the app, as KV=redis://127.0.0.1:6379, or another value for a text;"
-        " PYINTERCEPTOR_BINDING_NAME in the environment does the same",
+        " the variable PYINTERCEPTOR_BINDING_NAME does the same",
     )
-    verb.add_argument("--state", metavar="NAME", help="the embedded KV and R2 to use (default: those of this file)")
+    verb.add_argument("--state", metavar="NAME", help="the embedded KV and R2 to use (default: the file's own)")
     verb.add_argument(
-        "--nameserver", metavar="ADDRESS", action="append", help="ask this one instead of /etc/resolv.conf's"
+        "--nameserver",
+        metavar="ADDRESS",
+        action="append",
+        help="the DNS server to ask instead of those in /etc/resolv.conf",
     )
     verb.add_argument(
-        "-v", "--verbose", action="store_true", help="a line on standard error for each request, flow and refusal"
+        "-v", "--verbose", action="store_true", help="print a line on standard error for each request, flow and refusal"
     )
 
 
@@ -66,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         print("pyinterceptor: run: give the command after --, as in: run app.py -- curl http://my.kv/", file=sys.stderr)
         return 2
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet: Ctrl-C ends us without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet: Ctrl-C ends the process without a traceback
     app = load_app(options.app)
     cls = chosen(app, options.container)
     options.env = dict(map(variable, options.env))
@@ -77,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def chosen(app: App, name: str | None) -> type[Container]:
-    """The class called `name`, or the app's first. Raises: PolicyError if the app has no such class."""
+    """Returns the class called `name`, or the app's first. Raises PolicyError if the app has no such class."""
     known = {cls.__name__: cls for cls in app.containers}
     if name is None:
         return app.containers[0]
@@ -87,7 +90,7 @@ def chosen(app: App, name: str | None) -> type[Container]:
 
 
 async def run_in_container(app: App, cls: type[Container], options: argparse.Namespace) -> int:
-    """Starts a container of the class, runs the command in it, stops it; returns the command's exit code."""
+    """Starts a container of the class, runs the command in it and stops it. Returns the command's exit code."""
     tally = Tally()
     async with (
         open_interceptor(
@@ -110,21 +113,21 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
 
 @asynccontextmanager
 async def counting(interceptor: Interceptor, tally: Tally) -> AsyncIterator[None]:
-    """Counts the refusals of the time of the block."""
+    """Counts the refusals that occur during the block."""
     async with trio.open_nursery() as nursery, interceptor.records(RefusalRecord) as refusals:
         nursery.start_soon(count_all, refusals, tally)
         yield
 
 
 async def count_all(refusals: Subscription[RefusalRecord], tally: Tally) -> None:
-    """Counts until the subscription ends."""
+    """Counts refusals until the subscription ends."""
     async for refusal in refusals:
         tally.add(refusal)
     tally.dropped = refusals.dropped_refusals
 
 
 def variable(text: str) -> tuple[str, str]:
-    """Name and value of an `--env`. Raises: PolicyError for a name without a value here."""
+    """Returns name and value of an `--env`. Raises PolicyError if it has no value and the environment has none."""
     name, given, value = text.partition("=")
     if not name:
         raise PolicyError(f"--env {text}: give it a name")
@@ -134,7 +137,7 @@ def variable(text: str) -> tuple[str, str]:
 
 
 def setting(text: str) -> tuple[str, str]:
-    """Name and value of a `--binding`. Raises: PolicyError if one of them is missing."""
+    """Returns name and value of a `--binding`. Raises PolicyError if one of them is missing."""
     name, given, value = text.partition("=")
     if not (name and given):
         raise PolicyError(f"--binding {text}: write NAME=VALUE")
