@@ -1,4 +1,4 @@
-"""The runtimes: the embedded one, `netns`, and podman. All of it needs root."""
+"""The runtimes: the embedded one, `netns`, and podman. Both need root."""
 
 from contextlib import AbstractAsyncContextManager
 
@@ -25,7 +25,7 @@ __all__ = [
 def open_runtime(
     *, image: str | None, name: str, user: str | None, attach: Attach
 ) -> AbstractAsyncContextManager[Runtime]:
-    """The runtime of a container class: podman if the class names an image, else the embedded one."""
+    """Opens the runtime of a container: podman if `image` is given, the embedded one if it is None."""
     if image is None:
         return open_netns_container(name=name, user=user, attach=attach)
     return open_podman_container(name=name, image=image, user=user, attach=attach)

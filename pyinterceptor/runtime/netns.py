@@ -1,10 +1,9 @@
-"""The embedded runtime: a command in namespaces of its own on the host's read-only files.
+"""The embedded runtime: runs commands in namespaces of their own, with the host's files read-only.
 
-The network namespace exists, and is attached, before the first process. That process waits on a pipe that
-only we hold: when we end, however we end, the kernel ends everything inside. Nothing inside has a
-capability or gains one. Sockets and FIFOs of other programs that lie in the files it sees stay reachable
-as far as their permissions go, and the kernel is the host's: code that is not trusted belongs in a podman
-image or a virtual machine.
+The network namespace exists and is attached before the first process starts. That process reads a pipe whose other
+end only we hold: when our process ends for any reason, the kernel ends everything inside. No process inside has a
+capability or can gain one. Sockets and FIFOs of other programs in the visible files stay reachable if their
+permissions allow it, and the kernel is the host's: run untrusted code in a podman image or a virtual machine.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ from pyinterceptor.threads import on_own_thread
 
 CLONE_FS = 0x00000200
 CLONE_NEWNET = 0x40000000
-# Process 1 inside: it reads the pipe that we hold. When it ends, the kernel ends all others, whoever started them; they
-# are reaped as their exit codes are ignored (sigaction(2), SA_NOCLDWAIT). A reaper would wait for what was left to it.
-# Its uid is nobody else's: a command of the same one could stop it (ptrace(2)), or open the pipe's other end in /proc.
+# Process 1 inside reads the pipe that we hold. When it ends, the kernel ends all others, orphans included. Its children
+# are reaped because SIGCHLD is ignored (sigaction(2), SA_NOCLDWAIT); a reaper would have to wait for them. It has a uid
+# of its own: a command with the same uid could stop it (ptrace(2)), or open the pipe's other end in /proc.
 OWN = 0x7FFFFFFE  # uid and gid
 SWITCH = ("setpriv", f"--reuid={OWN}", f"--regid={OWN}", "--clear-groups", "--inh-caps=-all")
 FIRST = (*SWITCH, "env", "--ignore-signal=CHLD", "cat")
-# The mount namespace last: the others are entered from /proc of the host.
+# The mount namespace comes last: the others are opened in the host's /proc.
 NAMESPACES = ("pid", "ipc", "uts", "net", "mnt")
-ENDED = "the container has ended, since its first process did"
+ENDED = "the container has ended, because its first process has ended"
 START_TIMEOUT = 20.0  # seconds
 HOSTNAME_LENGTH = 63  # bytes, a DNS label
-# What a command gets of our environment: the rest may hold what is the handlers' alone, such as their keys.
+# Variables that a command inherits. Others are withheld, because they may hold secrets of the handlers, such as keys.
 ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|LANGUAGE|LC_[A-Z]+")
 
 
 class NetnsRuntime:
-    """A container of the embedded runtime; made by `open_netns_container`. Its commands end with it."""
+    """A container of the embedded runtime, made by `open_netns_container`. Its commands end with it."""
 
     def __init__(self, init: Running, namespaces: Mapping[str, int], workdir: Path, user: User) -> None:
         self._init = init
@@ -68,7 +67,7 @@ class NetnsRuntime:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was stopped, or its first process has ended and everything with it."""
+        """Whether it was stopped, or its first process has ended. All others end with that one."""
         return self._stopped or self._init.has_ended
 
     async def wait_until_ended(self) -> None:
@@ -85,7 +84,7 @@ class NetnsRuntime:
         stderr: Stream = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Starts a command in a session of its own. `env` adds to the variables that it gets of our environment."""
+        """Starts a command in a session of its own. `env` adds to the inherited variables."""
         return await self._start(
             split(argv), env, start_new_session=True, stdin=stdin, stdout=stdout, stderr=stderr
         )
@@ -104,7 +103,7 @@ class NetnsRuntime:
         with trio.move_on_after(STOP_DEADLINE, shield=True) as scope:
             assert self._init.stdin is not None
             await self._init.stdin.aclose()
-            await self._started.reap()  # process 1 ends once all of its namespace are reaped: pid_namespaces(7)
+            await self._started.reap()  # process 1 ends once its whole PID namespace is reaped: pid_namespaces(7)
             with trio.move_on_after(5):
                 await self._init.wait()
             await self._init.aclose()
@@ -132,7 +131,7 @@ class NetnsRuntime:
     def _enter(self) -> None:
         """Moves the calling thread, and so its children, into the container.
 
-        Nothing with more rights than the command is ever executed inside, since a command may have planted it.
+        No program is executed inside with more rights than the command has, because a command may have planted it.
         """
         try:
             for name in NAMESPACES:
@@ -155,12 +154,12 @@ async def open_netns_container(
     workdir: Path | None = None,
     user: str | None = None,
 ) -> AsyncIterator[NetnsRuntime]:
-    """A container without an image. `attach(netns_fd)` gives its network, before any process of it runs.
+    """Opens a container without an image. `attach(netns_fd)` is called before any process inside runs.
 
-    `workdir` (default: the current one) is writable inside, to `user` (default: who invoked us) as it is
-    outside; "/" stays read-only. Needs root.
+    `workdir` (default: the current directory) is writable inside for `user` (default: the user that invoked us) if
+    it is so outside; "/" stays read-only. Needs root.
 
-    Raises: RuntimeFailure, and the errors of `attach`.
+    Raises RuntimeFailure, and the errors of `attach`.
     """
     as_user = invoking_user() if user is None else named_user(user)
     directory = _prepared(workdir)
@@ -195,7 +194,7 @@ def _new_netns() -> int:
 
 
 async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) -> tuple[Running, int]:
-    """Starts bwrap; returns it, and the host pid of process 1 inside."""
+    """Starts bwrap. Returns it, and the host pid of process 1 inside."""
     with ExitStack() as stack:
         text_fd = os.memfd_create("resolv.conf")
         stack.callback(os.close, text_fd)
@@ -213,7 +212,7 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
 
         def enter() -> None:
             _call("setns", netns_fd, CLONE_NEWNET)
-            hand_down(SYS_ADMIN, DAC_OVERRIDE, SETUID, SETGID)  # for bwrap's mounts and for SWITCH; then none is left
+            hand_down(SYS_ADMIN, DAC_OVERRIDE, SETUID, SETGID)  # for bwrap's mounts and for SWITCH, which drops them
             install_filter()
 
         pipe = subprocess.PIPE
@@ -239,7 +238,7 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
 
 
 async def _wait_until_up(init: Running) -> None:
-    """Waits until process 1 echoes a byte: then the files are mounted and it runs."""
+    """Waits until process 1 echoes a byte, which shows that the files are mounted and that it runs."""
     assert init.stdin is not None
     assert init.stdout is not None
     assert init.stderr is not None
@@ -251,10 +250,10 @@ async def _wait_until_up(init: Running) -> None:
         except trio.BrokenResourceError:
             answer = b""
         if not answer:
-            said = await init.stderr.receive_some(4096)
-            raise RuntimeFailure(f"start the container: {said.decode(errors='replace').strip()}")
+            errors = await init.stderr.receive_some(4096)
+            raise RuntimeFailure(f"start the container: {errors.decode(errors='replace').strip()}")
     if not answer:
-        raise RuntimeFailure(f"start the container: its first process is silent for {START_TIMEOUT:.0f} s")
+        raise RuntimeFailure(f"start the container: its first process has not answered for {START_TIMEOUT:.0f} s")
 
 
 @contextmanager
@@ -283,7 +282,7 @@ def hostname(name: str) -> str:
 
 
 def _call(function: str, *arguments: int) -> None:
-    """setns(2) and unshare(2), which Python has since 3.12 only."""
+    """Calls setns(2) or unshare(2), which the os module has from Python 3.12 on."""
     libc = ctypes.CDLL(None, use_errno=True)
     if getattr(libc, function)(*arguments) != 0:
         number = ctypes.get_errno()

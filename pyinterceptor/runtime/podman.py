@@ -1,7 +1,7 @@
-"""The podman runtime: an image, run by runc, under the rules from its first instruction.
+"""The podman runtime: runs an image with runc. The rules hold before its first instruction.
 
-`podman init` makes the namespaces and runs nothing; then the network is attached; then the image's
-command starts. A container whose owner was killed is removed by the next one that opens.
+`podman init` makes the namespaces without running a process; then the network is attached; then the image's command
+starts. A container whose owner was killed is removed when the next one opens.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from pyinterceptor.runtime.process import Running, Started, Stream, split, start
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import narrow
 
-ENDED = "the container has ended, since its image's own command did"
+ENDED = "the container has ended, because its image's own command has ended"
 PODMAN = ("podman", "--runtime", "runc")
 PREFIX = "pyinterceptor-"
 OWNER = "pyinterceptor.owner"  # label: pid and start time of the process that made the container
 STOP_SECONDS = "2"  # between SIGTERM and SIGKILL
-# Podman's own are above what a machine may allow, and then runc fails.
+# Podman's defaults can exceed the limits of the machine; runc would fail then.
 LIMITS = ("--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1000:1000")
-# What package managers and services need as root inside; nothing that touches the network but low ports.
+# Capabilities that package managers and services need as root inside. For the network they allow low ports alone.
 CAPABILITIES = "chown,dac_override,fowner,fsetid,kill,net_bind_service,setgid,setuid,sys_chroot"
-PROFILE = Path("/usr/share/containers/seccomp.json")  # podman's own
+PROFILE = Path("/usr/share/containers/seccomp.json")  # podman's default profile
 
 
 class PodmanRuntime:
-    """A podman container; made by `open_podman_container`. Its commands end with it."""
+    """A podman container, made by `open_podman_container`. Its commands end with it."""
 
     def __init__(self, identifier: str) -> None:
         self._identifier = identifier
         self._started = Started()
         self._stopped = False
         self._why_stopped = "the container is stopped"
-        self.pid = 0  # of its first process
-        self.first: int | None = None  # pidfd of it, borrowed
+        self.pid = 0  # host pid of its first process
+        self.first: int | None = None  # pidfd of that process, borrowed
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was stopped, or the image's own command has ended and everything with it."""
+        """Whether it was stopped, or the image's own command has ended. All other processes end with that one."""
         return self._stopped or (self.first is not None and bool(select.select([self.first], [], [], 0)[0]))
 
     async def wait_until_ended(self) -> None:
@@ -91,7 +91,7 @@ class PodmanRuntime:
             await _podman("rm", "--force", "--ignore", "--time", seconds, self._identifier)
             await self._started.reap()
         if scope.cancelled_caught:
-            raise RuntimeFailure(f"stop the podman container: not done in {STOP_DEADLINE:.0f} s")
+            raise RuntimeFailure(f"stop the podman container: it has not ended in {STOP_DEADLINE:.0f} s")
 
     def _why(self) -> str:
         return self._why_stopped if self._stopped else ENDED
@@ -112,15 +112,15 @@ async def open_podman_container(
     nameserver: str = NAMESERVER,
     user: str | None = None,
 ) -> AsyncIterator[PodmanRuntime]:
-    """A container of `image`, which runs the image's own command with an open standard input.
+    """Opens a container of `image`, which runs the image's own command with an open standard input.
 
-    `attach(netns_fd)` gives its network, before any process of it runs. `user` is one of the image's (default:
-    the one it names).
+    `attach(netns_fd)` is called before any process inside runs. `user` is a user of the image (default: the one that
+    the image names).
 
-    Raises: RuntimeFailure, and the errors of `attach`.
+    Raises RuntimeFailure, and the errors of `attach`.
     """
     if shutil.which("podman") is None or shutil.which("runc") is None:
-        raise RuntimeFailure("start a podman container: podman or runc is missing; apt install podman runc")
+        raise RuntimeFailure("start a podman container: podman or runc is missing; run: apt install podman runc")
     await _remove_leftovers()
     async with AsyncExitStack() as stack:
         identifier = f"{PREFIX}{hostname(name)}-{secrets.token_hex(4)}"
@@ -143,14 +143,14 @@ async def open_podman_container(
 
 
 async def _have_image(image: str) -> None:
-    """Pulls the image unless it is present. Raises: RuntimeFailure."""
+    """Pulls the image unless it is present. Raises RuntimeFailure."""
     try:
         await _podman("image", "exists", image)
     except RuntimeFailure:
         try:
             await _podman("pull", "--quiet", image)
         except RuntimeFailure as error:
-            raise RuntimeFailure(f"image {image!r} is not here and can't be pulled: {error}") from error
+            raise RuntimeFailure(f"image {image!r} is not on this machine and can't be pulled: {error}") from error
 
 
 def _confinement(directory: Path) -> Iterator[str]:
@@ -159,9 +159,8 @@ def _confinement(directory: Path) -> Iterator[str]:
     try:
         profile = json.loads(PROFILE.read_text())
     except OSError as error:
-        raise RuntimeFailure(
-            f"start a podman container: read {PROFILE}: {error.strerror}; apt install golang-github-containers-common"
-        ) from error
+        remedy = "run: apt install golang-github-containers-common"
+        raise RuntimeFailure(f"start a podman container: read {PROFILE}: {error.strerror}; {remedy}") from error
     narrowed = directory / "seccomp.json"
     narrowed.write_text(json.dumps(narrow(profile)))
     yield f"--security-opt=seccomp={narrowed}"
@@ -189,7 +188,7 @@ def _first_process(pid: int) -> Iterator[tuple[int, int]]:
 
 
 async def _remove_leftovers() -> None:
-    """Removes containers of ours whose owner no longer exists."""
+    """Removes the podman containers of owners that no longer exist."""
     form = '{{.Names}} {{index .Labels "' + OWNER + '"}}'
     listed = await _podman("ps", "--all", "--filter", f"label={OWNER}", "--format", form)
     for line in listed.splitlines():
@@ -200,7 +199,7 @@ async def _remove_leftovers() -> None:
 
 
 def _scratch(identifier: str) -> Path:
-    """Returns the directory for the files that a container is given."""
+    """Returns the directory of a container's seccomp profile and resolv.conf."""
     return Path(tempfile.gettempdir(), identifier)
 
 
@@ -215,7 +214,7 @@ def _heeds_sigterm(pid: int) -> bool:
 
 
 def _mark(pid: int) -> str:
-    """Returns the pid with its start time (proc(5), stat field 22), which tells a reused pid apart."""
+    """Returns the pid with its start time (proc(5), stat field 22), by which a reused pid differs."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -224,12 +223,12 @@ def _mark(pid: int) -> str:
 
 
 async def _podman(*arguments: str) -> str:
-    """Runs podman to its end; returns its output. Raises: RuntimeFailure with podman's last line."""
+    """Runs podman to its end; returns its output. Raises RuntimeFailure with the last line of podman's errors."""
     pipe = subprocess.PIPE
     command = [*PODMAN, *arguments]
     running = await start_process(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
     finished = await running.finish(None)
     if finished.returncode != 0:
-        said = finished.stderr.decode(errors="replace").strip().splitlines() or ["it failed without a word"]
-        raise RuntimeFailure(f"podman {arguments[0]}: {said[-1].removeprefix('Error: ')}")
+        lines = finished.stderr.decode(errors="replace").strip().splitlines() or ["it failed without a message"]
+        raise RuntimeFailure(f"podman {arguments[0]}: {lines[-1].removeprefix('Error: ')}")
     return finished.text.strip()

@@ -14,7 +14,7 @@ from pyinterceptor.runtime.process import CommandNotRun, Finished, Running, Stre
 from pyinterceptor.runtime.terminal import supervise
 
 STOP_DEADLINE = 30.0  # seconds
-NAMESERVER = "169.254.1.1"  # the address that every container asks; DNS is answered on any address
+NAMESERVER = "169.254.1.1"  # in every container's resolv.conf; DNS is answered on any address
 
 Attach = Callable[[int], Awaitable[None]]
 
@@ -27,12 +27,12 @@ class Life(Protocol):
         """Whether it was stopped, or has ended by itself."""
 
     async def wait_until_ended(self) -> None:
-        """Returns once it has ended by itself. For one task at a time."""
+        """Returns once it has ended by itself. Only one task may wait."""
 
     async def stop(self) -> None:
-        """Ends it, even if cancelled. A second call does nothing.
+        """Ends it, even if this call is cancelled. A second call does nothing.
 
-        Raises: RuntimeFailure if that is not done in STOP_DEADLINE.
+        Raises RuntimeFailure if it has not ended in STOP_DEADLINE.
         """
 
 
@@ -51,22 +51,22 @@ class Runtime(Life, Protocol):
         stderr: Stream = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Starts a command in a session of its own. It ends with the container if not before.
+        """Starts a command in a session of its own. It ends with the container at the latest.
 
-        Raises: CommandNotRun, RuntimeFailure.
+        Raises CommandNotRun, RuntimeFailure.
         """
 
     async def start_inherited(
         self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str]
     ) -> Running:
-        """Starts a command on our own streams, in a process group of its own, behind the words of `prefix`.
+        """Starts a command on our own streams, in a process group of its own. `prefix` precedes its words.
 
-        Raises: as `start`.
+        Raises as `start` does.
         """
 
 
 class OpenRuntime(Protocol):
-    """Starts a container's first process in a network namespace that `attach` was given first.
+    """Starts a container's first process in a network namespace, after `attach` was called with that namespace.
 
     `image` is None for the embedded runtime. The processes have ended when the block ends.
     """
@@ -86,8 +86,8 @@ async def execute(
 ) -> Finished:
     """Runs a command to its end; a string is split as a shell would.
 
-    A command that isn't there is Finished with 127 and a sentence on stderr; one that can't be executed, with 126.
-    Raises: RuntimeFailure if the container has ended, or if `check` and the exit code isn't 0.
+    Returns code 127 and a sentence on stderr if the command does not exist, 126 if it can't be executed.
+    Raises RuntimeFailure if the container has ended, or if `check` and the exit code isn't 0.
     """
     words, pipe = split(argv), subprocess.PIPE
     try:
@@ -107,7 +107,7 @@ async def run_inherited(
 ) -> int:
     """Runs a command on our own streams, terminal and signals; returns its exit code, 128+n if signal n ended it.
 
-    For the main thread. Raises: RuntimeFailure if the container has ended.
+    Call it on the main thread. Raises RuntimeFailure if the container has ended.
     """
     try:
         return await supervise(partial(runtime.start_inherited, split(argv), env))

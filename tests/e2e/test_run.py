@@ -181,7 +181,7 @@ def test_an_image_is_run_in_and_one_that_is_not_there_is_said_so(app: str) -> No
     ran = run("--container", "InNone", app, "--", "true")
     assert ran.returncode == 125
     assert said(ran).startswith(
-        "pyinterceptor: image 'localhost/pyinterceptor-nonesuch' is not here and can't be pulled: "
+        "pyinterceptor: image 'localhost/pyinterceptor-nonesuch' is not on this machine and can't be pulled: "
     )
 
 

@@ -208,7 +208,7 @@ def test_an_image_that_cannot_be_had_holds_up_no_other_container(instance: str) 
         async with open_interceptor(App(containers=[Box, Missing]), instance=instance) as interceptor:
 
             async def fail() -> None:
-                with pytest.raises(RuntimeFailure, match="is not here and can't be pulled"):
+                with pytest.raises(RuntimeFailure, match="is not on this machine and can't be pulled"):
                     await interceptor.get_container(Missing)
                 ended.append("image")
 

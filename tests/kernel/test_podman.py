@@ -240,7 +240,7 @@ def test_resolv_conf_is_ours_also_where_the_images_is_a_link_to_nothing(target: 
 
 
 def test_an_image_that_is_not_there_is_said_so() -> None:
-    with pytest.raises(RuntimeFailure, match="nonesuch/image.* is not here and can't be pulled"):
+    with pytest.raises(RuntimeFailure, match="nonesuch/image.* is not on this machine and can't be pulled"):
         in_box(never, image="localhost/nonesuch/image")
     assert ours() == []
 
@@ -249,7 +249,7 @@ def test_an_image_whose_command_has_ended_is_said_so() -> None:
     async def scenario(box: PodmanRuntime) -> None:
         assert box.first is not None
         await trio.lowlevel.wait_readable(box.first)
-        with pytest.raises(RuntimeFailure, match="run true: the container has ended, since its image's own command"):
+        with pytest.raises(RuntimeFailure, match="run true: the container has ended, because its image's own command"):
             await execute(box, "true")
 
     in_box(scenario, image=ENDING)

@@ -120,7 +120,7 @@ def test_a_container_whose_first_process_has_ended_says_so_and_the_next_one_is_f
         os.kill(int(first), 9)
         while processes_in(network):
             await trio.lowlevel.checkpoint()
-        with pytest.raises(RuntimeFailure, match="run true: the container has ended, since its first process did"):
+        with pytest.raises(RuntimeFailure, match="run true: the container has ended, because its first process"):
             await box.exec("true")
         fresh = await interceptor.get_container(Sandbox, "one")
         assert (await fresh.exec("echo again")).text == "again\n"
@@ -135,7 +135,7 @@ def test_a_container_that_cannot_start_is_that_callers_error_and_no_other_ones(i
         box = await interceptor.get_container(Sandbox, "one")
         with pytest.raises(RuntimeFailure, match="no such user"):
             await interceptor.get_container(Sandbox, "two", user="nonesuch")
-        with pytest.raises(RuntimeFailure, match="is not here and can't be pulled"):
+        with pytest.raises(RuntimeFailure, match="is not on this machine and can't be pulled"):
             await interceptor.get_container(Another, "one")
         with pytest.raises(PolicyError, match="Stranger is not a container of this app; it has: Sandbox, Another"):
             await interceptor.get_container(Stranger, "one")
