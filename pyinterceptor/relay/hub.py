@@ -35,13 +35,13 @@ class Hub:
                     stream.wake(events)
 
     def close(self) -> None:
-        """Closes the epoll. The streams belong to their owners, who close them."""
+        """Closes the epoll. The owners of the streams close those."""
         self._epoll.close()
 
     def stream(self, sock: socket.socket) -> HubStream:
-        """Takes a connected socket, also when that fails.
+        """Takes a connected socket, even if the call fails.
 
-        Raises: OSError if the socket can't be registered, as with ENOSPC at the user's limit of watches: epoll(7).
+        Raises OSError if the socket can't be registered: ENOSPC at the user's limit of watches, epoll(7).
         """
         try:
             sock.setblocking(False)

@@ -1,6 +1,6 @@
 """Records of the relay: flows that C kept to their end, refusals, and requests of followed flows.
 
-Pure: bytes in, records out. Their layout is read from the C struct.
+Pure: bytes in, records out. The layout of a record is read from the C struct.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Kind(IntFlag):
 
 
 class Cause(IntEnum):
-    """Why a flow ended (`enum end_cause` of cext/relay.h)."""
+    """The cause of a flow's end: `enum end_cause` of cext/relay.h."""
 
     DONE = lib.END_DONE
     RESET = lib.END_RESET

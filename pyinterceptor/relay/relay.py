@@ -71,10 +71,10 @@ Event = Handoff | Resolve
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Totals of one container, or of all together; `flows` are open now.
+    """Totals of one container, or of all containers; `flows` are open now.
 
-    `reset`: by a side, or with their container. `timed_out`: without a byte for too long. `no_resources`: for want of
-    memory or descriptors; of all together, connections whose container is unknown are among them.
+    `reset`: reset by a peer, or with their container. `timed_out`: idle for too long. `no_resources`: out of memory or
+    descriptors; the total also counts connections whose container is unknown.
     """
 
     accepted: int
@@ -101,7 +101,7 @@ class Dropped:
 
 
 class Pumping:
-    """Two sockets that are lent to C; made by `Relay.pump`."""
+    """Two sockets that are lent to C, made by `Relay.pump`."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -116,7 +116,7 @@ class Pumping:
     async def wait(self) -> None:
         """Returns when all bytes have moved or the source has ended.
 
-        Raises: OSError with the errno of the side that failed.
+        Raises OSError with the errno of the side that failed.
         """
         if self._handle is not None:
             await trio.lowlevel.wait_readable(lib.relay_pump_fd(self._handle))
@@ -135,7 +135,7 @@ class Pumping:
 
 
 class Relay:
-    """Owns the C relay; made by `open_relay`."""
+    """Owns the C relay. Made by `open_relay`."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -147,7 +147,7 @@ class Relay:
         return self._check(lib.relay_listen(self._handle, listener.fileno()), "listen")
 
     def add_container(self, capture: int, attachment: Attachment, budget: Budget) -> None:
-        """Makes a container known, before its interface exists. Until a policy is published its flows are refused."""
+        """Adds a container, before its interface exists. Until a policy is published its flows are refused."""
         limits = ffi.new("struct relay_budget *", (budget.flows, budget.openings, budget.handoffs, budget.pipes))
         to = ffi.new("struct attachment *")
         to.capture, to.interface = capture, attachment.interface
@@ -176,9 +176,9 @@ class Relay:
         addresses: Sequence[Address],
         seconds: float,
     ) -> bool:
-        """Sets the addresses that `name` stands for, real ones for `seconds`.
+        """Sets the addresses that `name` stands for; the real ones for `seconds`.
 
-        Returns False if there is no place, or flows are open to the synthetic ones of another name.
+        Returns False if the table is full, or if flows to these synthetic addresses are open under another name.
         """
         pair = ffi.NULL if synthetic is None else packed(synthetic[0]) + packed(synthetic[1])
         some = addresses[: lib.NAME_ADDRESSES_MAX]
@@ -193,9 +193,9 @@ class Relay:
         lib.relay_name_failed(self._handle, container, name.encode("ascii"))
 
     def may_dial(self, address: Address, port: int, *, container: int = 0, local: bool = False) -> bool:
-        """Asks the dial guard about an address, after resolution; False if it refuses.
+        """Whether the dial guard allows a connection to this resolved address.
 
-        An address without a route isn't refused: connecting to it fails as unreachable.
+        An address without a route is allowed: connecting to it fails as unreachable.
         """
         endpoint = ffi.new("struct endpoint *")
         endpoint.address = packed(address)
@@ -208,7 +208,7 @@ class Relay:
         lib.relay_returned(self._handle, event.container, held, sent, received)
 
     def count(self, container: int = 0) -> Counters:
-        """Returns the counters of one container; 0 stands for all together."""
+        """Returns the counters of one container; those of all containers for 0."""
         out = ffi.new("struct relay_counters *")
         lib.relay_count(self._handle, container, out)
         return Counters(*(getattr(out, name) for name in Counters.__dataclass_fields__))
@@ -252,7 +252,7 @@ class Relay:
     def pump(self, container: int, source: socket.socket, sink: socket.socket, limit: int) -> Iterator[Pumping]:
         """Lends two sockets to C while the block lasts; up to `limit` bytes move from one to the other.
 
-        Raises: OSError where that can't begin.
+        Raises OSError if the pump can't begin.
         """
         handle = lib.relay_pump_start(self._handle, container, source.fileno(), sink.fileno(), limit)
         if handle == ffi.NULL:
@@ -277,7 +277,7 @@ class Relay:
 async def open_relay(options: Options) -> AsyncIterator[Relay]:
     """Starts the relay's threads; they end with the block, their flows reset.
 
-    The threads live in the calling thread's network namespace: that is where they dial from.
+    The threads dial from the network namespace of the calling thread.
     """
     given = ffi.new("struct relay_options *")
     for name in Options.__dataclass_fields__:

@@ -1,8 +1,8 @@
 """A socket of the hub as a Trio stream.
 
-A task parks only where a system call would block: the epoll tells of every change once, so after a short read the
-socket is empty until it tells of another. So that a busy connection starves nobody, every CHECKPOINT_EVERY-th call
-in a row that didn't wait gives them their turn first (and a place to be cancelled).
+A task parks only where a system call would block. The epoll reports every change once: after a short read the socket is
+empty until the next report. Every CHECKPOINT_EVERY-th call in a row that did not wait runs a checkpoint first, so that
+a busy connection lets other tasks run and can be cancelled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AT_ONCE = struct.pack("ii", 1, 0)  # struct linger, socket(7): close with a rese
 class HubStream(trio.abc.HalfCloseableStream):
     """A Trio stream over a socket, which it takes. Made by `Hub.stream`.
 
-    `has_left` says that the peer has closed or reset its side; `on_leave(is_reset)` is called when that is seen.
+    `has_left`: the peer has closed or reset its side. `on_leave(is_reset)` is called when the epoll reports that.
     """
 
     def __init__(self, sock: socket.socket, forget: Callable[[int], None]) -> None:
@@ -70,7 +70,7 @@ class HubStream(trio.abc.HalfCloseableStream):
             return False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receives up to `max_bytes`; b"" at the end. Raises: as trio.abc.ReceiveStream."""
+        """Receives up to `max_bytes`; b"" at the end. Raises as trio.abc.ReceiveStream does."""
         if self._reader is not None:
             raise trio.BusyResourceError("another task reads from this connection")
         self._calls += 1
@@ -95,7 +95,7 @@ class HubStream(trio.abc.HalfCloseableStream):
     async def receive_sparsely(self, seconds: float) -> bytes | None:
         """Waits up to `seconds` for SPARSE bytes or the end; fewer don't wake the task (SO_RCVLOWAT, socket(7)).
 
-        Returns the bytes that are there then, None if there are none. Raises as `receive_some` does.
+        Returns the bytes that have arrived; None if none have. Raises as `receive_some` does.
         """
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, SPARSE)
@@ -108,11 +108,11 @@ class HubStream(trio.abc.HalfCloseableStream):
             raise self._failure("read", error) from error
         finally:
             self._may_have_bytes = True  # the epoll reports nothing for fewer than SPARSE bytes
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # the socket was closed meanwhile
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends all of it. Raises: as trio.abc.SendStream."""
+        """Sends all bytes. Raises as trio.abc.SendStream does."""
         if self._writer is not None:
             raise trio.BusyResourceError("another task writes to this connection")
         self._calls += 1
@@ -133,9 +133,9 @@ class HubStream(trio.abc.HalfCloseableStream):
                 rest = memoryview(rest)[sent:]
 
     async def send_file(self, file: int, offset: int, count: int) -> int:
-        """Sends up to `count` bytes of a file from `offset` on; returns the number, 0 at the end. sendfile(2).
+        """Sends up to `count` bytes of a file from `offset` on; returns their number, 0 at its end. See sendfile(2).
 
-        A thread waits for the disk. Raises: OSError where the file can't be read; as trio.abc.SendStream says.
+        A thread waits for the disk. Raises OSError if the file can't be read; else as trio.abc.SendStream does.
         """
         if self._writer is not None:
             raise trio.BusyResourceError("another task writes to this connection")
@@ -158,7 +158,7 @@ class HubStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
     async def send_eof(self) -> None:
-        """Closes the sending side. Reading goes on."""
+        """Closes the sending side. Reading stays possible."""
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -175,7 +175,7 @@ class HubStream(trio.abc.HalfCloseableStream):
         self.wake(select.EPOLLIN | select.EPOLLOUT)
 
     def reset(self) -> None:
-        """Closes with a reset, so that the peer can't take the sent bytes for the whole."""
+        """Closes with a reset, so that the peer can't mistake the sent bytes for a complete message."""
         if self.socket.fileno() >= 0:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
         self.close_nowait()

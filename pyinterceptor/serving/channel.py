@@ -22,9 +22,9 @@ R = TypeVar("R", bound=Record)
 
 
 class Share:
-    """Waiting records, oldest first. One container may use as much room as is still free.
+    """Waiting records, oldest first. One container may hold as many records as there are free places.
 
-    One container alone gets half of it, two a third each: no flood takes the room of a container that sends little.
+    One flooding container thus gets half the places, two get a third each, and other containers still find room.
     """
 
     def __init__(self, most: int) -> None:
@@ -43,7 +43,7 @@ class Share:
         self.waiting.append((serial, record))
 
     def take(self) -> Record:
-        """Takes the oldest record. Raises: IndexError if there is none."""
+        """Takes the oldest record. Raises IndexError if there is none."""
         _, record = self.waiting.popleft()
         owner = record.container.id
         self._held[owner] -= 1
@@ -70,12 +70,12 @@ class Subscription(Generic[R]):
 
     @property
     def dropped(self) -> int:
-        """Records that this subscriber did not get, refusals not counted."""
+        """Count of records other than refusals that this subscriber missed."""
         return self._others.dropped + self._lost.total() - self._lost[RefusalRecord]
 
     @property
     def dropped_refusals(self) -> int:
-        """Refusals that this subscriber did not get."""
+        """Count of refusals that this subscriber missed."""
         return self._refusals.dropped + self._lost[RefusalRecord]
 
     def __aiter__(self) -> Subscription[R]:
@@ -132,7 +132,7 @@ class Channel:
         self._wanted: frozenset[type[Record]] = frozenset()
 
     def is_wanted(self, kind: type[Record]) -> bool:
-        """Whether anybody subscribes to records of this type."""
+        """Whether a subscriber wants records of this type."""
         return kind in self._wanted
 
     def publish(self, record: Record) -> None:

@@ -1,6 +1,6 @@
 """A container of the app: its identity, which lasts as long as the interceptor, and its run, from start to stop.
 
-Made when its class and name are first asked for; whether it runs or not, its id, instance and rules are here.
+It is made at the first call for its class and name. It keeps id, instance and rules, also while no run exists.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 
 class Identity:
-    """The container of this class and name.
+    """The identity of a container. Raises as `instance_of` does.
 
-    Raises: as `instance_of`.
     """
 
     def __init__(self, cls: type[Container], name: str, env: Any, policy: Policy) -> None:
@@ -30,8 +29,8 @@ class Identity:
         self.name = name
         self.id = container_id(cls.__name__, name)
         self.instance = instance_of(cls, ContainerContext(self.id, cls.__name__, name), env)
-        self.context = Context(self.id, cls.__name__, name)  # of its handlers
-        self.owner = Owner(cls.__name__, name, self.id)  # in records
+        self.context = Context(self.id, cls.__name__, name)  # for its handlers
+        self.owner = Owner(cls.__name__, name, self.id)  # for its records
         self.policies = Policies(policy)  # the class is read anew at each start
         self.run: Run | None = None
         self.starting = trio.Lock()  # one start at a time; other containers have locks of their own
@@ -41,7 +40,7 @@ class Identity:
 
 
 def instance_of(cls: type[Container], ctx: ContainerContext, env: Any) -> Container:
-    """The user's own object. Raises: PolicyError if its `__init__` does."""
+    """Makes the user's object. Raises PolicyError if its `__init__` raises."""
     try:
         return cls(ctx, env)
     except Exception as error:

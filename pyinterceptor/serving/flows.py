@@ -112,7 +112,7 @@ class Flows:
 
 
 def owned(fd: int) -> socket.socket:
-    """Returns a socket for the descriptor, which it takes even if it fails. Raises: OSError."""
+    """Returns a socket for the descriptor, which it takes even if it fails. Raises OSError."""
     try:
         return socket.socket(fileno=fd)
     except BaseException:

@@ -11,7 +11,7 @@ from pyinterceptor.serving.run import GRACE, Run
 
 
 class ContainerHandle:
-    """A running container; returned by `Interceptor.get_container`. A later start has a handle of its own."""
+    """A running container; returned by `Interceptor.get_container`. Each start has a handle of its own."""
 
     def __init__(self, run: Run, runtime: Runtime) -> None:
         self._run = run
@@ -73,12 +73,12 @@ class ContainerHandle:
         return await run_inherited(self._runtime, argv, env=env)
 
     async def stop(self, *, grace: float = GRACE) -> None:
-        """Stops the container; returns when nothing of it is left. Again: nothing.
+        """Stops the container; returns when nothing of it is left. Does nothing once it has ended.
 
         Its processes end at once, and bytes that they have sent are still forwarded. Handlers that run may go on for
         `grace` seconds (5 unless given); then they are cancelled, flows are reset and connections of `fetch()` closed.
-        `grace=0` does all of it at once, and so does a second call with a shorter grace, or the cancellation of this
-        one, which waits for the end all the same. A handler of this container that calls it is cancelled with the
+        `grace=0` does all of this at once. A second call can only shorten the grace. Cancelling this call ends the
+        grace, and the call still waits for the end. A handler of this container that calls it is cancelled with the
         others.
 
         Raises RuntimeFailure if its processes can't be ended; the container is cut off and counts as ended even so.

@@ -86,7 +86,7 @@ class Interceptor:
         It runs as `user`, by default the user that invoked us; in an image one of the image's, by default the one that
         the image names. Containers of different names start side by side.
 
-        Raises: PolicyError for a class that the app doesn't have, or an invalid rule; RuntimeFailure or
+        Raises PolicyError for a class that the app doesn't have, or an invalid rule; RuntimeFailure or
         CaptureError if it can't be started or attached.
         """
         identity = self._identity(cls, name)
@@ -114,7 +114,7 @@ class Interceptor:
         the rules. With `replace_routes=True` those interfaces are set down and stay so, and all routes are deleted.
         A process inside with CAP_NET_ADMIN can undo that.
 
-        Raises: CaptureError if the namespace is refused, is attached already, or is the host's or the gateway's own, or
+        Raises CaptureError if the namespace is refused, is attached already, or is the host's or the gateway's own, or
         if a container of this class and name runs; PolicyError as `get_container`.
         """
         identity = self._identity(cls, name)
@@ -132,7 +132,7 @@ class Interceptor:
         Every request that begins after the call has returned is decided by them; no connection is dropped. Ten thousand
         hosts take about 0.1 s, in which other tasks run.
 
-        Raises: PolicyError for a bad rule, or a class that the app doesn't have; then nothing has changed.
+        Raises PolicyError for a bad rule, or a class that the app doesn't have; then nothing has changed.
         """
         self._app.check_class(cls)
         policy = await self._read_policy(cls)
@@ -146,7 +146,7 @@ class Interceptor:
                 self._relay.publish_policy(run.number, policy.blob)
 
     def count(self, cls: type[Container] | None = None, name: str = "default") -> Counters:
-        """Counts the flows of one container, or of all since the start. Raises: KeyError if it does not run."""
+        """Counts the flows of one container, or of all since the start. Raises KeyError if it does not run."""
         if cls is None:
             return self._relay.count()
         identity = self._containers.get((cls.__name__, name))
@@ -158,11 +158,11 @@ class Interceptor:
     async def records(self, *kinds: type[R]) -> AsyncIterator[Subscription[R]]:
         """Subscribes to records of these types while the block lasts: iterate with `async for`, in one task.
 
-        The types: `FlowRecord`, `RequestRecord`, `RefusalRecord`, `NameRecord`; without any, all of them. Records cost
-        nothing while nobody subscribes. 8 192 wait for a reader that doesn't keep up, and 2 048 refusals beside them;
-        further ones are counted as `dropped` and `dropped_refusals`.
+        The types: `FlowRecord`, `RequestRecord`, `RefusalRecord`, `NameRecord`; without any, all of them. They cost
+        nothing without a subscriber. Up to 8 192 records, and 2 048 refusals beside them, wait for a slow reader;
+        further ones are dropped, and counted in `dropped` and `dropped_refusals`.
 
-        Raises: TypeError for any other type.
+        Raises TypeError for any other type.
         """
         for kind in kinds:
             if kind not in RECORDS:
@@ -178,7 +178,7 @@ class Interceptor:
             yield
 
     def run_on(self, interface: int) -> Run | None:
-        """Returns the run whose traffic comes in on the interface; None if there is none, or it is over."""
+        """Returns the run whose traffic comes in on the interface; None if no run has it, or if that run is over."""
         number = self._capture.container_on(interface)
         run = None if number is None else self.runs.get(number)
         return None if run is None or run.is_over else run
@@ -235,7 +235,7 @@ class Interceptor:
         await self._capture.attach(run.attachment, netns_fd)
 
     def _claim(self, run: Run, netns_fd: int) -> None:
-        """Notes that this run has the namespace. Raises: CaptureError if another run has it."""
+        """Notes that this run has the namespace. Raises CaptureError if another run has it."""
         status = os.fstat(netns_fd)
         namespace = status.st_dev, status.st_ino
         for other in self.runs.values():

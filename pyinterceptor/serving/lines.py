@@ -27,7 +27,7 @@ PLAIN = re.compile(r"[!#-\[\]-~]+")  # printable ASCII but space, double quote a
 
 
 def line_of(record: Record) -> str | None:
-    """Returns the line without its container; None if the line of a refusal reports the same."""
+    """Returns the line without its container; None if a refusal's line reports the same."""
     match record:
         case FlowRecord(verdict=Verdict.REFUSE) | RequestRecord(verdict=Verdict.REFUSE):
             return None
@@ -44,7 +44,7 @@ def line_of(record: Record) -> str | None:
 
 
 def shown_owner(owner: Owner) -> str:
-    """Returns the container as it stands at the start of a line."""
+    """Returns the container in the form that begins a line."""
     return f"{owner.class_name}/{shown(owner.name)}"
 
 

@@ -20,8 +20,8 @@ from pyinterceptor.serving.lines import indented, line_of, sentence, shown, show
 from pyinterceptor.serving.records import FlowRecord, Owner, Record, RefusalRecord, RequestRecord
 from pyinterceptor.web import Request
 
-RATE, BURST = 100, 200  # lines a second, lines: requests and flows of one container
-URGENT_RATE, URGENT_BURST = 20, 100  # refusals, warnings and tracebacks
+RATE, BURST = 100, 200  # lines a second, and lines: requests and flows of one container
+URGENT_RATE, URGENT_BURST = 20, 100  # the same: refusals, warnings and tracebacks
 TRACEBACK = 10  # lines that a traceback counts as
 SUMMARY = 1.0  # seconds between two reports of lines left out
 RATES_KEPT = 1024  # containers whose rate is remembered although it is unused
@@ -30,7 +30,7 @@ log = logging.getLogger("pyinterceptor")
 
 
 class Rate:
-    """A token bucket. Times are in seconds, of a clock that doesn't go back."""
+    """A token bucket. Times are in seconds of a monotonic clock."""
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate = rate
@@ -39,7 +39,7 @@ class Rate:
         self._at = now
 
     def take(self, count: float, now: float) -> bool:
-        """Takes `count` tokens; False, and takes none, if there are fewer."""
+        """Takes `count` tokens. Returns False, and takes none, if the bucket has fewer."""
         self._left = self._left_at(now)
         self._at = now
         if self._left < count:
@@ -64,7 +64,7 @@ class Rates:
         self._rates: dict[str, Rate] = {}  # by the container's id
 
     def take(self, owner: Owner, lines: int, now: float) -> bool:
-        """Whether the container may cause so many lines now."""
+        """Takes `count` lines of the container's rate. Returns False if that is used up."""
         rate = self._rates.get(owner.id)
         if rate is None:
             if len(self._rates) >= RATES_KEPT:
@@ -169,7 +169,7 @@ async def _write_all(records: Subscription[Record], to: Log) -> None:
     try:
         async for record in records:
             to.record(record)
-    finally:  # cancelled, some may still wait
+    finally:  # after a cancellation some records may still wait
         for record in records.take_nowait():
             to.record(record)
         if dropped := records.dropped + records.dropped_refusals:

@@ -34,7 +34,7 @@ class Namespace:
 def opened(netns: Netns) -> Iterator[int]:
     """Opens the namespace by its path, or uses the given descriptor. Nothing of ours keeps it alive afterwards.
 
-    Raises: CaptureError.
+    Raises CaptureError.
     """
     if isinstance(netns, int):
         yield netns

@@ -1,4 +1,4 @@
-"""Builds records from the events of serving and of C, but only those that somebody subscribes to."""
+"""Builds records from the events of serving and of C. Only records with a subscriber are built."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Recorder:
         self._policies = policies
 
     def name(self, query: Query, verdict: int, answer: bytes, asked: float) -> None:
-        """A DNS question was answered."""
+        """Records a DNS question that was answered."""
         code = answer[3] & 0xF
         if self.channel.is_wanted(NameRecord):
             now, policy = time.monotonic(), self._policies.now
@@ -71,7 +71,7 @@ class Recorder:
             self.refused_name(query, Reason.RULE)
 
     def refused_name(self, query: Query, reason: Reason) -> None:
-        """A DNS question was refused."""
+        """Records a DNS question that was refused."""
         if self.channel.is_wanted(RefusalRecord):
             self.channel.publish(
                 RefusalRecord(
@@ -89,7 +89,7 @@ class Recorder:
             )
 
     def refused_request(self, request: Request, destination: Endpoint, decision: Decision, reason: Reason) -> None:
-        """A request is refused."""
+        """Records a request that is refused."""
         if self.channel.is_wanted(RefusalRecord):
             self.channel.publish(
                 RefusalRecord(
@@ -118,7 +118,7 @@ class Recorder:
         began: float,
         answered: float | None,
     ) -> None:
-        """A request has ended. For one that began while somebody subscribed."""
+        """Records a request that has ended. Call it only if the request began with a subscriber."""
         self.channel.publish(
             RequestRecord(
                 container=self.owner,
@@ -139,7 +139,7 @@ class Recorder:
         )
 
     def flow(self, event: Handoff, cause: Cause, sent: int, received: int, began: float) -> None:
-        """A flow that was handed to Python has ended."""
+        """Records the end of a flow that was handed to Python."""
         if self.channel.is_wanted(FlowRecord):
             self.channel.publish(
                 FlowRecord(
@@ -163,7 +163,7 @@ class Recorder:
             )
 
     def from_relay(self, made: relayed.Record) -> None:
-        """C made a record."""
+        """Publishes a record that C made."""
         for record in self._of_relay(made):
             if self.channel.is_wanted(type(record)):
                 self.channel.publish(record)
@@ -230,7 +230,7 @@ class Recorder:
         )
 
     def _rule(self, generation: int, rule: int) -> str:
-        """The rule's name in the policy of that generation; "" for none, its number if the policy is kept no more."""
+        """Returns the rule's name in the policy of that generation: "" for no rule, `#number` if the policy is gone."""
         if rule == lib.NO_RULE:
             return ""
         policy = self._policies.of(generation)
@@ -245,15 +245,15 @@ class Questions:
         self._faults = faults
 
     def answered(self, query: Query, verdict: int, answer: bytes, asked: float) -> None:
-        """A question was answered. `asked` is of `time.monotonic()`."""
+        """Reports that a question was answered. `asked` is of `time.monotonic()`."""
         self._recorder.name(query, verdict, answer, asked)
 
     def over_budget(self, query: Query) -> None:
-        """A question was refused for want of budget."""
+        """Reports that a question was refused, because the container's budget is used up."""
         self._recorder.refused_name(query, Reason.BUDGET)
 
     def failed(self, query: Query, error: Exception) -> None:
-        """A question was not answered, by a fault of ours."""
+        """Reports that this package failed to answer a question."""
         self._faults.error(f"DNS query for {shown_host(_name(query))}: failed", error)
 
 
@@ -268,18 +268,18 @@ class Recording:
         self._dropped = Dropped(0, 0, 0)
 
     def begin(self, number: int, recorder: Recorder) -> None:
-        """A run begins, whose flows C knows by this number."""
+        """Adds a run. C knows its flows by this number."""
         self._recorders[number] = recorder
 
     def end(self, number: int) -> None:
-        """A run has ended. Records of its flows are published; late ones are, as long as they can be told apart."""
+        """Publishes the waiting records and ends a run. Late records are published for the last ENDED_KEPT runs."""
         self._take()
         self._ended.append(number)
         if len(self._ended) > ENDED_KEPT:
             self._recorders.pop(self._ended.pop(0), None)
 
     async def run(self) -> None:
-        """Publishes the records that C makes, for ever."""
+        """Publishes the records that C makes, until cancelled."""
         async for batch in self._relay.records():
             self._publish(batch)
 
@@ -295,7 +295,7 @@ class Recording:
         self._count_dropped()
 
     def _count_dropped(self) -> None:
-        """Those that found no room in C's rings are missing for every subscriber of their kind."""
+        """Reports the records that C's full rings dropped as missed by every subscriber of their kind."""
         before, now = self._dropped, self._relay.count_dropped()
         self._dropped = now
         self.channel.lose(FlowRecord, now.flows - before.flows)
@@ -310,12 +310,12 @@ class Recording:
 
 
 def _wall(moment: float) -> float:
-    """Seconds since 1970 of a moment of CLOCK_MONOTONIC."""
+    """Converts a moment of CLOCK_MONOTONIC to seconds since 1970."""
     return time.time() - time.monotonic() + moment
 
 
 def _after(began: float, moment: float) -> float | None:
-    """Seconds from one moment to another; None for one that never came."""
+    """Returns the seconds from `began` to `moment`; None if `moment` is 0, which means never."""
     return moment - began if moment else None
 
 

@@ -45,7 +45,7 @@ class Refused(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why something was refused."""
+    """The reason of a refusal."""
 
     RULE = "rule"  # a rule, or the absence of one
     LOCAL = "local address"  # the dial guard

@@ -1,6 +1,6 @@
-"""A request of a container: it is decided, then answered by a handler, passed on, or refused.
+"""Decides a container's request, then lets a handler answer it, passes it on, or refuses it.
 
-Everything a client can be told of a refusal is written here.
+This module has every reason for a refusal that a client can read.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Outbound:
         self._cause = event.cause  # the relay's failure, for the first request
         self._began: float | None = None  # start of this request, if its record is wanted
         self._answered: float | None = None
-        # The last decision is kept: one policy decides the same host the same way.
+        # The last decision is cached: one policy decides the same host the same way.
         self._policy: Policy | None = None
         self._host = ""
         self._decision: Decision
@@ -114,10 +114,10 @@ class Outbound:
             alone = ungrouped(error)
             if isinstance(alone, DialRefused):
                 self._refused(request, Reason.LOCAL)
-            told = failed(request, alone, run.faults)
-            if told is None:
+            reply = failed(request, alone, run.faults)
+            if reply is None:
                 raise
-            return told
+            return reply
         except (AttributeError, RuntimeError, TypeError) as error:
             explain_asyncio(error, handler)
             raise
@@ -145,7 +145,7 @@ class Outbound:
     def _is_decided_alike(self, host: str, ip: str, port: int) -> bool:
         """Whether a request for `host` gets the same verdict from the same rule at this address as at the one dialled.
 
-        Else a name with two addresses, the first of them dead, would lead round a rule for the second.
+        Otherwise a name with two addresses, the first of them dead, would bypass a rule for the second.
         """
         policy = self._run.identity.policies.now
         sent = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
@@ -159,7 +159,7 @@ class Outbound:
 def failed(request: Request, error: BaseException, faults: Faults) -> Response | None:
     """Returns the answer to a request whose handler raised this error; None if the error is not of fetch or a binding.
 
-    The container isn't told which host or resource that was.
+    The answer does not name the host or resource that failed.
     """
     if isinstance(error, DialRefused | FetchError):
         faults.warning("the handler's fetch failed", error, request)

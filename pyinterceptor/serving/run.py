@@ -83,11 +83,11 @@ class Run:
         return self.identity.policies.now.decide_name(host)
 
     async def stop(self, grace: float) -> None:
-        """Stops the run; returns when nothing of it is left. A cancelled call ends the grace at once, and still waits.
+        """Stops the run; returns when nothing of it is left. A cancelled call ends the grace and still waits.
 
         A task of the run itself is cancelled with the others when the grace is over.
 
-        Raises: RuntimeFailure if it did not end well.
+        Raises RuntimeFailure if the run has failed, or its end did.
         """
         self._begin_stop(grace)
         try:
@@ -105,7 +105,7 @@ class Run:
     async def serve(self, life: Life, relay: Relay) -> None:
         """Waits until the container is stopped or ends by itself, then ends its flows in order.
 
-        Raises: the errors of `life`; the flows have ended even then.
+        Raises the errors of `life`; the flows have ended even then.
         """
         self._life = life
         self._task = trio.lowlevel.current_task()
@@ -166,5 +166,5 @@ async def flows_ended(relay: Relay, container: int) -> AsyncIterator[None]:
     finally:
         relay.end_flows(container)
         with trio.move_on_after(RESET, shield=True):
-            while relay.count(container).flows:  # noqa: ASYNC110  # C counts, and tells nobody
+            while relay.count(container).flows:  # noqa: ASYNC110  # C counts without reporting
                 await trio.sleep(PAUSE)

@@ -1,4 +1,4 @@
-"""Long work on Trio's thread, in turns with every other task."""
+"""Runs long work on Trio's thread in pieces, in turns with other tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 async def in_turns(pieces: Pieces[T]) -> T:
     """Runs all pieces; returns the result. Other tasks run after each piece of about 1 ms.
 
-    A thread would not do: it may hold the GIL for 5 ms at a time.
+    A thread is no alternative, because it may hold the GIL for 5 ms at a time.
     """
     while True:
         try:

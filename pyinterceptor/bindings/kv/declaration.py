@@ -38,7 +38,7 @@ class KV:
 
     @asynccontextmanager
     async def open(self, name: str, state: Path) -> AsyncIterator[Namespace]:
-        """Opens the engine; yields the Namespace that handlers find in `env`. Raises: PolicyError, BindingError."""
+        """Opens the engine; yields the Namespace that handlers find in `env`. Raises PolicyError, BindingError."""
         if self.url == EMBEDDED:
             async with open_sqlite(name, state / "kv" / f"{name}.sqlite") as engine:
                 yield Namespace(engine)

@@ -36,7 +36,7 @@ class R2Bucket:
 
     @asynccontextmanager
     async def open(self, name: str, state: Path) -> AsyncIterator[Bucket]:
-        """Opens the engine; yields the Bucket that handlers find in `env`. Raises: PolicyError, BindingError."""
+        """Opens the engine; yields the Bucket that handlers find in `env`. Raises PolicyError, BindingError."""
         if self.url == EMBEDDED:
             async with open_files(name, state / "r2" / name) as engine:
                 yield Bucket(engine)
