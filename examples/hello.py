@@ -1,4 +1,4 @@
-"""A handler where a host was: `./dev run examples/hello.py -- curl -s http://my.kv/greeting` prints hello."""
+"""A handler in place of a host: `./dev run examples/hello.py -- curl -s http://my.kv/greeting` prints hello."""
 
 from typing import Any
 

@@ -1,8 +1,9 @@
-"""Values by path: `./dev run examples/kv.py -- curl -s http://my.kv/greeting`, once something has put one there:
+"""A key-value store over HTTP. The first command stores a value, the second one prints it:
 
     ./dev run examples/kv.py -- curl -s -T - http://my.kv/greeting <<<hello
+    ./dev run examples/kv.py -- curl -s http://my.kv/greeting
 
-The container speaks plain HTTP and knows of no store. `--binding KV=redis://127.0.0.1:6379` keeps the values in Redis.
+The container sends plain HTTP and has no access to the store. `--binding KV=redis://127.0.0.1:6379` selects Redis.
 """
 
 from typing import Any

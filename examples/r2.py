@@ -1,7 +1,7 @@
-"""Objects by path, each container's its own: `./dev run examples/r2.py -- curl -s -T README.md http://my.r2/readme`.
+"""An object store over HTTP: `./dev run examples/r2.py -- curl -s -T README.md http://my.r2/readme`.
 
-What the container calls /readme is kept under its id, so no container can name another's objects.
-`--binding BUCKET=s3://bucket?endpoint=…` keeps them in any store that speaks S3.
+The handler puts the container's id before each path, so that no container can reach another's objects.
+`--binding BUCKET=s3://bucket?endpoint=…` selects any store that speaks S3.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ class Sandbox(Container):
 
 @Sandbox.outbound_by_host("my.r2")
 async def objects(request: Request, env: Any, ctx: Context) -> Response:
-    path = f"{ctx.container_id}{request.url.path}"  # scoped to this container
+    path = f"{ctx.container_id}{request.url.path}"  # an object of this container alone
     try:
         match request.method:
             case "GET" | "HEAD":
-                ranged = request.method == "GET" and "if-range" not in request.headers  # else all of it is as good
+                ranged = request.method == "GET" and "if-range" not in request.headers  # else send the whole object
                 asked = request.headers if ranged else None
                 return answer(await env.BUCKET.get(path, range=asked, only_if=request.headers), request.headers)
             case "PUT":
@@ -42,7 +42,7 @@ def answer(found: R2Object | None, asked: Headers) -> Response:
         return Response("Not Found\n", status=404)
     headers = Headers({"etag": found.http_etag, "accept-ranges": "bytes"})
     found.write_http_metadata(headers)
-    if not isinstance(found, ObjectBody):  # only_if wasn't met
+    if not isinstance(found, ObjectBody):  # the condition of only_if is false
         must_be_unchanged = "if-match" in asked or "if-unmodified-since" in asked
         return Response(status=412 if must_be_unchanged else 304, headers=headers)
     if found.range is None or found.range.length == found.size:
