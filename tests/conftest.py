@@ -1,7 +1,7 @@
-"""What every test gets: leak checks, errors in the log that fail it, an instance name, the world.
+"""Fixtures of all tests: checks for leaks and for ERROR records, instance names, the tests' world, servers.
 
-Tests in kernel/ and e2e/ need root and namespaces of their own, which `./dev test` makes; without them they
-are skipped, and fail where CI=true.
+Tests in kernel/ and e2e/ need root and namespaces of their own, which `./dev test` makes. Without them they are
+skipped; if CI=true, they fail.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COUNTER = itertools.count(1)
 
 
 def pytest_configure() -> None:
-    """Started in the background, as by nohup(1), we have signals ignored: what we start would inherit that."""
+    """Restores the signals that a process in the background, as by nohup(1), ignores. Children inherit that."""
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,7 +45,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
-    """The last to end: no mount, pin, state or process of ours survives the session."""
+    """Asserts that no mount, pin, state or process of ours survives the session. It is the last fixture to end."""
     before = leftovers()
     yield
     left = leftovers() - before
@@ -53,7 +53,7 @@ def nothing_is_left_behind() -> Iterator[None]:
 
 
 def leftovers() -> set[str]:
-    """What is there of ours: mounts and files below RUN, processes begun since."""
+    """Returns the mounts and files below RUN, and the processes that this one has started."""
     found = {f"file {path}" for path in RUN.glob("*")} if IN_A_WORLD else set()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         place = line.split()[4]
@@ -63,7 +63,7 @@ def leftovers() -> set[str]:
 
 
 def descendants() -> Iterator[tuple[int, str]]:
-    """Living processes below ours; in a world of our own, every one but ours and the first."""
+    """Yields living descendants of this process; in a world of our own, every process but this one and the first."""
     parents: dict[int, tuple[int, str]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -85,7 +85,7 @@ def descendants() -> Iterator[tuple[int, str]]:
 def sanitized(
     request: pytest.FixtureRequest, nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SanitizedRun | None]:
-    """Begun with the session where one of its tests asks for it: it takes minutes."""
+    """Starts the run at the beginning of a session that has one of its tests, because it takes minutes."""
     if not any("sanitized" in item.function.__annotations__ for item in request.session.items):
         yield None
         return
@@ -95,11 +95,11 @@ def sanitized(
 
 @pytest.fixture(autouse=True)
 def no_descriptor_leaks(nothing_is_left_behind: None) -> Iterator[None]:
-    """Every descriptor that a test opens is closed when it ends."""
+    """Asserts that every descriptor that a test opened is closed when the test ends."""
     before = descriptors()
     yield
     left = descriptors() - before
-    if left:  # a cycle may hold one; what the collector closes is no leak
+    if left:  # a reference cycle may hold one until the collector runs; that is no leak
         gc.collect()
         left = descriptors() - before
     assert not left, f"descriptors left open: {sorted(left)}"
@@ -117,12 +117,12 @@ def descriptors() -> set[tuple[int, str]]:
 
 @pytest.fixture
 def expected_errors() -> None:
-    """A test that takes it may log errors; it looks at them through `caplog`."""
+    """Allows a test to log errors; the test checks them through `caplog`."""
 
 
 @pytest.fixture(autouse=True)
 def no_errors_in_the_log(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """ERROR records fail a test, unless it takes `expected_errors`."""
+    """Fails a test that logs ERROR records, unless it uses `expected_errors`."""
     yield
     if "expected_errors" not in request.fixturenames:
         errors = [
@@ -133,7 +133,7 @@ def no_errors_in_the_log(request: pytest.FixtureRequest, caplog: pytest.LogCaptu
 
 @pytest.fixture
 def instance() -> str:
-    """An instance name that nobody else has."""
+    """Returns a unique instance name."""
     return f"t{os.getpid()}-{next(COUNTER)}"
 
 
@@ -146,7 +146,7 @@ def world(nothing_is_left_behind: None) -> Iterator[World]:
 
 @pytest.fixture(scope="session")
 def redis_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One that all tests share: each uses keys of its own."""
+    """A server that all tests share; each test uses keys of its own."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
@@ -155,14 +155,14 @@ def redis_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPath
 def redis_cluster(
     nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sequence[RedisServer]]:
-    """Three nodes that all tests share."""
+    """Three nodes that all tests share; each test uses keys of its own."""
     with three_nodes(tmp_path_factory.mktemp("cluster")) as nodes:
         yield nodes
 
 
 @pytest.fixture(scope="session")
 def valkey_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """As `redis_server`."""
+    """Like `redis_server`, with Valkey."""
     with RedisServer(tmp_path_factory.mktemp("valkey"), program=VALKEY) as server:
         yield server
 
@@ -171,17 +171,17 @@ def valkey_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPat
 def valkey_cluster(
     nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sequence[RedisServer]]:
-    """As `redis_cluster`."""
+    """Like `redis_cluster`, with Valkey."""
     with three_nodes(tmp_path_factory.mktemp("valkey-cluster"), VALKEY) as nodes:
         yield nodes
 
 
 @pytest.fixture(scope="session")
 def s3_server(nothing_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One that all tests share, with its credentials where they are looked for: each uses keys of its own."""
+    """A server that all tests share; each test uses keys of its own. Its credentials are in the environment."""
     with S3Server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        for name in ("tests", "alone"):  # at once: a gateway that was killed makes the next bucket wait
+        for name in ("tests", "alone"):  # before any test: the first bucket after a killed gateway has to wait
             server.make_bucket(name)
         yield server

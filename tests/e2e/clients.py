@@ -1,4 +1,4 @@
-"""HTTP clients as people have them: each a command that prints the body of a URL."""
+"""Common HTTP clients: each is a command that prints the body of a URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode(), end="")
 """
 NODE = "fetch(process.argv[1]).then((answer) => answer.text()).then((text) => process.stdout.write(text))"
 JAVA = str(Path(__file__).with_name("Fetch.java"))
-TIME = 60.0  # seconds a test's container may take, all in all
+TIME = 60.0  # seconds for the whole life of a test's container
 
 CLIENTS: dict[str, list[str]] = {
     "curl": ["curl", "-sSg", "-m", "20"],
@@ -33,7 +33,7 @@ CLIENTS: dict[str, list[str]] = {
 async def container(
     cls: type[Container], instance: str, seen: list[str], options: Options | None = None
 ) -> AsyncIterator[Any]:
-    """A container of the class; its handlers find `seen` in `env`."""
+    """Yields a container of the class. Its handlers have `seen` in `env`."""
     with trio.fail_after(TIME):
         app = App(containers=[cls], bindings={"seen": seen})
         async with open_interceptor(app, instance=instance, options=options) as interceptor:
@@ -41,7 +41,7 @@ async def container(
 
 
 async def output(box: Any, argv: Sequence[str], input: bytes | None = None) -> str:
-    """What a command in the container prints. Raises: AssertionError with its complaint where it fails."""
+    """Returns the output of a command in the container. Raises AssertionError with its errors if it fails."""
     finished = await box.exec(argv, input=input)
     assert finished.returncode == 0, f"{argv}: {finished.returncode}: {finished.stderr.decode(errors='replace')}"
     return str(finished.stdout.decode())

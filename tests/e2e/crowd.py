@@ -1,15 +1,16 @@
-"""Many connections at once, as a program in a container: `python crowd.py TASK HOST PORT COUNT [SIZE]`.
+"""Makes many connections at once from inside a container: `python crowd.py TASK HOST PORT COUNT [SIZE]`.
 
-upload: COUNT at a time send SIZE bytes each to the world's digest server, close their half, compare the answer's
-count and hash; prints how many were right. idle: opens COUNT, says one byte on each and hears it back from the echo
-server, prints "ready", and holds them until its input ends; then the same once more; prints how many were right.
+upload: COUNT connections send SIZE bytes each to the world's digest server, close their sending side, and compare the
+count and hash of the answer. It prints the number of right answers. idle: opens COUNT connections, exchanges one byte
+with the echo server on each, prints "ready", and holds them until its input ends. Then it exchanges another byte on
+each and prints the number of right answers.
 """
 
 import asyncio
 import hashlib
 import sys
 
-LIMIT = 100  # connections that are being opened at once
+LIMIT = 100  # connections that are opened at the same time
 
 
 async def upload(host: str, port: int, size: int, number: int) -> bool:
@@ -31,7 +32,7 @@ async def uploads(host: str, port: int, count: int, size: int) -> int:
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    byte = b"\x00"  # nothing that could yet become HTTP
+    byte = b"\x00"  # a byte that no HTTP request begins with
     writer.write(byte)
     return await reader.readexactly(1) == byte
 

@@ -1,4 +1,4 @@
-"""Both ends of a container's connection in the test's hands: a client inside it, an origin out in the world."""
+"""Both ends of a container's connection, played by the test: a client inside it, an origin in the world."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from pyinterceptor.serving.interceptor import Interceptor
 from tests.world import ORIGIN_V4, World
 
 DEADLINE = 20.0  # seconds, of a whole dialogue
-PORT = 8000  # of origins; a port where servers may speak first
+PORT = 8000  # of origins; servers may speak first on this port
 
 
 class End:
-    """One end of a connection: what it says and what it hears."""
+    """One end of a connection."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -31,36 +31,36 @@ class End:
 
     @property
     def address(self) -> str:
-        """Its own, IPv4 in its own notation."""
+        """Its own address; v4-mapped ones are written as IPv4."""
         return str(self._stream.socket.getsockname()[0]).removeprefix("::ffff:")
 
     async def says(self, text: bytes, *, piece: int = 0) -> None:
-        """Sends it all, or `piece` bytes at a time, each as a segment of its own."""
+        """Sends all of the text at once, or `piece` bytes at a time, each as a segment of its own."""
         for at in range(0, len(text), piece or len(text) or 1):
             await self._stream.send_all(text[at : at + piece] if piece else text)
             if piece:
                 await trio.lowlevel.checkpoint()
 
     async def hears(self, text: bytes) -> None:
-        """Exactly this comes next."""
+        """Asserts that exactly this text comes next."""
         assert await self.reads(len(text)) == text
 
     async def reads(self, count: int) -> bytes:
-        """The next bytes; fewer only at the end."""
+        """Returns the next `count` bytes; fewer only at the end."""
         while len(self._heard) < count and (data := await self._stream.receive_some()):
             self._heard += data
         taken, self._heard = self._heard[:count], self._heard[count:]
         return taken
 
     async def head(self) -> bytes:
-        """The next head, up to and with the blank line."""
+        """Returns the next head with its blank line."""
         while b"\r\n\r\n" not in self._heard and (data := await self._stream.receive_some()):
             self._heard += data
         head, found, self._heard = self._heard.partition(b"\r\n\r\n")
         return head + found
 
     async def response(self) -> tuple[int, bytes]:
-        """Status and body of the next response, which has a Content-Length."""
+        """Returns status and body of the next response, which must have a Content-Length."""
         head = await self.head()
         length = next(
             int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
@@ -87,17 +87,17 @@ class End:
 
 
 class Scene:
-    """A running container, and origins' listeners in the world."""
+    """A running container, and a listener for origins in the world."""
 
     def __init__(self, interceptor: Interceptor, box: Any, namespace: int, listener: trio.SocketListener) -> None:
         self.interceptor = interceptor
         self.box = box
-        self.namespace = namespace  # the container's network's, as a descriptor
+        self.namespace = namespace  # descriptor of the container's network namespace
         self._listener = listener
         self._ends: list[End] = []
 
     async def client(self, address: str = ORIGIN_V4, port: int = PORT) -> End:
-        """A new connection of the container."""
+        """Returns a new connection of the container."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         made = inside(self.namespace, lambda: socket.socket(family, socket.SOCK_STREAM))
         connection = trio.socket.from_stdlib_socket(made)
@@ -109,7 +109,7 @@ class Scene:
         return self._keep(trio.SocketStream(connection))
 
     async def is_refused(self, address: str = ORIGIN_V4, port: int = PORT) -> None:
-        """A connection of the container is reset, at once or soon after."""
+        """Asserts that a connection of the container is refused, or reset soon after."""
         try:
             client = await self.client(address, port)
         except ConnectionError:
@@ -117,7 +117,7 @@ class Scene:
         await client.hears_a_reset()
 
     async def origin(self) -> End:
-        """The next connection that arrives in the world, at any address, port PORT."""
+        """Returns the next connection that arrives in the world, at any address and port PORT."""
         return self._keep(await self._listener.accept())
 
     def _keep(self, stream: trio.SocketStream) -> End:
@@ -136,7 +136,7 @@ class Scene:
 async def scene(
     world: World, cls: type[Container], instance: str, options: Options | None = None
 ) -> AsyncIterator[Scene]:
-    """A container of the class under way, and an origin that the test plays itself."""
+    """Yields a running container of the class, and an origin that the test plays."""
     app = App(containers=[cls], bindings={})
     with trio.fail_after(DEADLINE), origin_listener(world) as listener:
         async with open_interceptor(app, instance=instance, options=options) as interceptor:
@@ -161,7 +161,7 @@ def origin_listener(world: World) -> Iterator[trio.SocketListener]:
 
 @contextmanager
 def namespace_of(pid: int) -> Iterator[int]:
-    """The network namespace of a process on the host."""
+    """Yields a descriptor of the network namespace of a process."""
     fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield fd

@@ -1,4 +1,4 @@
-"""Asks one server, in a container: dig.py SERVER udp|tcp NAME TYPE; prints the code and what the records say."""
+"""Asks one server, in a container: dig.py SERVER udp|tcp NAME TYPE; prints the code and the values of the records."""
 
 import sys
 

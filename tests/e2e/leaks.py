@@ -1,7 +1,8 @@
-"""LeakSanitizer's check, made when one thread is left and the interpreter hasn't ended.
+"""Runs LeakSanitizer's check while one thread is left and the interpreter has not ended.
 
-At the end of the process, Trio's idle worker threads are left, and may end while the check stops all threads and reads
-their stacks. Besides, Python's objects are gone then, and with them the only pointers to what nobody ever frees.
+At the end of the process Trio's idle worker threads remain, and may end while the check stops all threads and reads
+their stacks. Besides, Python's objects no longer exist then, and they hold the only pointers to memory that is never
+freed on purpose.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ BLOCK = re.compile(r"^(?:Direct|Indirect) leak of .*?(?:\n\n|\Z)", re.MULTILINE 
 
 
 def check() -> None:
-    """Writes every leak to the sanitizers' log, after making one more: that one must be found."""
+    """Leaks memory as a control, which must be found, and writes every leak to the sanitizers' log."""
     deadline = time.monotonic() + IDLE_THREADS_END
     while len(os.listdir("/proc/self/task")) > 1:
         assert time.monotonic() < deadline, f"threads left: {os.listdir('/proc/self/task')}"
@@ -29,13 +30,13 @@ def check() -> None:
 
 
 def lose() -> None:
-    """The control: tables of names that nobody frees. A pointer to the last may still be in a register."""
+    """Leaks tables of names, as the control. A pointer to the last one may still be in a register."""
     for seed in range(16):
         lib.names_new(seed)
 
 
 def ours(report: str) -> tuple[list[str], list[str]]:
-    """The leaks of the extension in a report: the control's, and others. CPython and others lose some of their own."""
+    """Returns the extension's leaks in a report: the control's, and the others. Leaks of CPython are left out."""
     found = [block for block in BLOCK.findall(report) if OURS.search(block)]
     controls = [block for block in found if "names_new" in block]
     return controls, [block for block in found if block not in controls]

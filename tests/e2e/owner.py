@@ -1,4 +1,4 @@
-"""Somebody whose container others take over: `owner.py INSTANCE`.
+"""The owner of a container, to be killed by a test: `owner.py INSTANCE`.
 
 Runs a container with traffic in it, prints the pid of the container's first process, and waits to be killed.
 """
@@ -17,7 +17,7 @@ TRAFFIC = "while :; do curl -s -o /dev/null http://v4.origin.test/ok http://v6.o
 
 
 class Sandbox(Container):
-    """The internet, and a handler."""
+    """Has a handler, and the internet."""
 
 
 @Sandbox.outbound_by_host("my.kv")

@@ -1,7 +1,7 @@
-"""The C extension's tests once more, with the extension built for sanitizers: for memory and leaks, then for races.
+"""Runs the C extension's tests with sanitizers: first for memory errors and leaks, then for races.
 
-A copy of the package with that build stands before the checkout's own on the path of another interpreter. It runs
-beside the other tests, in a world of its own, since both mostly wait: `python -m tests.e2e.sanitized PLACE`.
+Another interpreter imports a copy of the package with that build instead of the checkout's. It runs beside the other
+tests, in a world of its own, since both mostly wait: `python -m tests.e2e.sanitized PLACE`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ sys.exit(code)
 
 @dataclass(frozen=True, slots=True)
 class Sanitizers:
-    """`control` is Python that makes a fault on purpose after the tests; its report shows that faults are found."""
+    """`control` is Python code that makes a fault after the tests. Its report shows that the sanitizer finds faults."""
 
     flags: str
-    runtime: str  # the library that is loaded before all others
-    settings: tuple[str, ...]  # PLACE in them is where reports go
+    runtime: str  # library that is loaded before all others
+    settings: tuple[str, ...]  # PLACE stands for the directory of the reports
     control: str
     tests: tuple[str, ...]
 
@@ -46,7 +46,7 @@ MEMORY = Sanitizers(
     settings=(
         "ASAN_OPTIONS=log_path=PLACE/asan:detect_leaks=1:leak_check_at_exit=0",  # see leaks.py
         "UBSAN_OPTIONS=print_stacktrace=1:log_path=PLACE/ubsan",
-        "PYTHONMALLOC=malloc",  # in arenas of Python's own, objects hide what they own from the leak check
+        "PYTHONMALLOC=malloc",  # objects in Python's own arenas hide their memory from the leak check
     ),
     control="from tests.e2e import leaks; leaks.check()",
     tests=(
@@ -72,7 +72,7 @@ MEMORY = Sanitizers(
 RACES = Sanitizers(
     flags="-UNDEBUG -fsanitize=thread -fno-omit-frame-pointer -O1",
     runtime="libtsan.so",
-    settings=("TSAN_OPTIONS=exitcode=0:log_path=PLACE/tsan",),  # the control's race would be a failure
+    settings=("TSAN_OPTIONS=exitcode=0:log_path=PLACE/tsan",),  # the control's race must not fail the run
     control="import ctypes; ctypes.CDLL(sys.argv[1] + '/racer.so').race()",
     tests=(
         "tests/socket/test_relay.py",
@@ -80,15 +80,15 @@ RACES = Sanitizers(
         "tests/socket/test_passage.py",
         "tests/socket/test_policy_change.py",
         "tests/e2e/test_follow.py",
-        *("-k", "not cost and not freed"),  # the sanitizer takes time and memory of its own
+        *("-k", "not cost and not freed"),  # tests of time and memory, of which the sanitizer needs more
     ),
 )
 KINDS = {"memory": MEMORY, "races": RACES}
-POLITE = ["nice", "-n", "5"]  # to the tests beside it
+POLITE = ["nice", "-n", "5"]  # the other tests run at the same time
 
 
 class SanitizedRun:
-    """A process while the block lasts."""
+    """The process of the run, which lasts as long as the block."""
 
     def __init__(self, place: Path) -> None:
         self._place = place
@@ -105,16 +105,16 @@ class SanitizedRun:
             self._process.wait()
 
     def finish(self) -> tuple[int, str]:
-        """Waits for its end. Returns its exit code and its output."""
+        """Waits for the end of the process. Returns its exit code and output."""
         return self._process.wait(), (self._place / "said").read_text(errors="replace")
 
     def reports(self, kind: str) -> str:
-        """The sanitizers' reports, when it has ended."""
+        """Returns the sanitizers' reports after the end of the process."""
         return "".join(report.read_text(errors="replace") for report in (self._place / kind).glob("*san.*"))
 
 
 def build(place: Path, kind: Sanitizers) -> None:
-    """The package below `place`, its extension built for the sanitizers."""
+    """Copies the package to `place` and builds its extension for the sanitizers."""
     for name in ("pyinterceptor", "cext", "kernel"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md"):
@@ -128,7 +128,7 @@ def build(place: Path, kind: Sanitizers) -> None:
 
 
 def run(place: Path, kind: Sanitizers) -> int:
-    """The exit code of the tests."""
+    """Runs the tests; returns their exit code."""
     found = [compiler(), f"-print-file-name={kind.runtime}"]
     runtime = subprocess.run(found, capture_output=True, text=True, check=True).stdout.strip()
     settings = [setting.replace("PLACE", str(place)) for setting in kind.settings]
@@ -143,7 +143,7 @@ def compiler() -> str:
 
 
 def main(place: Path) -> int:
-    """The first exit code that is a failure."""
+    """Builds and runs every kind; returns the first exit code other than 0, else 0."""
     codes = []
     for name, kind in KINDS.items():
         build(place / name, kind)

@@ -17,7 +17,7 @@ from tests.world.world import run
 
 
 class Handled(Container):
-    """What it names goes to a handler; the rest is spliced."""
+    """Some hosts have a handler; the rest is spliced."""
 
 
 @Handled.outbound_by_host("my.kv", OTHER_V4, OTHER_V6)
@@ -27,7 +27,7 @@ async def answer(request: Any, env: Any, ctx: Any) -> Response:
 
 
 class Passing(Container):
-    """Every request goes through a handler that passes it on as it came."""
+    """A handler passes every request on unchanged."""
 
 
 @Passing.outbound
@@ -38,7 +38,7 @@ async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
 
 @pytest.fixture
 def host_without_v6(world: World) -> Iterator[None]:
-    """The host has no way to any IPv6 address while the test runs."""
+    """Removes the host's IPv6 route while the test runs."""
     route = ["default", "via", "2001:db8:ffff::1", "dev", "world0"]
     run(["ip", "-6", "route", "del", *route])
     yield
@@ -59,7 +59,7 @@ def test_a_handler_answers_every_client_by_name_and_over_both_families(
     before = world.counts().syns
     trio.run(main)
     assert len(seen) == 3
-    assert world.counts().syns == before  # nothing of it left the host
+    assert world.counts().syns == before  # no connection left the host
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -170,7 +170,7 @@ def test_ssh_speaks_through_a_splice(world: World, instance: str) -> None:
 
 @pytest.mark.parametrize("cls", [Handled, Passing], ids=["no rule", "catch-all"])
 def test_a_server_that_speaks_first_is_heard_at_once(cls: type[Container], world: World, instance: str) -> None:
-    """Nobody waits to see whether the client speaks first: that would take 5 s here."""
+    """The relay does not wait for the client's first bytes, which would take 5 s here."""
 
     async def main() -> None:
         async with container(cls, instance, [], Options(sniff_wait=5.0)) as box:

@@ -1,4 +1,4 @@
-"""The benchmark of two trees runs, whatever this tree's layout has become."""
+"""The benchmark of two trees works with the layout of this tree."""
 
 from __future__ import annotations
 

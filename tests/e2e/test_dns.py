@@ -1,4 +1,4 @@
-"""Names as containers meet them: through every resolver address, under every kind of rule, and dialled by name."""
+"""Names in containers: through every resolver address, under every kind of rule, and dialled by name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.e2e.clients import TIME, output
 from tests.world import NAMESERVER_V4, NAMESERVER_V6, ORIGIN_V4, ORIGIN_V6, OTHER_V4, World
 
 DIG = str(Path(__file__).with_name("dig.py"))
-NOBODY_V4, NOBODY_V6 = "192.0.2.99", "2001:db8:9::9"  # no resolver is there
-DEAD_V4 = "203.0.113.99"  # answers nothing at all
+NOBODY_V4, NOBODY_V6 = "192.0.2.99", "2001:db8:9::9"  # addresses without a resolver
+DEAD_V4 = "203.0.113.99"  # an address that answers no packet
 ECHO = """
 import socket, sys
 socks = [socket.create_connection((address, 25), timeout=20) for address in sys.argv[2:]]
@@ -70,11 +70,11 @@ print(answered)
 
 
 class Plain(Container):
-    """No rule: everything passes, dialled in C."""
+    """No rules: everything passes, dialled in C."""
 
 
 class Ruled(Container):
-    """Some names are handled, nothing else exists."""
+    """Some names are handled, no other name exists."""
 
     enable_internet = False
 
@@ -84,7 +84,7 @@ class Mixed(Container):
 
 
 class Everything(Container):
-    """Every HTTP request is handled, what isn't HTTP passes."""
+    """Every HTTP request is handled, other protocols pass."""
 
 
 class Closed(Container):
@@ -113,7 +113,7 @@ async def containers(
 
 
 async def dig(box: Any, name: str, kind: str = "A", server: str = NAMESERVER_V4, transport: str = "udp") -> str:
-    """The code and the records, as one line."""
+    """Returns the code and the records as one line."""
     return (await output(box, [sys.executable, DIG, server, transport, name, kind])).strip()
 
 
@@ -122,12 +122,12 @@ async def curl(box: Any, url: str, *options: str) -> str:
 
 
 async def echo(box: Any, text: str, *hosts: str) -> list[str]:
-    """What each host sends back behind its greeting, all connections open at once."""
+    """Returns each host's echo after its greeting, with all connections open at once."""
     return (await output(box, ["/usr/bin/python3", "-c", ECHO, text, *hosts])).splitlines()
 
 
 def asked(world: World, *names: str) -> list[tuple[str, str]]:
-    """What the world's DNS server has been asked about these names."""
+    """Returns the queries of the world's DNS server for these names."""
     return [(name, kind) for name, kind in world.queries() if name in names]
 
 
@@ -194,7 +194,7 @@ def test_only_what_passes_is_asked_upstream(
     assert bool(new) is (cls is Mixed)
 
 
-def test_each_container_has_its_own_names_and_anothers_address_leads_nowhere(world: World, instance: str) -> None:
+def test_each_container_has_its_own_names_and_anothers_address_reaches_nothing(world: World, instance: str) -> None:
     async def main() -> None:
         async with containers(Everything, instance, ["a", "b"]) as [a, b]:
             assert await dig(a, "origin.test") == "NOERROR 198.18.1.0"
@@ -257,7 +257,7 @@ def test_a_name_that_was_asked_for_one_family_is_dialled_over_the_other(world: W
     trio.run(main)
 
 
-def test_an_address_that_a_name_has_left_leads_to_its_new_ones(world: World, instance: str) -> None:
+def test_an_address_that_a_name_has_left_reaches_its_new_ones(world: World, instance: str) -> None:
     world.name("moving.test", DEAD_V4, ttl=1)
 
     async def main() -> None:
@@ -285,7 +285,7 @@ def test_an_answer_that_comes_after_the_connection_disturbs_it_not(world: World,
     trio.run(main)
 
 
-def test_who_answers_with_anothers_address_does_not_get_its_connections(world: World, instance: str) -> None:
+def test_a_name_with_anothers_address_does_not_get_its_connections(world: World, instance: str) -> None:
     world.name("victim.test", DEAD_V4)
     world.name("evil.test", DEAD_V4, ORIGIN_V6)
 
@@ -325,7 +325,7 @@ def test_an_address_that_a_flow_is_open_to_is_not_given_to_another_name(
     trio.run(main)
 
 
-def test_a_container_that_floods_its_resolver_takes_nobody_elses_answers(world: World, instance: str) -> None:
+def test_a_container_that_floods_its_resolver_takes_no_other_ones_answers(world: World, instance: str) -> None:
     async def main() -> None:
         async with containers(Mixed, instance, ["flooding", "patient"]) as [flooding, patient]:
             argv = ["/usr/bin/python3", "-c", FLOOD]

@@ -1,4 +1,4 @@
-"""`pyinterceptor doctor`: what is missing is said with its remedy, and by the exit code."""
+"""`pyinterceptor doctor` reports each missing requirement with its remedy, and by the exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DOCTOR = [sys.executable, "-m", "pyinterceptor", "doctor"]
 
 
 def doctor(prefix: Sequence[str] = (), **environment: str) -> tuple[int, list[str]]:
-    """Exit code and lines."""
+    """Returns exit code and lines."""
     ran = subprocess.run(
         [*prefix, *DOCTOR], capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )
@@ -59,7 +59,7 @@ def test_a_missing_package_is_named() -> None:
 
 
 def test_a_kernel_feature_that_is_refused_is_named() -> None:
-    """In a user namespace all capabilities are there, and the kernel still lets nobody load such a program."""
+    """A process in a user namespace has all capabilities, and the kernel still refuses such a program."""
     code, lines = doctor(["unshare", "--user", "--map-root-user"])
     assert code == 1
     assert [line for line in lines if not line.startswith("ok")] == [

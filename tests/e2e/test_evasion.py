@@ -1,6 +1,6 @@
-"""What a container tries so that its request reaches the server that a rule has put a handler before.
+"""Ways in which a container tries to reach the server of a host that has a handler.
 
-The server is there, and is reached by what the rule does not concern: every test says so last.
+The server exists. As a control, every test ends with traffic that the rule does not match, which reaches it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OPTIONS = Options(opening_deadline=1.0, sniff_wait=0.2)
 
 
 class Guarded(Container):
-    """ruled.test is a handler's, although a server of that name is out there."""
+    """ruled.test has a handler, although a server of that name exists."""
 
 
 @Guarded.outbound_by_host("ruled.test")
@@ -34,14 +34,14 @@ def ruled_server(world: World) -> None:
 
 
 async def synthetic(scene: Scene) -> str:
-    """What the container's DNS gives for ruled.test."""
+    """Returns the synthetic address of ruled.test in the container."""
     found: str = (await scene.box.exec("getent ahostsv4 ruled.test", check=True)).text.split()[0]
     assert found.startswith("198.18.")
     return found
 
 
 class Everything(Container):
-    """Every host is a handler's."""
+    """Every host has a handler."""
 
 
 @Everything.outbound
@@ -50,7 +50,7 @@ async def answer_all(request: Any, env: Any, ctx: Any) -> Response:
 
 
 async def other_protocols_still_pass(scene: Scene, address: str) -> None:
-    """The control: from the same container, to the same address, a server that speaks first is reached."""
+    """The control: the same container reaches a server that speaks first, at the same address."""
     client = await scene.client(address)
     origin = await scene.origin()
     assert origin.address == ORIGIN_V4
@@ -61,7 +61,7 @@ async def other_protocols_still_pass(scene: Scene, address: str) -> None:
 
 
 def hello(host: str) -> bytes:
-    """A TLS ClientHello that asks for this host."""
+    """Returns a TLS ClientHello for this host."""
     out = ssl.MemoryBIO()
     context = ssl.create_default_context()
     tls = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=host)
@@ -122,7 +122,7 @@ def test_opaque_words_reach_a_ruled_host_only_after_its_server_has_spoken(
             await client.hears_a_reset()
             client = await opened.client(address)
             await client.says(first)
-            origin = await opened.origin()  # which may speak first, and doesn't
+            origin = await opened.origin()  # the server could speak first, and doesn't
             await origin.hears_a_reset()
             await client.hears_a_reset()
             client = await opened.client(address)
@@ -154,7 +154,7 @@ def test_opaque_words_reach_a_host_that_no_rule_names(world: World, instance: st
     [b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\nHost: x\n\n"]
     + [b"GET /\r\n\r\n", b" GET / HTTP/1.1\r\n\r\n"],
 )
-def test_what_only_a_lenient_server_takes_for_a_request_is_refused_readably(
+def test_a_request_that_only_a_lenient_server_accepts_is_refused_readably(
     first: bytes, port: int, world: World, instance: str
 ) -> None:
     async def main() -> None:
@@ -170,7 +170,7 @@ def test_what_only_a_lenient_server_takes_for_a_request_is_refused_readably(
 
 
 def test_another_hosts_name_does_not_open_a_ruled_hosts_address(world: World, instance: str) -> None:
-    """It reaches the host that it names, as one would ask a proxy."""
+    """The request reaches the host that it names, as through a proxy."""
 
     async def main() -> None:
         async with scene(world, Guarded, instance, OPTIONS) as opened:
@@ -185,12 +185,12 @@ def test_another_hosts_name_does_not_open_a_ruled_hosts_address(world: World, in
     trio.run(main)
 
 
-def test_a_handler_answers_a_client_that_says_nothing_for_a_while(world: World, instance: str) -> None:
+def test_a_handler_answers_a_client_that_is_silent_for_a_while(world: World, instance: str) -> None:
     async def main() -> None:
         async with scene(world, Guarded, instance, Options(opening_deadline=5.0, sniff_wait=0.1)) as opened:
             address = await synthetic(opened)
             client = await opened.client(address)
-            origin = await opened.origin()  # after sniff_wait: perhaps the server speaks first
+            origin = await opened.origin()  # after sniff_wait, since the server may speak first
             await client.says(b"GET / HTTP/1.1\r\nHost: ruled.test\r\n\r\n")
             assert await client.response() == (200, b"handled")
             await origin.hears_the_end()
@@ -199,7 +199,7 @@ def test_a_handler_answers_a_client_that_says_nothing_for_a_while(world: World, 
 
 
 class Addressed(Container):
-    """The server's address has a handler, whatever names lead to it."""
+    """The server's address has a handler, under every name."""
 
 
 @Addressed.outbound_by_host(ORIGIN_V4)
@@ -208,10 +208,10 @@ async def answer_address(request: Any, env: Any, ctx: Any) -> Response:
 
 
 @pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\nHost: walk.test\r\n\r\n", b"\x00hello"], ids=["http", "opaque"])
-def test_a_rule_for_an_address_is_not_walked_round_by_a_name_with_another_address(
+def test_a_name_with_another_address_does_not_bypass_a_rule_for_an_address(
     first: bytes, world: World, instance: str
 ) -> None:
-    """The name's first address is dead: its second one would be tried instead."""
+    """The name's first address is dead, so that the second one would be tried."""
     world.name("walk.test", DEAD_V6, ORIGIN_V4)
     world.name("free.test", DEAD_V6, OTHER_V4)
     options = Options(opening_deadline=5.0, sniff_wait=0.2, dial_deadline=1.5)

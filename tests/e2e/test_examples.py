@@ -1,4 +1,4 @@
-"""The examples' KV and R2, called by curl from inside real containers: the embedded runtime's, and podman's."""
+"""The examples' KV and R2, used by curl in real containers: the embedded runtime's, and podman's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXAMPLES = ROOT / "examples"
 IMAGE = "pyinterceptor-test-curl"
 CURL = ["curl", "-sS", "-m", "20", "--path-as-is", "-w", "\n%{http_code}"]
 LARGE = 30 * 1024 * 1024  # bytes
-FLAT = 48 * 1024 * 1024  # bytes of memory that a body of any size may take
+FLAT = 48 * 1024 * 1024  # bytes of memory for a body of any size
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def image() -> Iterator[str]:
 
 @pytest.fixture(params=["embedded", "podman"])
 def runtime(request: pytest.FixtureRequest) -> str | None:
-    """The image to run in, if any."""
+    """Returns the image to run in; None for the embedded runtime."""
     return None if request.param == "embedded" else str(request.getfixturevalue("image"))
 
 
@@ -50,7 +50,7 @@ def runtime(request: pytest.FixtureRequest) -> str | None:
 async def opened(
     example: str, image: str | None, instance: str, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[Any]:
-    """Gives containers of the example's class, by name."""
+    """Yields a function that returns the container of the example's class with a name."""
     example_app = load_app(str(EXAMPLES / example))
     cls = example_app.containers[0]
     if image is not None:
@@ -66,7 +66,7 @@ async def opened(
 
 
 async def curl(box: Any, *arguments: str, input: bytes | None = None) -> tuple[int, bytes]:
-    """The status and the body."""
+    """Returns the status and the body."""
     finished = await box.exec([*CURL, *arguments], input=input)
     assert finished.returncode == 0, finished.stderr.decode(errors="replace")
     body, _, status = finished.stdout.rpartition(b"\n")
@@ -93,7 +93,7 @@ def test_values_are_kept_and_found_by_path(runtime: str | None, world: World, in
 
 @pytest.fixture(params=["files", "s3"])
 def store(request: pytest.FixtureRequest) -> Mapping[str, str]:
-    """The settings that choose it."""
+    """Returns the settings that select the store."""
     if request.param == "files":
         return {}
     server: S3Server = request.getfixturevalue("s3_server")
@@ -113,7 +113,7 @@ def test_two_containers_cannot_see_each_others_objects(
             assert await curl(two, "http://my.r2/file") == (200, b"that of two")
             assert await curl(two, "-X", "DELETE", "http://my.r2/file") == (204, b"")
             assert await curl(one, "http://my.r2/file") == (200, b"that of one")
-            # Whatever it calls itself, a path begins with the container's own id.
+            # Every path begins with the container's own id, and a path can't change that.
             theirs = await curl(one, "-sS", "http://my.r2/../file")
             assert theirs[0] == 404
             for path in ("/../" * 5 + "etc/passwd", "/%2e%2e/index.sqlite", "/..%00/x"):
@@ -144,7 +144,7 @@ def test_objects_are_served_as_http_has_them(
             assert fields["content-length"] == str(LARGE)
 
             async def status_with(*some: str, path: str = "large") -> int:
-                """Of a GET, or of a PUT with -T, with these fields."""
+                """Returns the status of a GET, or of a PUT with -T, with these fields."""
                 arguments = [word for field in some for word in (["-H", field] if ": " in field else [field])]
                 status, body = await curl(box, *arguments, f"http://my.r2/{path}", input=b"new")
                 assert body == {200: large, 304: b"", 412: b""}.get(status, body) or "-T" in arguments
@@ -175,7 +175,7 @@ def test_objects_are_served_as_http_has_them(
 def test_a_container_is_answered_in_time_whatever_becomes_of_the_engine(
     world: World, instance: str, tmp_path: Path
 ) -> None:
-    """Of what the engine is, it is told nothing."""
+    """The answer does not name the engine."""
 
     async def main() -> None:
         with RedisServer(tmp_path) as server:
@@ -217,7 +217,7 @@ def put(value: str) -> list[str]:
     return ["sh", "-c", f"printf {value} | curl -sS -T - http://my.kv/key"]
 
 
-def test_what_one_run_keeps_the_next_one_finds_and_the_container_has_no_file_of_it(world: World) -> None:
+def test_the_next_run_finds_the_values_of_the_last_and_the_container_no_file_of_them(world: World) -> None:
     assert run("kv.py", *put("first")) == (0, "", "")
     assert run("kv.py", *GET) == (0, "first", "")
     assert (STATE / state_of_file(str(EXAMPLES / "kv.py")) / "kv" / "KV.sqlite").exists()
@@ -227,7 +227,7 @@ def test_what_one_run_keeps_the_next_one_finds_and_the_container_has_no_file_of_
 
 def test_two_gigabytes_go_in_and_out_of_a_container_with_flat_memory(world: World) -> None:
     def peak(size: int) -> int:
-        """Bytes of the interceptor's memory, at most, for one object of this size; the compiler's are in it, too."""
+        """Returns the peak of the interceptor's memory in bytes for one object of this size, compiler included."""
         script = f"head -c {size} /dev/zero | curl -sS -T - http://my.r2/x && curl -sS http://my.r2/x | wc -c"
         script += " && curl -sS -X DELETE http://my.r2/x"
         argv = [sys.executable, "-m", "pyinterceptor", "run", str(EXAMPLES / "r2.py"), "--", "sh", "-c", script]
@@ -262,7 +262,7 @@ def test_the_engine_is_chosen_by_configuration_alone(world: World, redis_server:
         ("KV", 2, "--binding KV: write NAME=VALUE"),
     ],
 )
-def test_a_binding_that_can_not_be_is_said_in_one_line_without_its_password(
+def test_an_invalid_binding_is_reported_in_one_line_without_its_password(
     binding: str, code: int, said: str
 ) -> None:
     returned, printed, complaint = run("kv.py", "true", options=["--binding", binding])

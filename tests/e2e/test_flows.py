@@ -1,4 +1,4 @@
-"""Many flows at once: whole, cheap to hold, within budgets, and none at another's cost."""
+"""Many flows at once: complete, cheap to hold, within budgets, and without cost to another container."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_300_uploads_at_once_arrive_whole_and_are_answered_after_half_close(
 
 
 def resident() -> int:
-    """Bytes of our memory."""
+    """Returns the resident bytes of this process."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
@@ -82,13 +82,13 @@ async def line(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 def test_5000_idle_flows_are_held_in_less_than_10_megabytes(world: World, instance: str) -> None:
-    """In two containers: a container's own budget is 4 000 flows."""
+    """Uses two containers, because one container's budget is 4 000 flows."""
 
     async def main() -> None:
         with trio.fail_after(PATIENCE):
             async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
                 boxes = [await interceptor.get_container(Passing, name) for name in ("one", "two")]
-                await boxes[0].exec([*CROWD, "upload", ORIGIN_V4, DIGEST, "1", "1000000"])  # what is made once is there
+                await boxes[0].exec([*CROWD, "upload", ORIGIN_V4, DIGEST, "1", "1000000"])  # makes the things made once
                 before = resident()
                 pipe = subprocess.PIPE
                 crowds = [
@@ -151,7 +151,7 @@ def test_a_full_table_of_flows_refuses_the_next_and_harms_none(world: World, ins
 
 
 async def pair(opened: Scene) -> tuple[End, End]:
-    """A flow that works, by both its ends."""
+    """Returns both ends of a flow that works."""
     client = await opened.client()
     origin = await opened.origin()
     await exchange(client, origin)
@@ -193,7 +193,7 @@ def test_without_a_free_descriptor_a_flow_is_refused_and_the_others_live(world: 
 
 @contextmanager
 def no_free_descriptor() -> Iterator[None]:
-    """The process has as many open files as it may."""
+    """Opens as many files as this process may have, while the block lasts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
     with ExitStack() as stack:
@@ -209,7 +209,7 @@ def test_a_failed_dial_ends_its_flow_alone(words: bytes, world: World, instance:
     async def main() -> None:
         async with scene(world, Passing, instance, Options(dial_deadline=1.0)) as opened:
             client, origin = await pair(opened)
-            lost = await opened.client("203.0.113.99", 80)  # routed to the world, where nobody has it
+            lost = await opened.client("203.0.113.99", 80)  # routed to the world, where no host has it
             await lost.says(words)
             if words.startswith(b"GET"):
                 assert (await lost.response())[0] == 502
@@ -221,7 +221,7 @@ def test_a_failed_dial_ends_its_flow_alone(words: bytes, world: World, instance:
 
 
 class Cramped(Container):
-    """Everything passes, in no pipe but one; one connection may be with Python."""
+    """Everything passes, with one pipe; Python may serve one connection."""
 
     budget = Budget(handoffs=1, pipes=1)
 
@@ -247,7 +247,7 @@ def test_connections_above_those_that_python_may_have_are_reset(world: World, in
                 await client.hears_a_reset()
             assert opened.interceptor.count(Cramped, "box").over_budget == 2
             await held.resets()
-            while opened.interceptor.count(Cramped, "box").over_budget < 3:  # its place is free again some time
+            while opened.interceptor.count(Cramped, "box").over_budget < 3:  # until its place is free again
                 client = await opened.client(port=80)
                 await client.says(ask)
                 with trio.move_on_after(0.1) as waited:
@@ -260,7 +260,7 @@ def test_connections_above_those_that_python_may_have_are_reset(world: World, in
 
 
 def pipes() -> int:
-    """How many descriptors of pipes this process has."""
+    """Returns the number of descriptors of pipes in this process."""
     found = 0
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -272,7 +272,7 @@ def pipes() -> int:
 def test_bodies_move_in_no_more_pipes_than_their_container_may_have(
     cls: type[Container], most: int, world: World, instance: str
 ) -> None:
-    """Four clients that read nothing hold a pipe each, where they may; what finds none is copied."""
+    """Four clients that read nothing hold a pipe each within the budget. Bodies without a pipe are copied."""
     size = 50_000_000
 
     async def main() -> None:
@@ -302,7 +302,7 @@ def test_a_flow_without_a_byte_ends_at_its_idle_deadline(world: World, instance:
             await client.hears_a_reset()
             await origin.hears_a_reset()
             assert trio.current_time() - began >= 1.0
-            await exchange(*other)  # which wasn't idle as long
+            await exchange(*other)  # this flow wasn't idle for as long
             assert opened.interceptor.count(Passing, "box").timed_out == 1
 
     trio.run(main)
@@ -324,9 +324,9 @@ def test_a_flow_that_is_closed_on_one_side_ends_at_its_linger_deadline(world: Wo
 
 
 def test_a_splice_moves_while_python_is_held(world: World, instance: str) -> None:
-    """The interpreter's lock is kept for two seconds; a download that begins meanwhile ends meanwhile."""
+    """The GIL is held for two seconds. A download that begins in that time ends in that time."""
     script = "sleep 0.3; curl -s http://v4.origin.test/large.bin | wc -c; date +%s.%N"
-    usleep = ctypes.PyDLL(None).usleep  # a PyDLL's functions keep the lock, unlike a CDLL's
+    usleep = ctypes.PyDLL(None).usleep  # functions of a PyDLL keep the GIL, unlike those of a CDLL
 
     async def main() -> None:
         async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
@@ -347,7 +347,7 @@ def test_a_splice_moves_while_python_is_held(world: World, instance: str) -> Non
 
 @contextmanager
 def flood(namespace: int, *, port: int, first: bytes) -> Iterator[Callable[[], int]]:
-    """300 connections of a container that say `first` and are held; gives a function that counts the refused ones."""
+    """Opens 300 connections of a container that send `first`. Yields a function that counts the refused ones."""
     with ExitStack() as stack:
         made = inside(namespace, lambda: [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(300)])
         for one in made:

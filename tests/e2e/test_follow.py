@@ -1,4 +1,4 @@
-"""One connection, request by request: spliced to an origin, handled, and back, as the policy says at each."""
+"""One connection, request by request: spliced to an origin, handled, and back, as the policy decides each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIECES = [0, 1]  # all at once, and byte by byte
 
 
 class Handled(Container):
-    """my.kv is a handler's, everything else passes."""
+    """my.kv has a handler, everything else passes."""
 
 
 @Handled.outbound_by_host("my.kv")
@@ -30,7 +30,7 @@ async def answer(request: Any, env: Any, ctx: Any) -> Response:
 
 
 class Open(Container):
-    """No rule at all."""
+    """No rules."""
 
 
 def play(world: World, instance: str, dialogue: Dialogue, cls: type[Container] = Handled) -> None:
@@ -49,7 +49,7 @@ async def exchange(scene: Scene, client: Any, origin: Any, request: bytes = GET,
 
 
 async def asking(scene: Scene) -> tuple[End, End]:
-    """A client whose request has reached an origin."""
+    """Returns both ends of a flow whose request has reached an origin."""
     client = await scene.client()
     await client.says(GET)
     origin = await scene.origin()
@@ -58,7 +58,7 @@ async def asking(scene: Scene) -> tuple[End, End]:
 
 
 async def spliced(scene: Scene) -> tuple[End, End]:
-    """A connection after a first request and its response, that may have another."""
+    """Returns both ends of a flow after its first request and response; another request may follow."""
     client, origin = await asking(scene)
     await origin.says(OK)
     await client.hears(OK)
@@ -66,8 +66,8 @@ async def spliced(scene: Scene) -> tuple[End, End]:
 
 
 async def asked(scene: Scene) -> End:
-    """The origin's connection that GET arrives on. One that was dialled before the client spoke, and then turned out to
-    speak to a handler, may come first and ends."""
+    """Returns the origin's connection on which GET arrives. Another one may come first and end: it was dialled before
+    the client spoke, and a handler then answered the request."""
     while True:
         origin = await scene.origin()
         if said := await origin.reads(len(GET)):
@@ -110,7 +110,7 @@ def test_a_handled_connection_passes_the_request_that_no_rule_names(piece: int, 
 
 
 @pytest.mark.parametrize("piece", PIECES)
-def test_pipelined_requests_are_answered_in_order_each_by_who_decides_it(
+def test_pipelined_requests_are_answered_in_order_each_by_its_own_decision(
     piece: int, world: World, instance: str
 ) -> None:
     async def dialogue(scene: Scene) -> None:
@@ -240,7 +240,7 @@ def digest(data: bytes) -> str:
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
     ],
 )
-def test_after_a_response_that_ends_with_its_connection_nothing_more_is_asked(
+def test_no_request_follows_a_response_that_ends_with_its_connection(
     response: bytes, world: World, instance: str
 ) -> None:
     async def dialogue(scene: Scene) -> None:
@@ -285,7 +285,7 @@ def test_after_an_upgrade_bytes_pass_unseen(world: World, instance: str) -> None
     ],
 )
 @pytest.mark.parametrize("is_first", [True, False])
-def test_what_two_servers_could_read_differently_reaches_none(
+def test_a_request_that_two_servers_could_read_differently_reaches_none(
     request_: bytes, is_first: bool, world: World, instance: str
 ) -> None:
     async def dialogue(scene: Scene) -> None:
@@ -321,7 +321,7 @@ def test_a_request_body_that_cannot_be_read_ends_the_connection(world: World, in
 
 def test_a_replaced_policy_decides_the_next_request_and_drops_no_connection(world: World, instance: str) -> None:
     class Changing(Container):
-        """Its rules come and go."""
+        """Its rules change during the test."""
 
     async def dialogue(scene: Scene) -> None:
         followed, handled = await scene.client(), await scene.client(port=80)
@@ -331,7 +331,7 @@ def test_a_replaced_policy_decides_the_next_request_and_drops_no_connection(worl
         Changing.outbound_by_host = {"a.test": answer}
         await scene.interceptor.replace_policy(Changing)
         await origin.says(OK)
-        await followed.hears(OK)  # it was decided before
+        await followed.hears(OK)  # it was decided before the change
         await followed.says(GET)
         assert await followed.response() == (200, b"GET /page 0")
         await handled.says(GET)
@@ -355,7 +355,7 @@ def test_a_request_that_is_not_followed_is_decided_by_the_replaced_policy_too(wo
     old = b"GET /page HTTP/1.0\r\nHost: a.test\r\n\r\n"
 
     class Changing(Container):
-        """No rule at all, and no internet after a while."""
+        """No rules, and no internet later in the test."""
 
     async def dialogue(scene: Scene) -> None:
         client, origin = await spliced(scene)
@@ -431,7 +431,7 @@ def test_a_reset_on_one_side_becomes_a_reset_on_the_other(world: World, instance
     play(world, instance, dialogue)
 
 
-def test_what_a_server_says_before_it_resets_is_heard(world: World, instance: str) -> None:
+def test_bytes_that_a_server_sends_before_its_reset_arrive(world: World, instance: str) -> None:
     async def dialogue(scene: Scene) -> None:
         for _ in range(20):
             client, origin = await asking(scene)

@@ -1,7 +1,7 @@
-"""The dial guard: what a container can't make us connect to, by whatever name or form it asks.
+"""The dial guard: addresses to which no name or form in a container's request makes us connect.
 
-At each address stands a server of the test's own, so that a refusal is one: nothing arrives there, and with the rule
-that names the address something does.
+The test has a server at each address, so that a refusal is certain: no connection arrives there, and one does if a
+rule names the address.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tests.kernel.box import family
 from tests.world import ORIGIN_V4, ORIGIN_V6, OTHER_V4, OTHER_V6, World
 
 PORT = 8099
-OPTIONS = ["-sg", "-m", "20", "-w", "%{http_code}"]  # of curl, for each of its requests
+OPTIONS = ["-sg", "-m", "20", "-w", "%{http_code}"]  # of curl, for every request
 REFUSED = 520
 REFUSING = f"""
 table inet refusing {{
   chain arriving {{ type filter hook input priority 0; ip6 daddr {OTHER_V6} tcp dport 80 reject with tcp reset; }}
 }}
 """
-# The host's own, and how they are dialled. All of 127.0.0.0/8 is loopback, and the unspecified address leads there.
+# The host's own addresses, and the forms that are dialled. 127.0.0.0/8 and the unspecified address are loopback.
 OWN = {
     "127.0.0.1": "127.0.0.1",
     "127.5.6.7": "127.5.6.7",
@@ -41,17 +41,17 @@ OWN = {
     "192.0.2.2": "192.0.2.2",
     "2001:db8:ffff::2": "2001:db8:ffff::2",
 }
-# Behind the host, where only its network reaches: private, shared, the metadata address, unique local, NAT64, 6to4.
+# Addresses behind the host, in its network alone: private, shared, the metadata address, unique local, NAT64, 6to4.
 BEHIND = ("10.1.2.3", "172.16.9.9", "192.168.7.7", "100.64.0.5", "169.254.169.254")
 BEHIND_V6 = ("fd12:3456::1", "64:ff9b::7f00:1", "64:ff9b::a01:203", "2002:7f00:1::1", "2002:a01:203::1")
 
 
 class Guarded(Container):
-    """Names no local network. ask.test fetches what it is told; the rest is spliced."""
+    """Names no local network. The handler of ask.test fetches a given URL; the rest is spliced."""
 
 
 class Named(Container):
-    """Names them all."""
+    """Names all of these addresses."""
 
     local_networks = [*OWN, *BEHIND, *BEHIND_V6]
 
@@ -79,11 +79,11 @@ Guarded.outbound_by_host = Named.outbound_by_host = OnePort.outbound_by_host = {
 
 
 class Passing(Container):
-    """Passes every request on as it came."""
+    """Passes every request on unchanged."""
 
 
 class PassingNamed(Passing):
-    """And may go anywhere on the host."""
+    """Passes every request on, and names the host's own addresses."""
 
     local_networks = [*OWN]
 
@@ -97,7 +97,7 @@ async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
 
 
 class Inside:
-    """A server that says "inside", and how often it was reached."""
+    """A server that answers "inside", and counts its connections."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -128,7 +128,7 @@ class Inside:
 
 @contextmanager
 def inside(world: World, address: str, port: int = PORT) -> Iterator[Inside]:
-    """A server there: on the host, or behind it."""
+    """Yields a server at this address, on the host or behind it."""
 
     def listen() -> socket.socket:
         return socket.create_server((OWN.get(address, address), port), family=family(OWN.get(address, address)))
@@ -148,7 +148,7 @@ def inside(world: World, address: str, port: int = PORT) -> Iterator[Inside]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    status: int  # 0: none
+    status: int  # 0: no response
     body: str
 
 
@@ -157,17 +157,17 @@ class Caller:
     box: Any
 
     async def get(self, url: str, *options: str) -> Answer:
-        """What curl in the container gets."""
+        """Returns the answer to curl in the container."""
         argv = ["curl", *OPTIONS, *options, url]
         said = (await self.box.exec(argv)).stdout.decode()
         return Answer(int(said[-3:]), said[:-3])
 
     async def fetch(self, url: str, *, local: bool = False) -> Answer:
-        """What a handler that fetches this gets."""
+        """Returns the answer to a handler that fetches this URL."""
         return await self.get("http://ask.test/", "-H", f"x-url: {url}", *(["-H", "x-local: 1"] if local else []))
 
     async def ending(self, address: str) -> str:
-        """What a connection ends with that speaks no HTTP: what bash's `read` says of it, or a line."""
+        """Returns the server's output on a connection that is not HTTP, or the error that bash prints for it."""
         script = f"exec 3<>/dev/tcp/{address}/{PORT} && echo 'this is no HTTP' >&3 && cat <&3"
         finished = await self.box.exec(["bash", "-c", script])
         return finished.stdout.decode() or finished.stderr.decode().rpartition(": ")[2]
@@ -184,7 +184,7 @@ def authority(address: str) -> str:
     return f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
 
 
-def test_fetch_reaches_a_local_address_only_where_it_is_said(world: World, instance: str) -> None:
+def test_fetch_reaches_a_local_address_only_with_local_or_a_rule(world: World, instance: str) -> None:
     async def main() -> None:
         async with containers(instance, Guarded, Named) as (guarded, named):
             for address in (*OWN, *BEHIND, *BEHIND_V6):
@@ -205,7 +205,7 @@ def test_fetch_reaches_a_local_address_only_where_it_is_said(world: World, insta
 def test_a_splice_reaches_a_local_address_only_where_a_rule_names_it(
     address: str, world: World, instance: str
 ) -> None:
-    """Of those that a container's kernel sends out at all. Off the web's ports it is dialled at once, and reset."""
+    """Tries the addresses that a container's kernel routes out. On other ports than the web's the flow is reset."""
 
     async def main() -> None:
         with inside(world, address) as server:
@@ -222,8 +222,8 @@ def test_a_splice_reaches_a_local_address_only_where_a_rule_names_it(
 
 
 @pytest.mark.parametrize("address", [*BEHIND[:4], *BEHIND_V6])
-def test_a_web_client_is_told_why_its_splice_is_refused(address: str, world: World, instance: str) -> None:
-    """The world's nginx listens there, too."""
+def test_a_web_client_gets_the_reason_why_its_splice_is_refused(address: str, world: World, instance: str) -> None:
+    """The world's nginx listens at that address, too."""
 
     async def main() -> None:
         with inside(world, address):
@@ -241,7 +241,7 @@ def test_a_web_client_is_told_why_its_splice_is_refused(address: str, world: Wor
 
 
 def test_the_metadata_address_is_not_even_accepted(world: World, instance: str) -> None:
-    """Nor where a rule names it: link-local addresses are a link's own, and the gateway refuses them."""
+    """A rule that names it changes nothing: the gateway refuses link-local addresses, which belong to a link."""
 
     async def main() -> None:
         with inside(world, "169.254.169.254") as server:
@@ -277,7 +277,7 @@ def test_a_name_that_points_inside_is_refused_after_it_is_resolved(address: str,
                 url = f"http://pointing.test:{PORT}/"
                 assert (await guarded.fetch(url)).status == REFUSED
                 assert (await passing.get(url)).status == REFUSED
-                assert (await guarded.get(url)).status in (0, REFUSED)  # spliced, or to its own loopback
+                assert (await guarded.get(url)).status in (0, REFUSED)  # spliced, or its own loopback
                 assert server.reached == 0
                 assert await guarded.fetch(url, local=True) == Answer(200, "inside\n")
                 assert await named.fetch(url) == Answer(200, "inside\n")
@@ -288,7 +288,7 @@ def test_a_name_that_points_inside_is_refused_after_it_is_resolved(address: str,
 
 
 def test_of_a_name_that_points_both_ways_only_the_way_out_is_tried(world: World, instance: str) -> None:
-    """Its public address refuses the connection: the next would be the local one."""
+    """The public address refuses the connection, so that the local one would be next."""
 
     async def main() -> None:
         world.name("pointing.test", ORIGIN_V4, "10.1.2.3")
@@ -306,8 +306,8 @@ def test_of_a_name_that_points_both_ways_only_the_way_out_is_tried(world: World,
 
 
 @pytest.mark.parametrize("destination", [ORIGIN_V4, ORIGIN_V6])
-def test_a_host_field_or_an_absolute_form_leads_nowhere_else(destination: str, world: World, instance: str) -> None:
-    """A splice goes where the container dialled, whatever its request speaks of; a handler's fetch meets the guard."""
+def test_a_host_field_or_absolute_form_changes_no_address(destination: str, world: World, instance: str) -> None:
+    """A splice goes to the address that was dialled, not to the host in the request. A handler's fetch is guarded."""
     at = f"http://[{destination}]/who" if ":" in destination else f"http://{destination}/who"
 
     async def main() -> None:
@@ -325,7 +325,7 @@ def test_a_host_field_or_an_absolute_form_leads_nowhere_else(destination: str, w
                     assert (await passing.get(at, *field)).status == REFUSED
                     assert (await passing.get(at, *both)).status == REFUSED
                     assert (server.reached, server_v6.reached) == (0, 0)
-                    # The control: where a rule names it, this handler goes there.
+                    # The control: if a rule names the address, this handler reaches it.
                     assert await named.get(at, *field) == Answer(200, "inside\n")
                     assert await named.get(at, *both) == Answer(200, "inside\n")
                     assert server.reached + server_v6.reached == 2
@@ -338,7 +338,7 @@ def test_a_kept_connection_is_under_the_guard_of_the_policy_of_the_moment(world:
     """The world's nginx keeps connections open."""
 
     class Changing(Container):
-        """May reach a local address, for a time."""
+        """May reach a local address until its rules change."""
 
         local_networks = ["10.1.2.3"]
 
@@ -364,13 +364,13 @@ def test_a_kept_connection_is_under_the_guard_of_the_policy_of_the_moment(world:
 
 
 @pytest.mark.parametrize("is_ruled", [True, False])
-def test_a_passed_on_request_does_not_lead_round_the_rule_of_another_address(
+def test_a_passed_on_request_does_not_bypass_the_rule_of_another_address(
     is_ruled: bool, world: World, instance: str
 ) -> None:
     """The host's v6 address refuses connections, and the world's nginx is at its v4 address."""
 
     class Ruled(Container):
-        """nginx's address has a handler of its own, or not; a handled request brings the connection to Python."""
+        """nginx's address has a handler if `is_ruled`. A handled request hands the connection over to Python."""
 
     Ruled.outbound_by_host = {"my.kv": ok} | ({OTHER_V4: ok} if is_ruled else {})
 
@@ -390,7 +390,7 @@ def test_a_passed_on_request_does_not_lead_round_the_rule_of_another_address(
         world.name("two.test")
 
 
-def test_a_redirect_leads_inside_only_where_a_rule_names_it(world: World, instance: str) -> None:
+def test_a_redirect_reaches_a_local_address_only_if_a_rule_names_it(world: World, instance: str) -> None:
     async def main() -> None:
         async with containers(instance, Guarded, Named) as (guarded, named):
             for address in ("127.0.0.1", "::1", "192.0.2.2", "10.1.2.3", "64:ff9b::7f00:1"):
@@ -398,7 +398,7 @@ def test_a_redirect_leads_inside_only_where_a_rule_names_it(world: World, instan
                     url = f"http://v4.origin.test/redirect?to=http://{authority(address)}/"
                     assert (await guarded.fetch(url)).status == REFUSED, address
                     assert server.reached == 0
-                    # Said of one URL, it is not said of where that leads.
+                    # local=True for one URL does not extend to its redirects.
                     assert (await guarded.fetch(url, local=True)).status == REFUSED, address
                     assert server.reached == 0
                     assert await named.fetch(url) == Answer(200, "inside\n"), address

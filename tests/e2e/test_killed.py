@@ -1,4 +1,4 @@
-"""kill -9 of the process that owns a container, while traffic runs."""
+"""The process that owns a container is killed by kill -9 while traffic runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DIALLED = [(ORIGIN_V4, 7), (ORIGIN_V6, 7), (OTHER_V4, 80), (OTHER_V6, 443), ("16
 
 @contextmanager
 def owner(instance: str) -> Iterator[tuple[subprocess.Popen[bytes], Box, int]]:
-    """A process of owner.py, its container's network, and a descriptor of its container's first process."""
+    """Yields a process of owner.py, its container's network, and a pidfd of the container's first process."""
     argv = [sys.executable, "-m", "tests.e2e.owner", instance]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         try:
@@ -49,7 +49,7 @@ def owner(instance: str) -> Iterator[tuple[subprocess.Popen[bytes], Box, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A connection attempt of a container: when it began, how it failed (`None`: it did not), how long it took."""
+    """A connection attempt of a container: its begin, its error (None if it succeeded), and its duration."""
 
     began: float
     error: str | None
@@ -57,7 +57,7 @@ class Attempt:
 
 
 class Attempts:
-    """Makes connections from the container, one after the other, until it is told to stop."""
+    """Makes connections from the container, one after the other, until it is stopped."""
 
     def __init__(self, box: Box) -> None:
         self._box = box
@@ -77,7 +77,7 @@ class Attempts:
         return self._made.get(timeout=DEADLINE)
 
     def after(self, moment: float, count: int) -> list[Attempt]:
-        """The first so many that began later than that."""
+        """Returns the first `count` attempts that began after this moment."""
         found: list[Attempt] = []
         while len(found) < count:
             if (attempt := self.next()).began > moment:
@@ -98,7 +98,7 @@ class Attempts:
 
 @contextmanager
 def spliced(box: Box, world: World, address: str) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A flow to an origin of ours, as both ends have it."""
+    """Yields both ends of a flow to an origin of the test."""
     with world.inside(lambda: socket.create_server((address, PORT), family=family(address))) as origin:
         origin.settimeout(DEADLINE)
         with box.connect(address, PORT) as here:
@@ -114,7 +114,7 @@ def spliced(box: Box, world: World, address: str) -> Iterator[tuple[socket.socke
 
 @contextmanager
 def handled(box: Box) -> Iterator[socket.socket]:
-    """A flow whose response a handler has begun and does not end."""
+    """Yields the client of a flow whose handler has begun a response and does not end it."""
     with box.connect(OTHER_V4, 80) as here:
         here.sendall(b"GET /endless HTTP/1.1\r\nHost: my.kv\r\n\r\n")
         received = b""
@@ -133,7 +133,7 @@ def test_from_a_kill_on_nothing_gets_out_and_open_flows_are_reset(world: World, 
         ):
             before = world.counts()
             assert {attempts.next().error for _ in range(50)} == {None}
-            while world.counts().syns - before.syns < 20:  # they arrive, if not at once
+            while world.counts().syns - before.syns < 20:  # they arrive with a delay
                 assert attempts.next().error is None
 
             process.kill()
@@ -145,7 +145,7 @@ def test_from_a_kill_on_nothing_gets_out_and_open_flows_are_reset(world: World, 
             assert {name: ending(end) for name, end in ends.items()} == dict.fromkeys(ends, "ConnectionResetError")
             refused = attempts.after(moment, 200)
             assert {attempt.error for attempt in refused} == {"ConnectionRefusedError"}
-            assert sorted(attempt.seconds for attempt in refused)[100] < AT_ONCE  # a busy machine may be slow at some
+            assert sorted(attempt.seconds for attempt in refused)[100] < AT_ONCE  # on a busy machine some may be slow
             for address in (ORIGIN_V4, ORIGIN_V6, "169.254.1.1"):
                 for port in (53, 443):
                     assert box.datagram_refusal(address, port).error == "ConnectionRefusedError"
@@ -159,7 +159,7 @@ def test_from_a_kill_on_nothing_gets_out_and_open_flows_are_reset(world: World, 
 
 
 def ending(end: socket.socket) -> str:
-    """What one end of a flow gets next."""
+    """Returns the next bytes at one end of a flow, or the name of the error."""
     try:
         return repr(end.recv(4096))
     except OSError as error:

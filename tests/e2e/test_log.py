@@ -1,4 +1,4 @@
-"""Records and the log in real runs: what is told, whose it is, and what a hostile container can't make of it."""
+"""Records and the log in real runs: their content, their container, and their safety from a hostile one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pyinterceptor.serving.records import (
 from tests.e2e.test_run import APP, run
 from tests.world import ORIGIN_V4, World
 
-TIME = 60.0  # seconds that nothing here comes near
+TIME = 60.0  # seconds; nothing here takes nearly as long
 
 # --- `run`: the closing line and -v ---
 
@@ -53,7 +53,7 @@ REFUSALS = (
 )
 
 
-def test_a_run_ends_with_a_line_of_what_was_refused(app: str, world: World) -> None:
+def test_a_run_ends_with_a_line_of_its_refusals(app: str, world: World) -> None:
     ran = run(app, "--", "bash", "-c", "; ".join([*REFUSED, "exit 3"]))
     assert (ran.returncode, ran.stdout) == (3, b"")
     assert ran.stderr.decode().splitlines()[-1] == f"pyinterceptor: {REFUSALS}; -v lists them"
@@ -71,7 +71,7 @@ def test_a_verbose_run_lists_refusals_and_ends_with_the_same_line(app: str, worl
     }
 
 
-def test_a_run_without_refusals_says_nothing(app: str, world: World) -> None:
+def test_a_run_without_refusals_prints_nothing(app: str, world: World) -> None:
     assert run(app, "--", *curl("http://my.kv/").split()).stderr == b""
     assert run("--container", "Open", app, "--", *curl("http://origin.test/ok").split()).stderr == b""
 
@@ -154,7 +154,7 @@ def test_connections_that_are_reset_at_any_point_are_no_error(port: int, data: b
 
 
 class Sandbox(Container):
-    """A handler, the internet, and no way to the host."""
+    """Has a handler and the internet; may not reach the host."""
 
 
 async def answer(request: Any, env: Any, ctx: Any) -> Response:
@@ -165,13 +165,13 @@ Sandbox.outbound_by_host = {"my.kv": answer}
 
 
 class Closed(Container):
-    """Nothing."""
+    """No rules and no internet."""
 
     enable_internet = False
 
 
 def recorded(instance: str, cls: type[Container], script: str, *kinds: type) -> list[Any]:
-    """The records of these kinds that a shell script in a container makes, until it has stopped."""
+    """Returns the records of these kinds of a container that runs a shell script, up to its stop."""
 
     async def main() -> list[Any]:
         with trio.fail_after(TIME):
@@ -297,7 +297,7 @@ def test_records_are_built_only_while_somebody_subscribes(
 
 
 def count(kind: type, built: set[type], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Notes each record of this kind that is built."""
+    """Adds `kind` to `built` when such a record is built."""
     make = kind.__init__
 
     def noted(self: Any, **values: Any) -> None:

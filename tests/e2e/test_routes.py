@@ -1,4 +1,4 @@
-"""A host that gains or loses its way to IPv6 while containers run."""
+"""A host that gains or loses its IPv6 route while containers run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASK = "import socket; print({info[4][0] for info in socket.getaddrinfo('origin.t
 
 
 class Spliced(Container):
-    """The internet, and no rule."""
+    """No rules, and the internet."""
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def without_v6() -> Iterator[None]:
 
 
 async def has_both(box: Any) -> bool:
-    """Asserts that addresses, names and connections agree; True if there is IPv6."""
+    """Asserts that addresses, names and connections agree. Returns True if there is IPv6."""
     found = await output(box, ["/usr/bin/python3", "-c", ASK])
     assert ORIGIN_V4 in found
     dialled = await box.exec(["curl", "-sg", "-m", "20", "-w", "%{errormsg}", f"http://[{ORIGIN_V6}]/who"])
@@ -55,8 +55,8 @@ def test_containers_follow_the_host_in_losing_and_gaining_ipv6(world: World, ins
     trio.run(main)
 
 
-def test_a_host_that_gains_ipv6_later_gives_it_to_who_is_there(world: World, instance: str) -> None:
-    """As at boot, when we are quicker than the router's advertisement."""
+def test_a_host_that_gains_ipv6_later_gives_it_to_running_containers(world: World, instance: str) -> None:
+    """So it is at boot, if the interceptor starts before the router's advertisement."""
 
     async def main() -> None:
         async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""`pyinterceptor run app.py -- COMMAND…` as people run it: a process of its own, in the tests' world."""
+"""`pyinterceptor run app.py -- COMMAND…` as a process of its own, in the tests' world."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class InNone(Closed):
 
 app = App(containers=[Closed, Open, InImage, InNone])
 """
-TIME = 60.0  # seconds that nothing here comes near
+TIME = 60.0  # seconds; nothing here takes nearly as long
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def app(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Whatever a run did, no state of it is there when it has ended."""
+    """Asserts that a run has left no state when it has ended."""
     yield
     assert list(RUN.glob("run-*")) == []
 
@@ -70,7 +70,7 @@ def run(*arguments: str, prefix: Sequence[str] = (), **options: Any) -> subproce
 
 
 def said(ran: subprocess.CompletedProcess[bytes]) -> str:
-    """The one line on standard error of a run that failed before its command: no traceback, no second line."""
+    """Returns the only line on standard error of a run that failed before its command."""
     lines = ran.stderr.decode().splitlines()
     assert len(lines) == 1, lines
     assert ran.stdout == b""
@@ -80,7 +80,7 @@ def said(ran: subprocess.CompletedProcess[bytes]) -> str:
 # --- the command ---
 
 
-def test_the_example_says_hello_and_an_unknown_key_is_404(world: World) -> None:
+def test_the_example_prints_hello_and_an_unknown_key_is_404(world: World) -> None:
     ran = run(HELLO, "--", "curl", "-s", "http://my.kv/greeting")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"hello", b"")
     status = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}"]
@@ -104,8 +104,8 @@ def test_the_exit_code_is_the_commands(command: str, code: int, app: str) -> Non
     assert (ran.returncode, ran.stdout, ran.stderr) == (code, b"", b"")
 
 
-def test_what_a_command_left_running_ends_with_it(app: str) -> None:
-    """It has our standard output, so `run` returns when it has ended only."""
+def test_processes_that_a_command_left_running_end_with_it(app: str) -> None:
+    """The process left running has our standard output, so that `run` can return only after its end."""
     ran = run(app, "--", "sh", "-c", "sleep 1000 & setsid sleep 1000 & exit 3")
     assert (ran.returncode, ran.stdout, ran.stderr) == (3, b"", b"")
 
@@ -131,18 +131,18 @@ def test_a_closed_standard_output_is_the_commands_to_notice(app: str) -> None:
     assert ran.stderr == b""
 
 
-def test_what_looks_like_our_options_is_the_commands_after_the_dashes(app: str) -> None:
+def test_options_after_the_dashes_belong_to_the_command(app: str) -> None:
     assert run(app, "--", "echo", "-v", "--user", "x", "--", "y").stdout == b"-v --user x -- y\n"
 
 
-def test_the_user_is_who_invoked_us_or_who_is_named(app: str) -> None:
+def test_the_user_is_the_invoking_one_or_the_named_one(app: str) -> None:
     assert run(app, "--", "id", "-un").stdout == b"root\n"
     assert run("--user", "nobody", app, "--", "id", "-un").stdout == b"nobody\n"
     ran = run("--user", "nonesuch", app, "--", "id")
     assert (ran.returncode, said(ran)) == (125, "pyinterceptor: run as nonesuch: no such user")
 
 
-def test_of_our_environment_a_command_gets_what_is_asked_for(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_gets_the_named_variables_and_no_secret(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_TOKEN", "secret")
     monkeypatch.setenv("WANTED", "ours")
     env = run("--env", "WANTED", "--env", "GIVEN=a=b", app, "--", "env").stdout.decode().splitlines()
@@ -169,7 +169,7 @@ def test_the_container_class_is_the_apps_first_or_the_one_named(app: str, world:
     )
 
 
-def test_an_image_is_run_in_and_one_that_is_not_there_is_said_so(app: str) -> None:
+def test_a_command_runs_in_its_image_and_a_missing_image_is_reported(app: str) -> None:
     busybox_image(IMAGE)
     try:
         ran = run("--container", "InImage", app, "--", "sh", "-c", "cat; wget -qO- http://my.kv/; exit 4", input=b"in ")
@@ -187,7 +187,7 @@ def test_an_image_is_run_in_and_one_that_is_not_there_is_said_so(app: str) -> No
 
 def test_verbose_prints_a_line_as_a_flow_ends_and_nothing_without_it(app: str, world: World) -> None:
     fetches = [f"curl -s -o /dev/null -m 20 http://{host}/ok" for host in ("my.kv", "origin.test")]
-    command = ["bash", "-c", f"{fetches[0]}; read -t 20; echo after >&2"]  # until both lines were read here
+    command = ["bash", "-c", f"{fetches[0]}; read -t 20; echo after >&2"]  # until this test has read both lines
     argv = [*PYINTERCEPTOR, "run", "-v", app, "--", *command]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdin is not None
@@ -201,8 +201,8 @@ def test_verbose_prints_a_line_as_a_flow_ends_and_nothing_without_it(app: str, w
     assert spliced[-1].startswith("Open/run flow SPLICE HTTP origin.test ")
 
 
-def test_what_a_command_sent_before_it_ended_still_arrives(app: str, world: World) -> None:
-    """And is told, with all its bytes: the command waits for no answer."""
+def test_bytes_that_a_command_sent_before_its_end_still_arrive(app: str, world: World) -> None:
+    """All bytes arrive, and the flow's line counts them, although the command waits for no answer."""
     payload = 20_000_000
     script = f"exec 3<>/dev/tcp/{ORIGIN_V4}/9; head -c {payload} /dev/zero >&3"
     ran = run("-v", "--container", "Open", app, "--", "bash", "-c", script)
@@ -227,7 +227,7 @@ def test_what_a_command_sent_before_it_ended_still_arrives(app: str, world: Worl
         (["run", "app.py", "true"], "unrecognized arguments: true"),
     ],
 )
-def test_bad_usage_is_2_and_says_what_is_missing(arguments: list[str], complaint: str) -> None:
+def test_bad_usage_is_2_and_the_error_names_the_missing_argument(arguments: list[str], complaint: str) -> None:
     ran = subprocess.run([*PYINTERCEPTOR, *arguments], capture_output=True, check=False, timeout=TIME)
     assert ran.returncode == 2
     assert complaint in ran.stderr.decode()
@@ -253,7 +253,7 @@ def test_an_app_that_cannot_be_is_2_and_one_sentence_with_its_line(tmp_path: Pat
     assert (ran.returncode, said(ran)) == (2, f"pyinterceptor: {tmp_path}/nonesuch.py: no such file")
 
 
-def test_without_root_it_is_125_and_says_to_use_sudo() -> None:
+def test_without_root_it_is_125_and_the_error_names_sudo() -> None:
     nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     ran = run(HELLO, "--", "true", prefix=nobody)
     assert (ran.returncode, said(ran)) == (125, "pyinterceptor: attach a container: needs root; run it with sudo")
@@ -262,7 +262,7 @@ def test_without_root_it_is_125_and_says_to_use_sudo() -> None:
     assert said(ran).startswith("pyinterceptor: ")
 
 
-def test_what_nobody_foresaw_is_one_sentence_and_a_traceback_with_verbose(tmp_path: Path) -> None:
+def test_an_unforeseen_error_is_one_sentence_and_a_traceback_with_verbose(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP + "\napp.containers = 7\n")
     ran = run(str(tmp_path / "app.py"), "--", "true")
     assert ran.returncode == 125
@@ -274,7 +274,7 @@ def test_what_nobody_foresaw_is_one_sentence_and_a_traceback_with_verbose(tmp_pa
     assert ran.stderr.decode().splitlines()[-1].startswith("pyinterceptor: internal error: TypeError: ")
 
 
-def test_a_handler_that_fails_is_500_to_the_command_and_told_to_us(tmp_path: Path) -> None:
+def test_a_handler_that_fails_is_500_to_the_command_and_logged(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP.replace("return Response(ctx", "return Response(ctx.nonesuch"))
     ran = run(str(tmp_path / "app.py"), "--", "curl", "-s", "-w", "%{http_code}", "-o", "/dev/null", "http://my.kv/")
     assert (ran.returncode, ran.stdout) == (0, b"500")
@@ -308,7 +308,7 @@ def test_a_handlers_traceback_shows_no_secret(verbose: Sequence[str], tmp_path: 
 
 
 class Terminal:
-    """The other end of a pty, at which a run is the foreground process."""
+    """The other end of a pty on which a run is the foreground process."""
 
     def __init__(self, fd: int, process: subprocess.Popen[bytes]) -> None:
         self.fd = fd
@@ -316,7 +316,7 @@ class Terminal:
         self.said = b""
 
     def until(self, text: bytes) -> None:
-        """Reads until this has been said."""
+        """Reads until this text has been printed."""
 
         async def read() -> None:
             with trio.fail_after(TIME):
@@ -393,7 +393,7 @@ def test_a_signal_is_passed_on_to_the_command(name: str, app: str) -> None:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("there", ["", "lock", "gateway", "bpf/link"])
 def test_a_signal_while_starting_ends_us_and_leaves_nothing(there: str, name: str, tmp_path: Path) -> None:
-    """As soon as the app is loaded, and as soon as each of these files of the instance is there."""
+    """The signal comes once the app is loaded, and once each of these files of the instance exists."""
     number = getattr(signal, name)
     path = tmp_path / "app.py"
     path.write_text(APP + "print('loaded', flush=True)\n")
@@ -418,6 +418,6 @@ def test_nothing_outlives_a_kill_and_the_next_run_cleans_up(app: str) -> None:
         assert running.stdout.readline() == b"up\n"
         running.kill()
         running.wait()
-        assert running.stdout.read() == b""  # the command and its orphan have ended: nobody holds the other end
+        assert running.stdout.read() == b""  # the command and its orphan have ended: no process holds the other end
     assert len(list(RUN.glob("run-*"))) == 1
     assert run(app, "--", "curl", "-s", "http://my.kv/").stdout == b"Closed "

@@ -1,4 +1,4 @@
-"""The world itself: what the other tests stand on."""
+"""The world itself, on which the other tests depend."""
 
 import hashlib
 import socket
@@ -10,7 +10,7 @@ import pytest
 from tests.world import DEAD_V6, NAMESERVER_V6, ORIGIN_V4, ORIGIN_V6, World
 
 
-def test_every_name_leads_to_nginx_in_both_families(world: World) -> None:
+def test_every_name_has_the_addresses_of_nginx_in_both_families(world: World) -> None:
     for family, address in (("-4", ORIGIN_V4), ("-6", ORIGIN_V6)):
         page = subprocess.run(
             ["curl", "-sS", family, "http://origin.test/who"], capture_output=True, check=True
@@ -18,7 +18,7 @@ def test_every_name_leads_to_nginx_in_both_families(world: World) -> None:
         assert page.stdout.split()[:2] == [b"origin.test", address.encode()]
 
 
-def test_the_download_is_what_its_digest_says(world: World) -> None:
+def test_the_download_has_its_digest(world: World) -> None:
     page = subprocess.run(["curl", "-sS", "http://origin.test/large.bin"], capture_output=True, check=True)
     assert hashlib.sha256(page.stdout).hexdigest() == world.servers.large_sha256
 

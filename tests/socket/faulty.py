@@ -1,7 +1,7 @@
-"""Flows of which each system or library call fails in turn: `LD_PRELOAD=…/faults.so python -m tests.socket.faulty`.
+"""Lets each system or library call of a flow fail in turn: `LD_PRELOAD=…/faults.so python -m tests.socket.faulty`.
 
-Beside the container whose flow meets the fault stands another one. Budgets are small, so that whatever a failed flow
-doesn't give back is missed by the next one.
+A second container runs beside the one whose flow meets the fault. Budgets are small, so that the next flow lacks any
+resource that the failed one has not released.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PATIENCE = 0.5  # seconds that a flow with a fault may keep its client waiting
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 ASK = b"GET / HTTP/1.1\r\nHost: my.kv\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-LARGE = 600_000  # bytes: a pipe is used
+LARGE = 600_000  # bytes: enough to use a pipe
 faults = ctypes.CDLL(None)
 CALLS = (
     *(b"accept4", b"getsockopt", b"getsockname", b"setsockopt", b"socket", b"connect", b"epoll_ctl", b"recv", b"send"),
@@ -38,7 +38,7 @@ CALLS = (
 
 
 class Bench:
-    """Two containers with an origin each, which answers as its client's first byte says."""
+    """Two containers with an origin each. The first byte of the client selects the origin's answer."""
 
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
@@ -74,7 +74,7 @@ class Bench:
                         await stream.send_all(bytes(LARGE))
 
     async def dialogue(self, container: int) -> None:
-        """One opaque flow with a large answer, and one whose second request is Python's."""
+        """Makes an opaque flow with a large answer, and one whose second request is handled by Python."""
         for exchanges in ([(b"\0", LARGE)], [(GET, len(OK)), (GET, len(OK)), (ASK, len(OK))]):
             stream = await trio.open_tcp_stream(*self.addresses[container])
             async with stream:
@@ -87,7 +87,7 @@ class Bench:
                         expected -= len(data)
 
     async def suffers(self, call: bytes, number: int) -> bool:
-        """One container's flows while the n-th such call fails; False if it was called less often."""
+        """Makes one container's flows while the n-th such call fails. Returns False if there were fewer calls."""
         faults.faults_arm(call, number)
         is_done = False
         with suppress(trio.BrokenResourceError, OSError), trio.move_on_after(PATIENCE):
@@ -97,7 +97,7 @@ class Bench:
         has_failed = bool(faults.faults_has_failed())
         faults.faults_arm(b"", 0)
         found = self.relay.count()
-        # `handled`: a plain HTTP client whose server can't be dialled is answered by Python.
+        # `handled`: Python answers a plain HTTP client whose server can't be dialled.
         assert is_done or found.no_resources + found.failed_dials + found.handled == 1, found
         return has_failed
 
@@ -107,7 +107,7 @@ class Bench:
                 await trio.lowlevel.checkpoint()
 
     async def is_well(self) -> None:
-        """Both containers' flows work, and nothing is held."""
+        """Asserts that the flows of both containers work and that no resource stays in use."""
         with trio.fail_after(10):
             for container in (OTHER, CONTAINER):
                 await self.dialogue(container)

@@ -1,7 +1,7 @@
 """An interceptor without a kernel part: its capture is the loopback interface, its containers are sockets of the test.
 
-All between these two is the product's own: relay, hub, server, DNS, runs. What is dialled at the capture's address is
-HTTP to whatever host it names.
+Everything between these two is the real thing: relay, hub, server, DNS, runs. A connection to the capture's address
+is HTTP to the host that its request names.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pyinterceptor.serving.interceptor import Interceptor
 from pyinterceptor.serving.log import Log
 from tests.socket.passage import LO, NEAR, NEAR_V6, listener
 
-ELSEWHERE = 1_000_000  # an interface that nothing comes in on
+ELSEWHERE = 1_000_000  # an interface without traffic
 
 
 class LoopbackCapture:
-    """A Capture. Of the containers that are attached, the first has the loopback interface, the others none."""
+    """A Capture. The first container that is attached has the loopback interface, the others have none."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.listener = stack.enter_context(listener(str(NEAR)))
@@ -46,10 +46,10 @@ class LoopbackCapture:
         return made
 
     async def check_namespace(self, netns_fd: int) -> None:
-        """It has none."""
+        """Does nothing: this capture uses no namespace."""
 
     async def empty_namespace(self, netns_fd: int) -> None:
-        """It has none."""
+        """Does nothing: this capture uses no namespace."""
 
     async def attach(self, attachment: Attachment, netns_fd: int) -> None:
         await trio.lowlevel.checkpoint()
@@ -65,7 +65,7 @@ class LoopbackCapture:
         return None if attachment is None else attachment.container
 
     def set_ipv6(self, v6: bool) -> None:
-        """It has none."""
+        """Does nothing: this capture uses no namespace."""
 
 
 class Sockets:
@@ -75,7 +75,7 @@ class Sockets:
 
     def __init__(self, ending: Callable[[], Awaitable[None]]) -> None:
         self.has_ended = False
-        self.dies = trio.Event()  # by itself
+        self.dies = trio.Event()  # ends the processes without a stop
         self._ending = ending
         self._open: list[socket.socket] = []
 
@@ -103,11 +103,11 @@ class Sockets:
 
 
 async def nothing() -> None:
-    """The processes end at once."""
+    """Ends the processes at once."""
 
 
 class Interception:
-    """What a test has before it."""
+    """An interceptor with its capture, its hub and its containers."""
 
     def __init__(self, interceptor: Interceptor, capture: LoopbackCapture, hub: Hub) -> None:
         self.interceptor = interceptor
@@ -116,7 +116,7 @@ class Interception:
         self.containers: dict[str, Sockets] = {}  # by name
 
     def asks(self, name: str, host: str = "my.kv", path: str = "/") -> socket.socket:
-        """A new connection of the container, with a request on it."""
+        """Returns a new connection of the container, on which a request is sent."""
         made = self.containers[name].connect(self.capture.address)
         made.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         return made
@@ -129,7 +129,7 @@ async def interception(
     starting: Callable[[str], Awaitable[None]] | None = None,
     ending: Callable[[], Awaitable[None]] = nothing,
 ) -> AsyncIterator[Interception]:
-    """`starting(name)` is awaited by each start, `ending()` by each stop."""
+    """Opens an interceptor. Each start awaits `starting(name)`, each stop `ending()`."""
     app = App(containers=classes)
     with ExitStack() as stack:
         hub = Hub()
@@ -143,7 +143,7 @@ async def interception(
             ) -> AsyncIterator[Sockets]:
                 if starting is not None:
                     await starting(name)
-                namespace = os.memfd_create(name)  # as good as one here: it has an identity
+                namespace = os.memfd_create(name)  # stands for a namespace: it has device and inode
                 made = opened.containers[name] = Sockets(ending)
                 try:
                     await attach(namespace)
@@ -171,6 +171,6 @@ async def interception(
             nursery.start_soon(hub.run)
             nursery.start_soon(interceptor.recording.run)
             nursery.start_soon(Flows(relay, hub, server, interceptor.resolver, None, interceptor.runs).run)
-            await trio.testing.wait_all_tasks_blocked()  # until all of these have begun
+            await trio.testing.wait_all_tasks_blocked()  # until all of these tasks have begun
             yield opened
             nursery.cancel_scope.cancel()

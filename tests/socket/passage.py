@@ -1,6 +1,6 @@
-"""Flows over the loopback interface, which the relay takes for a container's: no namespaces, no kernel program.
+"""Flows over the loopback interface, which stands for a container's: no namespaces, no kernel program.
 
-What is dialled at 127.0.0.1 arrives at 127.0.0.2: the first is a name's synthetic address, the second its real one.
+A connection to 127.0.0.1 arrives at 127.0.0.2: the first is a name's synthetic address, the second its real one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pyinterceptor.policy.table import compile
 from pyinterceptor.relay.relay import Options, Relay, open_relay
 
 LO = socket.if_nametoindex("lo")
-CONTAINER = 41  # a number that is no interface
+CONTAINER = 41  # a number that no interface has
 NAME = "passage.test"
 NEAR, FAR = ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv4Address("127.0.0.2")
 NEAR_V6 = ipaddress.IPv6Address("::1")
@@ -35,24 +35,24 @@ class Passage:
     """client → relay → origin."""
 
     relay: Relay
-    address: tuple[str, int]  # where clients connect to
-    origin: socket.socket  # listens where they arrive
+    address: tuple[str, int]  # of the relay's listener
+    origin: socket.socket  # listens at the real address
     arrivals: list[socket.socket] = field(default_factory=list)
     _sockets: ExitStack = field(default_factory=ExitStack)
 
     def client(self) -> socket.socket:
-        """A new connection; closed at the end, if not before."""
+        """Returns a new connection, which is closed at the end."""
         return self._sockets.enter_context(socket.create_connection(self.address, PATIENCE))
 
     def arrived(self) -> socket.socket:
-        """The next connection at the origin."""
+        """Returns the next connection at the origin."""
         made = self._sockets.enter_context(self.origin.accept()[0])
         made.settimeout(PATIENCE)
         self.arrivals.append(made)
         return made
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
-        """A flow that moves bytes, by both its ends."""
+        """Returns both ends of a flow that moves bytes."""
         client = self.client()
         client.sendall(b"\0")
         origin = self.arrived()
@@ -63,12 +63,12 @@ class Passage:
         self.relay.publish_policy(CONTAINER, compile(rules, 1))
 
     def publish_address(self) -> None:
-        """The name is resolved."""
+        """Publishes the name's addresses."""
         assert self.relay.publish_name(CONTAINER, NAME, (NEAR, NEAR_V6), [FAR], 1000)
 
     @contextmanager
     def crowded(self, count: int) -> Iterator[None]:
-        """As much as can be moves in so many flows meanwhile."""
+        """Moves as many bytes as possible in `count` flows while the block lasts."""
         with ExitStack() as stack:
             for _ in range(count):
                 client, origin = self.pair()
@@ -86,7 +86,7 @@ async def passage(
     options: Options = ONE_THREAD,
     budget: Budget = BUDGET,
 ) -> AsyncIterator[Passage]:
-    """Opens it; one thread serves all, so that what one flow costs is the others' to feel."""
+    """Opens a passage. One thread serves all flows, so that a flow delays the others by its cost."""
     with ExitStack() as stack:
         near = stack.enter_context(listener(str(NEAR)))
         port = near.getsockname()[1]
@@ -102,7 +102,7 @@ async def passage(
 
 
 def listener(address: str, port: int = 0) -> socket.socket:
-    """At the one address alone: the gateway's own listens at every."""
+    """Returns a listener at this address alone; the gateway's listener has every address."""
     made = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     made.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
@@ -131,7 +131,7 @@ def _shut(end: socket.socket) -> None:
 
 
 def hears_a_reset(end: socket.socket) -> bool:
-    """What comes next is a reset; False: the end."""
+    """Whether the connection is reset next. Returns False if it is closed, and fails if bytes come."""
     try:
         said = end.recv(1)
     except ConnectionResetError:

@@ -1,4 +1,4 @@
-"""Queries over UDP and what upstream says to them: the server, the resolver and a nameserver on loopback."""
+"""Queries over UDP and upstream's answers: the server, the resolver and a nameserver on loopback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pyinterceptor.policy.table import compile, decide_name
 from tests.socket.clock import with_jumping_clock
 from tests.socket.nameserver import Answer, Nameserver, open_nameserver, response, silent, zone
 
-LO = 41  # the number of the container that these tests' datagrams come from
+LO = 41  # number of the container that sends the datagrams
 LOOPBACK = socket.if_nametoindex("lo")
 OTHER = LO + 1000
 BUDGET = Budget(queries=20)
@@ -36,7 +36,7 @@ WWW = (("www.test", "A", "203.0.113.7"), ("www.test", "AAAA", "2001:db8::7"))
 
 
 class Published:
-    """Stands where the relay stands: writes down what is published."""
+    """Stands for the relay: keeps the published names."""
 
     def __init__(self) -> None:
         self.names: list[tuple[Any, ...]] = []
@@ -51,14 +51,14 @@ class Published:
 
 @dataclass
 class Asking:
-    """A container that runs, as DNS sees it."""
+    """A running container, as DNS sees it."""
 
     lookups: Lookups
     nursery: trio.Nursery
 
 
 class Bench:
-    """What a test has before it: a resolver whose internet is a nameserver on loopback."""
+    """A resolver with its containers. Its upstream is a nameserver on loopback."""
 
     def __init__(
         self, resolver: Resolver, containers: dict[int, Asking], nameserver: Nameserver, relay: Published, port: int
@@ -70,7 +70,7 @@ class Bench:
         self._port = port
 
     async def ask(self, name: str, kind: str = "A", *, at: str = "127.0.0.1") -> dns.message.Message:
-        """Asks over UDP; hears only what comes from the address it asked."""
+        """Asks over UDP. Only an answer from the address that was asked is received."""
         query = dns.message.make_query(name, kind)
         with self.client(at) as client:
             await client.connect((at, self._port))
@@ -83,7 +83,7 @@ class Bench:
         return trio.socket.socket(socket.AF_INET6 if ":" in at else socket.AF_INET, socket.SOCK_DGRAM)
 
     def wait(self, name: str, container: int) -> Waiting:
-        """A query that has taken its place and waits for upstream."""
+        """Returns a query that has its place in the budget and waits for upstream."""
         wire = dns.message.make_query(name, "A").to_wire()
         waiting = self.resolver.answer_nowait(self.containers[container].lookups, wire, udp=True)
         assert isinstance(waiting, Waiting)
@@ -94,7 +94,7 @@ class Bench:
 
 
 class Observed:
-    """Stands where the records are made, and makes none."""
+    """Stands for the maker of records, and makes none."""
 
     def answered(self, query, verdict, answer, asked): ...
 
@@ -106,7 +106,7 @@ class Observed:
 
 @asynccontextmanager
 async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
-    """my.kv is handled; what no rule names goes to the nameserver that answers so."""
+    """Opens a bench on which my.kv has a handler. Other names are asked from a nameserver with this answer."""
     table = compile(Rules({"my.kv": 0}, None, True), 1)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ours:
         ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -151,7 +151,7 @@ async def test_noise_is_not_answered_and_does_not_disturb():
 
 @pytest.mark.parametrize("kind", ["A", "AAAA"])
 @with_jumping_clock
-async def test_an_upstream_answer_publishes_both_families_before_it_is_told(kind):
+async def test_an_upstream_answer_publishes_both_families_before_it_is_sent(kind):
     async with bench(zone(*WWW)) as here:
         answer = await here.ask("WWW.Test", kind)
         assert addresses(answer)[0] == ["203.0.113.7" if kind == "A" else "2001:db8::7"]
@@ -247,7 +247,7 @@ async def test_the_family_that_was_asked_for_is_published_even_where_it_comes_la
 
 
 @with_jumping_clock
-async def test_a_host_without_v6_publishes_and_tells_v4_alone():
+async def test_a_host_without_v6_publishes_and_answers_v4_alone():
     async with bench(zone(*WWW), v6=False) as here:
         assert addresses(await here.ask("www.test"))[0] == ["203.0.113.7"]
         answer = await here.ask("www.test", "AAAA")
@@ -256,7 +256,7 @@ async def test_a_host_without_v6_publishes_and_tells_v4_alone():
 
 
 @with_jumping_clock
-async def test_an_answer_too_long_for_a_datagram_says_so_and_comes_over_tcp():
+async def test_an_answer_too_long_for_a_datagram_is_marked_and_comes_over_tcp():
     many = [("many.test", "A", f"203.0.113.{number}") for number in range(150)]
     async with bench(zone(*many)) as here:
         answer = await here.ask("many.test")
@@ -275,7 +275,7 @@ async def test_without_an_answer_from_upstream_it_is_servfail_and_counted():
 
 
 @with_jumping_clock
-async def test_a_container_at_its_limit_is_told_so_and_another_is_served():
+async def test_a_container_at_its_limit_is_refused_and_another_is_served():
     async with bench(silent) as here:
         with here.client() as client:
             await client.connect(("127.0.0.1", here._port))
@@ -285,7 +285,7 @@ async def test_a_container_at_its_limit_is_told_so_and_another_is_served():
             assert {answer.rcode() for answer in refused} == {dns.rcode.SERVFAIL}
             assert {answer.id for answer in refused} == set(range(BUDGET.queries, BUDGET.queries + 50))
             assert here.count(LO).over_budget == 50
-            assert addresses(await here.ask("my.kv"))[0] == ["198.18.1.0"]  # needs nobody upstream
+            assert addresses(await here.ask("my.kv"))[0] == ["198.18.1.0"]  # needs no answer from upstream
             began = trio.current_time()
             others = [here.wait(f"n{number}.test", OTHER) for number in range(BUDGET.queries)]
             assert here.count(OTHER).over_budget == 0
@@ -296,11 +296,11 @@ async def test_a_container_at_its_limit_is_told_so_and_another_is_served():
                     answer = dns.message.from_wire(await client.recv(65535))
                     assert answer.rcode() == dns.rcode.SERVFAIL
             assert trio.current_time() - began < 2 * TRY + 2
-        here.wait("n0.test", LO)  # its places are free again
+        here.wait("n0.test", LO)  # the budget's places are free again
 
 
 @with_jumping_clock
-async def test_a_container_that_leaves_while_it_waits_disturbs_nobody():
+async def test_a_container_that_ends_while_it_waits_disturbs_no_other():
     async with bench(silent) as here:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(here.resolver.passed, here.wait("www.test", OTHER))
@@ -313,7 +313,7 @@ async def test_a_container_that_leaves_while_it_waits_disturbs_nobody():
 
 
 @with_jumping_clock
-async def test_who_waits_to_dial_a_name_is_told_its_addresses_or_that_it_has_none():
+async def test_a_flow_that_waits_for_a_name_gets_its_addresses_or_a_failure():
     async with bench(zone(*WWW)) as here:
         await here.resolver.refresh(LO, "www.test")
         await here.resolver.refresh(LO, "gone.test")

@@ -13,7 +13,7 @@ CALLS = 16  # functions; each is called at least once
 
 
 def test_each_call_that_fails_ends_its_flow_alone_and_leaves_nothing(tmp_path: Path) -> None:
-    """The next flow works, another container's does, and no descriptor, name or place in a budget stays taken."""
+    """The next flow works, another container's too, and no descriptor, name or place in a budget stays in use."""
     library = tmp_path / "faults.so"
     compiler = sysconfig.get_config_var("CC").split()[0]
     flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]

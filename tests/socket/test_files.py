@@ -1,4 +1,4 @@
-"""Bodies that are in a file: the kernel moves them, nothing of them passes through Python."""
+"""Bodies in a file: the kernel moves all of their bytes, Python none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAD = http("HTTP/1.1 200 OK", f"content-length: {SIZE}")
 
 @dataclass
 class Unread:
-    """The bytes of a file from `offset` on, which fails a test that reads them here."""
+    """The bytes of a file from `offset` on. Reading them in Python fails the test."""
 
     file: int
     offset: int
@@ -50,7 +50,7 @@ class Unread:
 
 @contextmanager
 def stored(place: Path, *, offset: int = 0, missing: int = 0) -> Iterator[Unread]:
-    """A file with BODY from `offset` on, less `missing` bytes at its end."""
+    """Yields a file with BODY from `offset` on, without the last `missing` bytes."""
     place.write_bytes(bytes(offset) + BODY[: SIZE - missing])
     fd = os.open(place, os.O_RDONLY)
     try:

@@ -22,7 +22,7 @@ async def test_bytes_pass_both_ways() -> None:
 
 
 @in_trio
-async def test_what_came_before_the_hub_knew_the_socket_is_read() -> None:
+async def test_bytes_that_came_before_the_registration_are_read() -> None:
     async with open_hub() as hub:
         theirs, ours = pair()
         theirs.sendall(b"early")
@@ -67,7 +67,7 @@ async def test_a_stream_closed_by_half_still_reads_and_a_peer_closed_by_half_is_
 
 @pytest.mark.parametrize("is_reset", [False, True])
 @in_trio
-async def test_a_peers_end_and_its_reset_are_told_apart(is_reset: bool) -> None:
+async def test_a_peers_close_and_its_reset_are_distinguished(is_reset: bool) -> None:
     told: list[bool] = []
     seen = trio.Event()
 
@@ -103,7 +103,7 @@ async def test_unread_bytes_are_seen_without_being_taken() -> None:
 
 
 @in_trio
-async def test_a_reset_breaks_whoever_reads_or_writes() -> None:
+async def test_a_reset_breaks_the_reader_and_the_writer() -> None:
     async with open_hub() as hub:
         for use in ("read", "write"):
             theirs, ours = pair(small=True)
@@ -135,7 +135,7 @@ async def test_a_reset_of_ours_is_seen_as_one_and_a_close_is_not() -> None:
 
 
 @in_trio
-async def test_closing_wakes_whoever_waits_in_it() -> None:
+async def test_closing_wakes_the_waiting_tasks() -> None:
     async with hub_pair(small=True) as (stream, _), trio.open_nursery() as nursery:
 
         async def read() -> None:
@@ -168,7 +168,7 @@ async def test_two_tasks_do_not_read_or_write_at_once() -> None:
 @in_trio
 async def test_a_cancelled_reader_loses_nothing() -> None:
     async with hub_pair() as (stream, peer):
-        for number in range(40):  # past every place where the stream gives others their turn
+        for number in range(40):  # more calls than between two checkpoints of the stream
             await peer.send_all(b"%d" % number)
             await trio.lowlevel.wait_readable(stream.socket)
             got = b""
@@ -183,7 +183,7 @@ async def test_a_cancelled_reader_loses_nothing() -> None:
 
 
 @in_trio
-async def test_a_busy_stream_lets_others_have_their_turn() -> None:
+async def test_a_busy_stream_runs_checkpoints_for_other_tasks() -> None:
     async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
         turns = 0
 

@@ -33,7 +33,7 @@ class Held:
 
     def __call__(self) -> None:
         self.begun.set()
-        self.go_on.wait(10)  # so that a failed test ends as well
+        self.go_on.wait(10)  # bounded, so that a failed test ends, too
 
 
 @in_trio
@@ -86,7 +86,7 @@ async def test_a_job_cancelled_before_its_turn_is_not_run() -> None:
 
 
 class Thing:
-    """Stands for a large value, or an open file."""
+    """Stands for a large value or an open file."""
 
 
 @in_trio

@@ -1,4 +1,4 @@
-"""What the relay's threads do beside moving bytes: nothing grows for ever, nothing costs the more the more there is."""
+"""The costs of the relay's threads besides moving bytes: memory is bounded, and no cost grows with open flows."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 def resident() -> int:
-    """Bytes of our memory."""
+    """Returns the resident bytes of this process."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def come_and_go(opened: Passage, count: int) -> None:
-    """So many flows are begun and ended."""
+    """Begins and ends `count` flows."""
     for _ in range(count):
         with socket.create_connection(opened.address) as client:
             reset(client)
@@ -47,7 +47,7 @@ async def test_ended_flows_are_freed_though_others_move_bytes_without_a_pause() 
 
 @in_trio
 async def test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment() -> None:
-    """The thread is kept busy, so that the reset often comes between its hearing of the response and its looking."""
+    """The thread is busy, so that the reset often comes between the event of the response and the read."""
     async with passage() as opened:
         with opened.crowded(6):
             for number in range(200):
@@ -63,8 +63,8 @@ async def test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment() ->
 
 
 @in_trio
-async def test_a_silent_client_reaches_what_the_policy_of_the_moment_lets_it() -> None:
-    """The name has a rule, so that a client has a while to say that it speaks HTTP."""
+async def test_a_silent_client_is_decided_by_the_policy_in_force() -> None:
+    """The name has a rule, so that the relay waits for the client's first bytes for a while."""
     options = Options(threads=1, sniff_wait=0.5, opening_deadline=2.0)
     for internet in (False, True):
         async with passage(replace(OPEN, hosts={NAME: 0}, internet=not internet), options) as opened:
@@ -81,13 +81,13 @@ async def test_a_silent_client_reaches_what_the_policy_of_the_moment_lets_it() -
 
 
 def threads_seconds() -> float:
-    """The processor time of all threads but this one."""
+    """Returns the processor time of all threads but this one."""
     return time.process_time() - time.thread_time()
 
 
 @in_trio
-async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_it() -> None:
-    """A flow waits for one name while another one fails again and again."""
+async def test_a_resolved_name_does_not_cost_flows_that_do_not_wait_for_it() -> None:
+    """Flows wait for one name while another one fails again and again."""
     options = Options(threads=1, sniff_wait=60.0, opening_deadline=60.0)
     rules = replace(OPEN, hosts={"silent.test": 0})
     spent = []
@@ -111,12 +111,12 @@ async def test_a_name_that_is_resolved_costs_those_nothing_who_do_not_wait_for_i
             spent.append(threads_seconds() - before)
             await events.aclose()
             assert len(silent) == crowd
-    assert spent[1] < 4 * spent[0] + 0.05, spent  # a look at 3 000 flows for each failure takes 0.5 s
+    assert spent[1] < 4 * spent[0] + 0.05, spent  # visiting 3 000 flows for each failure takes 0.5 s
 
 
 @in_trio
 async def test_without_any_descriptor_connections_wait_at_no_cost() -> None:
-    """Not even the spare one is to be had again."""
+    """Not even the spare descriptor can be opened again."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with passage() as opened:
         with socket.socket() as client:
@@ -148,7 +148,7 @@ LONG_RESPONSE = RESPONSE[:-4] + b"X: " + b"a" * 6_000 + b"\r\n\r\nok"
 
 
 def say(end: socket.socket, data: bytes, piece: int) -> None:
-    """Slowly enough for the relay's thread to be woken by each piece."""
+    """Sends the data so slowly that each piece wakes the relay's thread."""
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for at in range(0, len(data), piece):
         end.sendall(data[at : at + piece])
@@ -156,7 +156,7 @@ def say(end: socket.socket, data: bytes, piece: int) -> None:
 
 
 def seconds_of(sender: socket.socket, data: bytes, piece: int, hearer: Callable[[], socket.socket]) -> float:
-    """What the relay's thread spends on data that comes in pieces."""
+    """Returns the processor time that the relay's thread spends on data in pieces."""
     before = threads_seconds()
     say(sender, data, piece)
     assert hearer().recv(len(data), socket.MSG_WAITALL) == data
@@ -165,7 +165,7 @@ def seconds_of(sender: socket.socket, data: bytes, piece: int, hearer: Callable[
 
 @in_trio
 async def test_a_head_that_comes_in_single_bytes_does_not_cost_a_look_for_each() -> None:
-    """The first head of a flow, a response's, and that of a later request."""
+    """Measures a flow's first head, a response's head, and the head of a later request."""
     spent = []
     for piece in (20_000, 1):
         async with passage(replace(OPEN, hosts={"other.test": 0})) as opened:
@@ -176,12 +176,12 @@ async def test_a_head_that_comes_in_single_bytes_does_not_cost_a_look_for_each()
             times.append(seconds_of(client, LONG_REQUEST, piece, lambda end=origin: end))
             spent.append(times)
     for whole, single in zip(*spent, strict=True):
-        assert single < 0.008 + 10 * whole, spent  # 6 000 looks take 20 ms and more
+        assert single < 0.008 + 10 * whole, spent  # 6 000 reads take at least 20 ms
 
 
 @in_trio
 async def test_a_slow_head_is_found_though_its_last_bytes_are_few() -> None:
-    """After a few looks few bytes wake nobody: the head is found by the clock."""
+    """After a few reads a few bytes no longer wake the thread: a timer finds the head."""
     async with passage() as opened:
         client = opened.client()
         say(client, REQUEST, 1)
@@ -209,7 +209,7 @@ def followed(opened: Passage) -> tuple[socket.socket, socket.socket]:
 async def test_idle_flows_cost_no_processor_time() -> None:
     async with passage() as opened:
         pairs = [opened.pair() for _ in range(2_000)]
-        await trio.sleep(0.6)  # their openings' deadlines, of which one look each is left, are over
+        await trio.sleep(0.6)  # until the deadlines of their openings are over
         before = threads_seconds()
         await trio.sleep(1)
         assert threads_seconds() - before < 0.002

@@ -1,4 +1,4 @@
-"""A published policy decides the flows that are open."""
+"""A published policy decides the open flows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def passes(client: socket.socket, origin: socket.socket, data: bytes = b"\0word"
 
 
 def asked(opened: Passage) -> tuple[socket.socket, socket.socket]:
-    """A client whose request has reached the origin."""
+    """Returns both ends of a flow whose request has reached the origin."""
     client = opened.client()
     client.sendall(REQUEST)
     origin = opened.arrived()
@@ -70,7 +70,7 @@ async def test_an_opaque_flow_that_a_new_policy_would_give_to_a_handler_goes_on(
 
 
 def refused_by(opened: Passage) -> socket.socket:
-    """A new flow with TLS."""
+    """Returns the client of a new flow with TLS."""
     client = opened.client()
     client.sendall(b"\x16\x03\x01\x00\x00no hello")
     return client
@@ -164,8 +164,8 @@ async def test_http_1_0_passes_until_a_policy_could_tell_requests_apart() -> Non
 
 
 @in_trio
-async def test_a_rule_for_an_address_holds_for_the_address_that_a_name_leads_to() -> None:
-    """The name and the destination have no rule; the name's one address has."""
+async def test_a_rule_for_an_address_holds_for_a_name_with_that_address() -> None:
+    """The name and the dialled address have no rule; the name's real address has one."""
     async with passage(replace(OPEN, hosts={str(FAR): 0})) as opened:
         opened.client().sendall(REQUEST)
         assert (await handoff(opened)).host == "a.test"

@@ -16,7 +16,7 @@ from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options, Relay, open_relay
 from tests.socket.loopback import nowhere
 
-BOX = 1  # a container's number; no interface is looked at here
+BOX = 1  # number of a container; its interface is not used
 LARGE = os.urandom(1 << 20) * 40
 SMALL = b"a small body"
 
@@ -32,7 +32,7 @@ class Bridge:
     receiver: trio.SocketStream
 
     async def pump(self, limit: int) -> int:
-        """There, until the limit or the source's end; the count of bytes."""
+        """Pumps from source to sink, up to the limit or the source's end. Returns the count of bytes."""
         with self.relay.pump(BOX, self.source, self.sink, limit) as pumping:
             await pumping.wait()
         return pumping.moved
@@ -74,25 +74,25 @@ async def read(stream: trio.SocketStream, count: int) -> bytes:
 
 
 @pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
-def test_what_is_within_the_limit_moves_and_the_rest_stays(body: bytes) -> None:
+def test_bytes_within_the_limit_move_and_the_rest_stays(body: bytes) -> None:
     async def scenario(made: Bridge) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.sender.send_all, body + b"and more")
             nursery.start_soon(made.pump, len(body))
             assert hashlib.sha256(await read(made.receiver, len(body))).digest() == hashlib.sha256(body).digest()
         assert made.source.recv(100) == b"and more"
-        made.sink.send(b"!")  # the sink is still its owner's to write to
+        made.sink.send(b"!")  # the owner can still write to the sink
         assert await read(made.receiver, 1) == b"!"
 
     over_a_bridge(scenario)
 
 
-def test_a_source_that_ends_early_is_told_by_the_count() -> None:
+def test_the_count_shows_that_a_source_ended_early() -> None:
     async def scenario(made: Bridge) -> None:
         await made.sender.send_all(SMALL)
         await made.sender.send_eof()
         assert await made.pump(1000) == len(SMALL)
-        made.sink.shutdown(socket.SHUT_WR)  # its end is its owner's to say
+        made.sink.shutdown(socket.SHUT_WR)  # the owner ends it
         assert await read(made.receiver, 1000) == SMALL
 
     over_a_bridge(scenario)
@@ -138,7 +138,7 @@ def test_the_count_is_known_while_bytes_move() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.sender.send_all, LARGE)
             with made.relay.pump(BOX, made.source, made.sink, len(LARGE)) as pumping:
-                while pumping.moved < 100_000:  # what the kernel's buffers take, although the receiver reads nothing
+                while pumping.moved < 100_000:  # the kernel's buffers take that, although the receiver reads nothing
                     await trio.lowlevel.checkpoint()
                 assert pumping.moved < len(LARGE)
                 await read(made.receiver, len(LARGE))
@@ -148,7 +148,7 @@ def test_the_count_is_known_while_bytes_move() -> None:
     over_a_bridge(scenario)
 
 
-def test_a_cancelled_pump_lets_the_sockets_go() -> None:
+def test_a_cancelled_pump_returns_the_sockets() -> None:
     async def scenario(made: Bridge) -> None:
         await made.sender.send_all(SMALL)
         with trio.move_on_after(0.1):

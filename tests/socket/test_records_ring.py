@@ -50,7 +50,7 @@ def is_readable(fd: int) -> bool:
     return bool(select.select([fd], [], [], 0)[0])
 
 
-def test_without_a_subscriber_nothing_is_made(relay: Relay) -> None:
+def test_without_a_subscriber_no_record_is_made(relay: Relay) -> None:
     make(relay, Kind.FLOW, 1)
     relay.subscribe(Kind.REFUSAL)
     make(relay, Kind.FLOW, 2)
@@ -177,7 +177,7 @@ async def test_each_request_of_a_followed_flow_is_recorded_when_its_response_has
 
 @in_trio
 async def test_a_handoff_that_finds_no_room_ends_its_flow_and_is_counted() -> None:
-    """The ring of events is bounded: who doesn't take them costs no memory."""
+    """The ring of events is bounded: a reader that takes no events costs no memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     many = lib.EVENTS_MAX + 10

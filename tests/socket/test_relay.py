@@ -1,4 +1,4 @@
-"""The relay as a thing that is opened and closed."""
+"""Opening and closing the relay."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_one_container_of_thousands_is_found_as_fast_as_one_alone(relay: Relay) 
             relay.remove_container(container)
 
 
-def test_a_relay_that_finds_too_few_descriptors_says_so_and_closes_none_of_its_callers() -> None:
+def test_a_relay_without_enough_descriptors_fails_and_closes_none_of_its_callers() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     options = ffi.new("struct relay_options *")
     options.threads = 2
     outcomes = []
     for free in range(16):
         before = sorted(os.listdir("/proc/self/fd"), key=int)
-        held = [os.dup(0) for _ in range(64)]  # no hole is left below these
+        held = [os.dup(0) for _ in range(64)]  # no lower number is free
         resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1 + free, hard))
         try:
             relay = lib.relay_open(options)
@@ -78,7 +78,7 @@ def test_a_relay_that_finds_too_few_descriptors_says_so_and_closes_none_of_its_c
         for fd in held:
             os.close(fd)
         assert sorted(os.listdir("/proc/self/fd"), key=int) == before
-    assert outcomes == sorted(outcomes)  # with enough of them it opens
+    assert outcomes == sorted(outcomes)  # it opens once there are enough
     assert not outcomes[0]
     assert outcomes[-1]
 

@@ -1,4 +1,4 @@
-"""Questions about routes: an answer is trusted if it is the kernel's, and to this very question."""
+"""Questions about routes: an answer is trusted only if the kernel sent it, to this question."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def asked(address: str, netlink: int) -> int:
 
 @contextmanager
 def answering(answers: Answers) -> Iterator[socket.socket]:
-    """A socket on which each question gets these answers, made of its sequence number."""
+    """Yields a socket on which each question gets these answers, made from its sequence number."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def serve() -> None:
@@ -94,7 +94,7 @@ def test_only_a_whole_answer_to_this_question_counts(answers: Answers, route: in
 
 
 def test_a_stale_answer_is_not_taken_for_the_next_ones() -> None:
-    """The first question's answer comes only after the second was asked."""
+    """The first question's answer comes after the second question."""
     late: list[bytes] = []
 
     def answers(sequence: int) -> list[bytes]:

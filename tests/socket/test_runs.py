@@ -35,7 +35,7 @@ def living_tasks() -> int:
 
 
 async def response_on(client: socket.socket) -> bytes:
-    """All that comes until the end, a reset or a whole answer of ours."""
+    """Returns all bytes up to the end, a reset, or a whole answer of ours."""
     stream, got = plain(client.dup()), b""
     try:
         while b"\r\n\r\n" not in got and (data := await stream.receive_some()):
@@ -51,7 +51,7 @@ async def response_on(client: socket.socket) -> bytes:
 
 
 class Leaving:
-    """A handler that says when it begins and how it ends."""
+    """A handler that reports its begin and the way it ended."""
 
     def __init__(self, seconds: float) -> None:
         self.begun, self.ended = trio.Event(), ""
@@ -129,7 +129,7 @@ async def test_a_fetch_in_flight_is_closed_when_the_grace_is_over() -> None:
             assert b"GET / HTTP/1.1" in await origin.receive_some()
             before = here.interceptor.count().flows
             await container.stop(grace=0.1)
-            assert before == 0  # the flow was with Python
+            assert before == 0  # Python had the flow
             assert await rest_of(origin) == b""
             await origin.aclose()
 
@@ -267,7 +267,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_and_an_old_handle_stops_
         async with trio.open_nursery() as nursery:
             nursery.start_soon(here.interceptor.get_container, cls)
             await entered.wait()
-            await old.stop()  # returns at once: the start that is going on is another run's
+            await old.stop()  # returns at once: the current start belongs to another run
             assert len(here.interceptor.runs) == 1
             nursery.cancel_scope.cancel()
         assert living_tasks() == tasks

@@ -1,4 +1,4 @@
-"""Clients and handlers over real sockets: half-close, reset, full buffers, bodies that are lent to a pump."""
+"""Clients and handlers over real sockets: half-close, reset, full buffers, bodies that a pump moves."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_head_that_comes_byte_by_byte_wakes_few_tasks() -> None:
         await gets(client, ok("hello"))
         trio.lowlevel.remove_instrument(steps)
         await client.send_all(http("POST / HTTP/1.1", "Host: my.kv", "Content-Length: 3"))
-        for byte in b"abc":  # these are few, and are waited for by no more than they are
+        for byte in b"abc":  # the server waits for no more bytes than the body has
             await client.send_all(bytes([byte]))
         await gets(client, ok("hello"))
         await client.aclose()
@@ -197,7 +197,7 @@ async def test_a_client_that_does_not_read_holds_the_handler_back_and_is_reset_i
         client = await net.connect(small=True)
         await client.send_all(GET)
         await closed.wait()
-        assert made < 300  # 3 MB: what the kernel takes
+        assert made < 300  # 3 MB: the kernel's buffers
         assert (await read_all(client))[1]
         await client.aclose()
 
@@ -214,7 +214,7 @@ async def test_an_origin_is_read_no_faster_than_the_client_reads() -> None:
             while True:
                 await origin.send_all(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
                 sent += 10_000
-        assert sent < 20_000_000  # kernel buffers, and nothing of ours
+        assert sent < 20_000_000  # the kernel's buffers alone, none of ours
         await client.aclose()
         await origin.aclose()
 

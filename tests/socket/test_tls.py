@@ -21,7 +21,7 @@ from tests.stream.origins import Unguarded
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate of my.kv that nobody but who trusts it itself trusts, and its key."""
+    """Returns a self-signed certificate of my.kv, and its key."""
     directory = tmp_path_factory.mktemp("tls")
     made, key = directory / "tls.crt", directory / "tls.key"
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
@@ -32,7 +32,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @asynccontextmanager
 async def client_of(certificate: tuple[Path, Path], context: ssl.SSLContext | None) -> AsyncIterator[Client]:
-    """A client whose every connection ends at a server with this certificate, which answers "ok" for ever."""
+    """Yields a client. All its connections reach a server with this certificate, which always answers "ok"."""
     server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server_side.load_cert_chain(*certificate)
 
@@ -41,7 +41,7 @@ async def client_of(certificate: tuple[Path, Path], context: ssl.SSLContext | No
             while await stream.receive_some(65536):
                 await stream.send_all(http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok"))
         except trio.BrokenResourceError:
-            pass  # the client didn't like us
+            pass  # the client refused the certificate
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -57,7 +57,7 @@ async def client_of(certificate: tuple[Path, Path], context: ssl.SSLContext | No
 
 
 @in_trio
-async def test_https_is_spoken_to_who_is_trusted_and_only_by_its_name(certificate: tuple[Path, Path]) -> None:
+async def test_https_needs_a_trusted_certificate_of_the_hosts_name(certificate: tuple[Path, Path]) -> None:
     context = ssl.create_default_context(cafile=str(certificate[0]))
     async with client_of(certificate, context) as client:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""The resolvers upstream as they misbehave: real sockets on loopback, and a clock that jumps where all wait."""
+"""Resolvers upstream that misbehave: real sockets on loopback, and a clock that jumps when all tasks wait."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME = dns.name.from_text("www.example.test")
 BOTH = (("www.example.test", "A", "203.0.113.7"), ("www.example.test", "AAAA", "2001:db8::7"))
 
 def closed_port() -> str:
-    """Where nobody listens: the kernel says so."""
+    """Returns the address of a port without a listener: the kernel refuses datagrams to it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{sock.getsockname()[1]}"
@@ -49,7 +49,7 @@ async def test_no_such_name_is_an_answer():
 
 @pytest.mark.parametrize("code", [dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.FORMERR, dns.rcode.NOTIMP])
 @with_jumping_clock
-async def test_a_server_that_says_neither_yes_nor_no_is_followed_by_the_next(code):
+async def test_a_server_that_neither_answers_nor_denies_is_followed_by_the_next(code):
     def unsure(query, udp):
         made = response(query, code=code)
         made.question.clear()
@@ -106,8 +106,8 @@ async def test_an_answer_that_was_cut_is_asked_for_over_tcp():
 
 
 @with_jumping_clock
-async def test_what_answers_another_question_is_not_looked_at():
-    """Forged ids, other questions, queries, noise: the right answer still comes after them."""
+async def test_an_answer_to_another_question_is_ignored():
+    """The right answer comes after forged ids, answers to other questions, queries and noise."""
 
     def forged(query, udp):
         right = response(query, BOTH[0])
@@ -141,7 +141,7 @@ async def test_an_answer_from_another_address_is_not_heard():
 
 
 def ports() -> list[int]:
-    """The local ports of the UDP sockets that are connected now: more than a forger would know."""
+    """Returns the local ports of connected UDP sockets, which a real forger can't know."""
     rows = [line.split() for line in Path("/proc/self/net/udp").read_text().splitlines()[1:]]
     return [int(row[1].partition(":")[2], 16) for row in rows if row[2] != "00000000:0000"]
 
@@ -174,7 +174,7 @@ async def test_both_families_are_asked_at_once_and_each_question_is_sent_once():
                 nursery.start_soon(resolve)
             nursery.start_soon(upstream.query, NAME, A)
         assert sorted(server.asked) == ["www.example.test. A udp", "www.example.test. AAAA udp"]
-        await upstream.resolve("www.example.test")  # and later anew
+        await upstream.resolve("www.example.test")  # and later once more
         assert len(server.asked) == 4
     assert [one.both() for one in found] == [["2001:db8::7", "203.0.113.7"]] * 20
 
@@ -193,7 +193,7 @@ async def test_one_familys_addresses_do_not_wait_long_for_the_others(answering, 
 
 
 @with_jumping_clock
-async def test_who_gives_up_does_not_take_the_answer_from_the_others():
+async def test_a_cancelled_query_does_not_take_the_answer_from_the_others():
     async with open_nameserver(silent) as first, open_nameserver(zone(*BOTH)) as second:
         upstream, found = Upstream([first.server, second.server]), []
 
@@ -210,11 +210,11 @@ async def test_who_gives_up_does_not_take_the_answer_from_the_others():
             nursery.start_soon(patient)
             nursery.start_soon(patient)
         assert [addresses(answer)[0] for answer in found] == [["203.0.113.7"]] * 2
-        assert len(first.asked) == 2  # the impatient one's, then one for both
+        assert len(first.asked) == 2  # the query of the impatient task, then one for both others
 
 
 @with_jumping_clock
-async def test_who_waits_for_the_same_answer_is_told_that_there_is_none():
+async def test_all_waiters_for_one_answer_get_its_failure():
     async with open_nameserver(silent) as server:
         upstream, failed = Upstream([server.server]), []
 
@@ -268,14 +268,14 @@ def test_without_a_nameserver_the_host_itself_is_asked(text, tmp_path, monkeypat
 @pytest.mark.parametrize(
     "text", ["dns.example", "203.0.113.53:0", "203.0.113.53:99999", "203.0.113.53:x", "[::1", "", "1.2.3"]
 )
-def test_a_nameserver_that_is_no_address_is_told(text):
+def test_a_nameserver_that_is_not_an_address_is_refused(text):
     with pytest.raises(PolicyError, match="nameserver"):
         Upstream(["203.0.113.53", "[2001:db8::53]:5353", "2001:db8::53", text])
 
 
 @with_jumping_clock
 async def test_a_server_that_resets_its_tcp_connection_is_followed_by_the_next():
-    """It cuts its answer over UDP, so it is asked again over TCP."""
+    """Its answer over UDP is truncated, so that it is asked again over TCP."""
 
     def cut(query, udp):
         made = response(query)

@@ -1,4 +1,4 @@
-"""The parties of the stream tests: a client and a server in memory, and a clock that jumps."""
+"""A client and a server in memory, and a clock that jumps, for the stream tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The internet of the stream tests: whoever dials reaches the test itself."""
+"""The internet of the stream tests: the test itself is every origin."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.stream.dialogue import MemoryConnection
 
 
 class Origin(Speaker):
-    """One accepted connection: what the origin gets, what it sends."""
+    """The origin's end of one accepted connection."""
 
     async def hears_the_end(self) -> None:
-        """The client has closed the connection."""
+        """Asserts that the client closes the connection without sending more."""
         try:
             data = await self.stream.receive_some()
         except trio.BrokenResourceError:
@@ -32,7 +32,7 @@ class Origin(Speaker):
 
 
 class Coming:
-    """A fetch that goes on while the origin speaks."""
+    """A fetch that runs while the test plays the origin."""
 
     def __init__(self) -> None:
         self._done = trio.Event()

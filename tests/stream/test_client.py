@@ -1,4 +1,4 @@
-"""fetch() and an origin: what the origin gets, what it sends, what becomes of the connection."""
+"""fetch() and an origin: requests, responses, and the reuse of connections."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ OK = http("HTTP/1.1 200 OK", "content-length: 2", body=b"ok")
 
 
 def incoming(method: str, target: str, fields: list[tuple[str, str]]) -> Request:
-    """A request without a body as the server makes them."""
+    """Returns a request without a body, made as the server makes them."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
     return Request.incoming(method, target, ("http", "my.kv", 80, target), lines, None)
 
 
 def any_address(ip: str, port: int) -> bool:
-    """A policy that decides every address alike."""
+    """Stands for a policy that decides every address alike."""
     return True
 
 
 def passing(net: Internet, at: str, decides: Decides) -> Coming:
-    """A container's own request for my.kv, on its way to where it was sent."""
+    """Passes a container's own request for my.kv on to the address that the container dialled."""
     request = incoming("GET", "/", [("Host", "my.kv")])
     return net.start(lambda: net.client.pass_on(request, at=at, port=80, decides=decides))
 
 
 async def ask(net: Internet, origin: Origin | None = None, answer: bytes = OK) -> tuple[Response, Origin]:
-    """A plain GET, answered on the connection that is expected."""
+    """Fetches by a plain GET, which is answered on `origin`; on a new connection if that is None."""
     coming = net.fetch("http://my.kv/")
     if origin is None:
         origin = await net.dialled()
@@ -78,7 +78,7 @@ async def ask(net: Internet, origin: Origin | None = None, answer: bytes = OK) -
 )
 @in_trio
 async def test_a_request_is_asked_as_it_came(request_: Request, sent: bytes) -> None:
-    request_.body = Body(request_.body.content)  # pytest may run this again
+    request_.body = Body(request_.body.content)  # pytest may use this request again
     async with internet() as net:
         coming = net.fetch(request_)
         origin = await net.dialled()
@@ -109,7 +109,7 @@ async def test_a_body_streams_to_the_origin_framed_as_it_came(length: int | None
 
 @pytest.mark.parametrize("length", [5, 7])
 @in_trio
-async def test_a_body_of_another_length_than_it_says_is_never_whole(length: int) -> None:
+async def test_a_body_of_another_length_than_declared_is_never_complete(length: int) -> None:
     async with internet() as net:
         coming = net.fetch(Request("http://my.kv/", "PUT", body=Body(slowly(b"one", b"two"), length)))
         origin = await net.dialled()
@@ -151,7 +151,7 @@ async def test_an_early_answer_is_heard_and_ends_the_upload() -> None:
         await origin.sends(http("HTTP/1.1 413 Content Too Large", "content-length: 0"))
         assert (await coming.response()).status == 413
         await closed.wait()
-        await ask(net)  # on a connection of its own: that one is in the middle of a request
+        await ask(net)  # on a new connection: the first one is still in the middle of a request
 
 
 # --- the response ---------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ async def test_a_response_that_is_cut_off_is_never_whole(raw: bytes) -> None:
     ],
 )
 @in_trio
-async def test_what_is_no_response_is_an_error(raw: bytes) -> None:
+async def test_an_invalid_response_is_an_error(raw: bytes) -> None:
     async with internet() as net:
         coming = net.fetch(Request("http://my.kv/", "PATCH"))
         origin = await net.dialled()
@@ -377,7 +377,7 @@ async def test_a_kept_connection_that_turns_out_dead_is_tried_anew_once(body: by
 
 
 @in_trio
-async def test_what_must_not_be_asked_twice_is_not() -> None:
+async def test_a_request_that_must_not_be_repeated_is_not() -> None:
     async with internet() as net:
         _, origin = await ask(net)
         coming = net.fetch(Request("http://my.kv/", "POST", body="pay"))
@@ -417,7 +417,7 @@ async def test_a_closed_client_closes_everything_and_fetches_no_more() -> None:
 
 
 async def everything_closed(origin: Origin) -> None:
-    """It can't be written to, whatever came over it before."""
+    """Asserts that the client has closed the connection; bytes that came before are ignored."""
     await trio.testing.wait_all_tasks_blocked()
     with pytest.raises(trio.BrokenResourceError):
         await origin.stream.send_all(b"x")
@@ -484,7 +484,7 @@ async def test_a_redirect_that_needs_a_stream_again_is_an_error() -> None:
 
 @pytest.mark.parametrize("location", ["ftp://my.kv/", "http://:80/", "http://a b/", "javascript:x"])
 @in_trio
-async def test_a_redirect_to_what_is_no_url_is_an_error(location: str) -> None:
+async def test_a_redirect_to_an_invalid_url_is_an_error(location: str) -> None:
     async with internet() as net:
         coming = net.fetch("http://my.kv/")
         origin = await net.dialled()
@@ -519,7 +519,7 @@ async def test_a_redirect_may_be_left_to_the_caller() -> None:
 
 
 @in_trio
-async def test_what_cannot_be_fetched_is_said_before_anything_is_dialled() -> None:
+async def test_an_invalid_fetch_is_refused_before_anything_is_dialled() -> None:
     async with internet() as net:
         for method in ("CONNECT", "TRACE", "connect"):
             with pytest.raises(ValueError, match="fetched"):
@@ -537,7 +537,7 @@ async def test_what_cannot_be_fetched_is_said_before_anything_is_dialled() -> No
 
 @in_trio
 async def test_cancelled_at_any_moment_a_fetch_leaves_no_connection_open() -> None:
-    """At each step of a dialogue the fetch is cancelled; the origin hears the end, and the next fetch works."""
+    """Cancels the fetch at each step of a dialogue: the connection is closed, and the next fetch works."""
     steps = [b"HTTP/1.1 2", b"00 OK\r\ncontent-length: 4\r\n\r\n", b"on", b"e!"]
     for count in range(len(steps)):
         async with internet() as net:

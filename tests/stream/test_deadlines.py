@@ -1,4 +1,4 @@
-"""Deadlines that one task looks after."""
+"""Deadlines that one task watches."""
 
 import math
 
@@ -21,7 +21,7 @@ async def test_each_scope_is_cancelled_when_its_own_deadline_has_come() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deadlines.run)
-        for _ in range(2):  # the second time after nobody was watched
+        for _ in range(2):  # the second time after a pause without any deadline
             began = trio.current_time()
             async with trio.open_nursery() as waiting:
                 for seconds in (1, 2.3, 75):

@@ -1,4 +1,4 @@
-"""Which of a name's addresses is dialled when, and which never."""
+"""The order in which a name's addresses are dialled, and the addresses that never are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES: dict[str, tuple[list[str], list[str]]] = {
 
 
 class Net:
-    """What happens to each address: after how long it connects, or fails with which errno; by default at once."""
+    """The fate of each address: seconds until it connects (0 by default), or the errno with which it fails."""
 
     def __init__(self) -> None:
         self.after: dict[str, float] = {}
@@ -60,7 +60,7 @@ class Net:
         at: str | None = None,
         decides: Decides | None = None,
     ) -> list[tuple[str, float]]:
-        """Dials, lets go of everything, and says when each address was tried."""
+        """Dials and closes everything. Returns each address with the time at which it was tried."""
         dialer = Dialer(
             resolve=self.resolve,
             may_dial=lambda ip, port, local: local or not ip.startswith(("10.", "::1", "127.")),
@@ -75,7 +75,7 @@ class Net:
         finally:
             for peer in self._peers:
                 peer.settimeout(0)
-                assert peer.recv(1) == b""  # every other connection was closed as well
+                assert peer.recv(1) == b""  # every other connection was closed, too
                 peer.close()
         return self.dials
 
@@ -104,7 +104,7 @@ async def test_the_first_that_connects_is_kept_and_the_rest_closed() -> None:
 
 
 @in_trio
-async def test_every_failure_is_told() -> None:
+async def test_the_error_names_every_failure() -> None:
     net = Net()
     net.errors = {"2001:db8::1": errno.ENETUNREACH, "198.51.100.1": errno.ECONNREFUSED}
     net.errors["198.51.100.2"] = errno.EHOSTUNREACH
@@ -125,7 +125,7 @@ async def test_nobody_answering_is_a_time_out_of_15_seconds() -> None:
 
 
 @in_trio
-async def test_a_name_without_an_address_is_told() -> None:
+async def test_a_name_without_an_address_is_an_error() -> None:
     with pytest.raises(FetchError, match=r"resolve none\.example: the name has no address"):
         await Net().dial("none.example")
 
@@ -203,7 +203,7 @@ async def test_a_guarded_address_is_refused_whatever_the_hosts_are() -> None:
 
 
 def all_but(*ruled: str) -> Decides:
-    """The policy decides these addresses otherwise than the request."""
+    """Returns a policy that decides these addresses differently from the request."""
     return lambda ip, port: ip not in ruled
 
 
@@ -259,7 +259,7 @@ async def test_cancelled_at_any_time_a_dial_leaves_nothing_open() -> None:
             await net.dial("both.example")
 
 
-def test_families_take_turns_and_nobody_makes_us_try_hundreds() -> None:
+def test_families_take_turns_and_the_number_of_attempts_is_bounded() -> None:
     assert interleaved(["a", "b"], ["1"]) == ["a", "1", "b"]
     assert interleaved([], ["1", "1", "2"]) == ["1", "2"]
     assert len(interleaved([str(n) for n in range(99)], [])) == MAX_ADDRESSES

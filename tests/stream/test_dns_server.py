@@ -1,4 +1,4 @@
-"""DNS over TCP, and what the resolver says by itself: memory streams, and a clock that jumps."""
+"""DNS over TCP, and the resolver's own answers: memory streams, and a clock that jumps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUDGET = Budget()
 
 
 class Published:
-    """Stands where the relay stands: writes down what is published; `held` addresses have open flows."""
+    """Stands for the relay: keeps the published names. `held` addresses have open flows."""
 
     def __init__(self) -> None:
         self.names: list[tuple[Any, ...]] = []
@@ -46,7 +46,7 @@ class Published:
 
 
 class Observed:
-    """Stands where records are made: writes down what it sees."""
+    """Stands for the maker of records: keeps the reported questions."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
@@ -62,7 +62,7 @@ class Observed:
 
 
 class Resolving:
-    """A resolver, and two containers that run under the same rules."""
+    """A resolver, and two containers under the same rules."""
 
     def __init__(self, resolver: Resolver, decide: Callable[[str], int]) -> None:
         self.resolver = resolver
@@ -102,7 +102,7 @@ def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 def ask(
     resolver: Resolving, name: str, kind: str = "A", container: int = CONTAINER, udp: bool = True
 ) -> dns.message.Message:
-    """What the resolver says at once."""
+    """Returns the answer that the resolver gives without waiting."""
     query = dns.message.make_query(name, kind)
     answer = resolver.answer_nowait(container, query.to_wire(), udp=udp)
     assert isinstance(answer, bytes)
@@ -112,7 +112,7 @@ def ask(
 
 
 def told(response: dns.message.Message) -> list[str]:
-    """Its code where that is an error, then the values of its records."""
+    """Returns the code if it is an error, then the values of the records."""
     code = [] if response.rcode() == dns.rcode.NOERROR else [dns.rcode.to_text(response.rcode())]
     return code + [record.to_text() for records in response.answer for record in records]
 
@@ -147,7 +147,7 @@ async def test_a_name_is_handled_however_it_is_written(name):
 
 
 @in_trio
-async def test_without_internet_what_no_rule_names_does_not_exist():
+async def test_without_internet_a_name_without_a_rule_does_not_exist():
     resolver = resolver_of(("my.kv",))
     for name in ("www.example.test", "kv", "my.kv.example", "notmy.kv", ".", r"my\.kv", r"my.kv\058"):
         for kind in ("A", "AAAA", "TXT"):
@@ -165,7 +165,7 @@ async def test_under_a_catch_all_every_host_name_exists_and_nothing_else():
 
 
 @in_trio
-async def test_a_host_without_v6_gives_no_v6_address_and_says_no_error():
+async def test_a_host_without_v6_gives_no_v6_address_and_no_error():
     relay = Published()
     resolver = resolver_of(v6=False, relay=relay)
     response = ask(resolver, "my.kv", "AAAA")
@@ -248,7 +248,7 @@ async def test_noise_is_answered_with_its_error_or_not_at_all():
 
 
 class Client:
-    """The other end of a TCP connection: asks and reads."""
+    """The client's end of a TCP connection."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
@@ -259,7 +259,7 @@ class Client:
         await self.stream.send_all(b"".join(len(wire).to_bytes(2, "big") + wire for wire in wires))
 
     async def read(self) -> dns.message.Message | None:
-        """The next answer, None at the end."""
+        """Returns the next answer; None at the end."""
         while len(self.buffer) < 2 or len(self.buffer) < 2 + int.from_bytes(self.buffer[:2], "big"):
             data = await self.stream.receive_some()
             if not data:
@@ -272,7 +272,7 @@ class Client:
 
 
 async def serve(ours: trio.StapledStream, resolving: Resolving, container: int = CONTAINER) -> None:
-    """As the interceptor does: whoever serves closes."""
+    """Serves and closes a connection, as the interceptor does."""
     try:
         await serve_tcp(ours, resolving.lookups[container], resolving.resolver)
     finally:
@@ -299,7 +299,7 @@ async def test_a_question_above_the_budget_is_observed():
 
 @in_trio
 async def test_tcp_ends_quietly_where_the_client_takes_no_answer_any_more():
-    """An exception would be reported as a failure of ours, with a traceback."""
+    """An exception would be logged as a failure of this package, with a traceback."""
     theirs, ours = trio.testing.memory_stream_pair()
     theirs.receive_stream.close()
     async with trio.open_nursery() as nursery:

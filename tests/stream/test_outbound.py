@@ -1,4 +1,4 @@
-"""A container's request from its connection to a handler, an origin, or a readable no: all but the sockets."""
+"""A container's request, from its connection to a handler, an origin or a readable refusal, without sockets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def refusal(status: str, why: str) -> bytes:
 async def container(
     cls: type[Container], net: Internet, destination: str = REAL, *, port: int = 80, cause: Cause = Cause.DONE
 ) -> AsyncIterator[Client]:
-    """A client inside a container of this class, connected to `destination`."""
+    """Yields a client inside a container of this class, connected to `destination`."""
     async with running(cls, net) as run:
         outbound = Outbound(run, {"an": "env"}, handoff(destination, port, cause))
         async with serving(outbound.respond, destination=(destination, port)) as client:
@@ -60,14 +60,14 @@ async def container(
 
 @asynccontextmanager
 async def running(cls: type[Container], net: Internet) -> AsyncIterator[Run]:
-    """A container of this class that runs, its network and its processes apart."""
+    """Yields a running container of this class, without network and processes."""
     identity = Identity(cls, "one", None, policy_of(cls, 1))
     async with trio.open_nursery() as nursery:
         yield Run(identity, nowhere(7), net.client, nursery, SYNTHETIC_NETWORKS, Channel(), Log())
 
 
 def handoff(destination: str, port: int = 80, cause: Cause = Cause.DONE) -> Handoff:
-    """A flow to this destination, as the relay hands it over."""
+    """Returns a flow to this destination, as the relay hands it over."""
     return Handoff(
         fd=-1,
         flow=1,
@@ -86,14 +86,14 @@ def handoff(destination: str, port: int = 80, cause: Cause = Cause.DONE) -> Hand
 
 def passing() -> type[Container]:
     class Passing(Container):
-        """No rule at all."""
+        """No rules."""
 
     return Passing
 
 
 def handled_by(handler: Any) -> type[Container]:
     class Handled(Container):
-        """One name, handled."""
+        """One name has a handler."""
 
     Handled.outbound_by_host = {"my.kv": handler}
     return Handled
@@ -241,7 +241,7 @@ async def test_fetch_frames_a_copy_of_a_request_by_its_own_body() -> None:
 
 @pytest.mark.parametrize("framing", ["content-length: 3", "transfer-encoding: chunked"])
 @in_trio
-async def test_a_response_to_head_is_passed_on_with_the_length_it_says(framing: str) -> None:
+async def test_a_response_to_head_is_passed_on_with_its_content_length(framing: str) -> None:
     async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
         return await fetch(request)
 
@@ -298,7 +298,7 @@ async def test_fetch_outside_a_handler_is_an_error() -> None:
 @pytest.mark.parametrize("how", ["returns", "raises", "is cancelled"])
 @pytest.mark.usefixtures("expected_errors")
 @in_trio
-async def test_what_was_fetched_and_neither_returned_nor_read_is_closed_with_the_handler(how: str) -> None:
+async def test_a_fetched_response_that_is_neither_returned_nor_read_is_closed(how: str) -> None:
     async def forget(request: Any, env: Any, ctx: Any) -> Response:
         await fetch("http://a.example/")
         if how == "raises":
@@ -386,10 +386,10 @@ async def test_a_response_that_the_origin_cuts_off_ends_in_a_reset(
     ],
 )
 @in_trio
-async def test_a_fetch_that_fails_is_told_to_the_container_without_a_traceback(
+async def test_a_failed_fetch_is_answered_without_a_traceback(
     error: Exception, status: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of a handler's it is told nothing but that; of what it asked itself, why."""
+    """The container reads the reason only for a request of its own that was passed on."""
 
     async def fail(*_: Any) -> trio.abc.Stream:
         raise error
@@ -437,7 +437,7 @@ async def test_a_failure_in_a_nursery_of_a_handler_is_answered_as_one_without(
 
 @pytest.mark.parametrize(("status", "line"), [(504, "504 Gateway Timeout"), (507, "507 Insufficient Storage")])
 @in_trio
-async def test_a_resource_that_fails_is_told_to_the_container_without_its_name(
+async def test_a_failed_resource_is_answered_without_its_name(
     status: int, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(request: Any, env: Any, ctx: Any) -> Response:
@@ -451,7 +451,7 @@ async def test_a_resource_that_fails_is_told_to_the_container_without_its_name(
 
 
 @in_trio
-async def test_a_handler_that_says_exit_is_500_and_the_connection_lives(
+async def test_a_handler_that_calls_exit_is_a_500_and_the_connection_stays_open(
     expected_errors: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     def leave(request: Any, env: Any, ctx: Any) -> Response:
@@ -466,7 +466,7 @@ async def test_a_handler_that_says_exit_is_500_and_the_connection_lives(
 
 
 @in_trio
-async def test_a_container_whose_handlers_are_at_their_limit_is_told_to_come_back() -> None:
+async def test_a_container_at_its_limit_of_handlers_gets_503_with_retry_after() -> None:
     waiting, go = trio.Event(), trio.Event()
 
     async def slow(request: Any, env: Any, ctx: Any) -> Response:
@@ -533,7 +533,7 @@ async def test_a_request_to_a_synthetic_address_goes_by_its_name(destination: st
         ("[64:ff9b::7f00:1]", "520 "),
         ("inside.example", "520 "),
         (SYNTHETIC, "520 "),
-        ("203.0.113.1", "502 Bad Gateway"),  # it may be dialled; nobody is there
+        ("203.0.113.1", "502 Bad Gateway"),  # it may be dialled; no server is there
     ],
 )
 @in_trio
@@ -559,8 +559,8 @@ async def test_a_host_that_is_local_is_refused_where_a_request_goes_by_its_name(
 
 @pytest.mark.parametrize("is_ruled", [True, False])
 @in_trio
-async def test_a_passed_on_request_does_not_lead_round_the_rule_of_its_hosts_other_address(is_ruled: bool) -> None:
-    """The address that the container dialled refuses, and the next one has a handler of its own."""
+async def test_a_passed_on_request_does_not_bypass_the_rule_of_its_hosts_other_address(is_ruled: bool) -> None:
+    """The dialled address refuses connections, and the host's next one has a handler of its own."""
     tried: list[str] = []
 
     async def resolve(host: str) -> Any:
@@ -599,7 +599,7 @@ async def test_a_request_in_absolute_form_is_passed_on_in_it() -> None:
 
 
 @in_trio
-async def test_what_nothing_allows_is_a_readable_520() -> None:
+async def test_a_request_that_no_rule_allows_is_a_readable_520() -> None:
     cls = passing()
     cls.enable_internet = False
     async with internet() as net, container(cls, net) as client:
@@ -617,7 +617,7 @@ async def test_what_nothing_allows_is_a_readable_520() -> None:
     ],
 )
 @in_trio
-async def test_what_the_relay_failed_at_is_said_once(cause: Cause, answer: bytes) -> None:
+async def test_a_failure_of_the_relay_is_reported_once(cause: Cause, answer: bytes) -> None:
     async with internet() as net, container(passing(), net, cause=cause) as client:
         await client.sends(GET)
         await client.gets(answer)

@@ -1,4 +1,4 @@
-"""A client speaks to a handler: what it sends, what it gets."""
+"""A client and a handler: requests and responses."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_fields_come_in_their_order_each_as_often_as_it_was_sent() -> None
 
 @pytest.mark.parametrize("length", ["content-length: 5", "Content-Length: 0", "transfer-encoding: chunked"])
 @in_trio
-async def test_the_length_of_a_response_is_that_of_its_body_whatever_the_handler_said(length: str) -> None:
+async def test_the_length_of_a_response_is_that_of_its_body_not_the_handlers(length: str) -> None:
     name, _, value = length.partition(": ")
     async with serving(answering(lambda: Response("ok", headers={name: value}))) as client:
         await client.sends(GET * 2)
@@ -225,7 +225,7 @@ async def test_a_streamed_response_that_fails_ends_in_a_reset(version: str, capl
 @pytest.mark.parametrize(("length", "sent"), [(5, b"one"), (7, b"onetwo")])
 @pytest.mark.usefixtures("expected_errors")
 @in_trio
-async def test_a_streamed_response_of_another_length_than_it_says_ends_in_a_reset(length: int, sent: bytes) -> None:
+async def test_a_streamed_response_of_another_length_than_declared_ends_in_a_reset(length: int, sent: bytes) -> None:
     async with serving(answering(lambda: Response(Body(parts(), length)))) as client:
         await client.sends(GET)
         await client.gets(http("HTTP/1.1 200 OK", f"content-length: {length}", body=sent))
@@ -360,7 +360,7 @@ async def test_a_client_that_leaves_ends_the_stream_it_was_sent() -> None:
 
 
 @in_trio
-async def test_what_the_client_leaves_unread_does_not_stop_the_server() -> None:
+async def test_bytes_that_the_client_leaves_unread_do_not_stop_the_server() -> None:
     async with serving(answer_ok) as client:
         await client.sends(GET)
         await client.closes()

@@ -1,4 +1,4 @@
-"""A client sends a body: how a handler reads it, and what becomes of the next request."""
+"""A client sends a body: the handler's reading, and the next request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_a_body_is_read_whole_and_the_next_request_found(request_: bytes, 
 
 @pytest.mark.parametrize("request_", [LENGTH, CHUNKED], ids=["length", "chunked"])
 @in_trio
-async def test_a_body_that_nobody_reads_is_passed_over(request_: bytes) -> None:
+async def test_an_unread_body_is_skipped(request_: bytes) -> None:
     async with serving(answer_ok) as client:
         await client.sends(request_ + GET)
         await client.gets(ok() * 2)
@@ -60,8 +60,8 @@ async def test_a_reader_that_leaves_in_the_middle_loses_nothing(request_: bytes)
 
 @pytest.mark.parametrize("request_", [LENGTH, CHUNKED], ids=["length", "chunked"])
 @in_trio
-async def test_a_reader_that_is_cancelled_loses_nothing_wherever_the_body_stood(request_: bytes) -> None:
-    """The rest of the body is never taken for a request."""
+async def test_a_cancelled_reader_loses_no_bytes_at_any_point_of_the_body(request_: bytes) -> None:
+    """The rest of the body is never parsed as a request."""
     head = request_.index(b"\r\n\r\n") + 4
 
     async def give_up(request: Request) -> Response:
@@ -79,7 +79,7 @@ async def test_a_reader_that_is_cancelled_loses_nothing_wherever_the_body_stood(
 
 @in_trio
 async def test_other_tasks_get_their_turns_while_a_body_of_tiny_chunks_is_read() -> None:
-    """One read brings thousands of them: whoever sends so must not keep the others waiting."""
+    """One read returns thousands of chunks. Parsing them must not delay other tasks."""
     turns = 0
 
     async def take_turns() -> None:
@@ -144,17 +144,17 @@ async def test_a_reader_in_the_background_ends_the_connection_rather_than_eat_th
 
 
 @in_trio
-async def test_a_large_body_that_nobody_reads_closes_the_connection_and_says_so() -> None:
+async def test_a_large_unread_body_closes_the_connection_with_connection_close() -> None:
     async with serving(answer_ok) as client:
         await client.sends(http("POST / HTTP/1.1", "Host: my.kv", "Content-Length: 1000000") + b"x" * 70_000)
         await client.gets(ok("ok", "connection: close"))
-        await client.sends(b"x" * 100_000)  # the server listens on for a while: a reset would undo its answer
+        await client.sends(b"x" * 100_000)  # the server reads on for a while, because a reset would destroy its answer
         await client.gets_nothing_more()
         assert not client.connection.was_reset
 
 
 @in_trio
-async def test_an_endless_body_that_nobody_reads_ends_with_the_connection() -> None:
+async def test_an_endless_unread_body_ends_with_the_connection() -> None:
     async with serving(answer_ok) as client:
         await client.sends(http("POST / HTTP/1.1", "Host: my.kv", "Transfer-Encoding: chunked"))
         await client.gets(ok())
@@ -202,7 +202,7 @@ async def test_a_malformed_body_is_refused_and_nothing_after_it_is_a_request(bod
 
 
 @in_trio
-async def test_a_body_that_breaks_off_is_told_to_its_reader() -> None:
+async def test_a_truncated_body_raises_in_its_reader() -> None:
     failed: list[str] = []
 
     async def read(request: Request) -> Response:
@@ -231,7 +231,7 @@ async def test_a_body_that_stalls_is_408() -> None:
 
 
 @in_trio
-async def test_a_client_that_waits_is_asked_for_its_body_when_somebody_reads() -> None:
+async def test_a_client_that_expects_100_gets_it_when_the_body_is_read() -> None:
     async with serving(echo) as client:
         await client.sends(EXPECTING)
         await client.gets(CONTINUE)
@@ -242,7 +242,7 @@ async def test_a_client_that_waits_is_asked_for_its_body_when_somebody_reads() -
 
 
 @in_trio
-async def test_a_client_that_waits_is_not_asked_for_what_nobody_reads() -> None:
+async def test_a_client_that_expects_100_does_not_get_it_for_an_unread_body() -> None:
     async with serving(answer_ok) as client:
         await client.sends(EXPECTING)
         await client.gets(ok("ok", "connection: close"))

@@ -1,4 +1,4 @@
-"""What a server refuses: heads that two parsers could read differently, too much of anything, too slowly."""
+"""Refusals of the server: ambiguous heads, messages that are too large, clients that are too slow."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_target_that_could_be_read_in_two_ways_is_refused(head: bytes) -
     ],
 )
 @in_trio
-async def test_connect_and_trace_are_refused_with_what_is_allowed(head: bytes) -> None:
+async def test_connect_and_trace_are_refused_with_the_allowed_methods(head: bytes) -> None:
     async with serving(nobody) as client:
         await client.sends(head + GET)
         allow = "allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -92,7 +92,7 @@ async def test_heads_up_to_the_limit_are_taken() -> None:
 
 
 @in_trio
-async def test_a_connection_that_asks_nothing_is_closed_after_a_while() -> None:
+async def test_a_connection_without_a_request_is_closed_after_a_while() -> None:
     async with serving(answer_ok, Limits(idle=30)) as client:
         await client.sends(GET)
         await client.gets(ok())
@@ -131,7 +131,7 @@ async def test_a_handler_may_take_its_time() -> None:
 
 
 def pair_that_waits() -> tuple[Client, MemoryConnection]:
-    """A connection whose sender waits until its bytes are taken: buffers that are always full."""
+    """Returns a connection whose sender waits until its bytes are read, as if buffers were always full."""
     ours, theirs = trio.testing.lockstep_stream_pair()
     connection = MemoryConnection(theirs)
     return Client(ours, connection), connection
@@ -209,7 +209,7 @@ async def test_a_body_is_taken_no_faster_than_it_is_read() -> None:
 
 
 class Countdown(MemoryConnection):
-    """Cancels its server at the n-th time it is called, before or after the bytes have moved."""
+    """Cancels its server at the n-th call, before or after the bytes have moved."""
 
     def __init__(self, inner: MemoryConnection, calls: int, scope: trio.CancelScope, *, is_after: bool) -> None:
         super().__init__(inner._stream)

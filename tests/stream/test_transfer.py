@@ -1,4 +1,4 @@
-"""Bodies on their way to a connection."""
+"""Bodies that are sent on a connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.stream.dialogue import in_trio
 
 
 class Written:
-    """A sink that keeps what it is given."""
+    """A sink that keeps the bytes it is given."""
 
     socket = None
 
@@ -28,8 +28,8 @@ async def parts() -> AsyncIterator[bytes]:
 
 
 @in_trio
-async def test_a_body_that_somebody_else_reads_is_a_failed_source_and_nothing_worse() -> None:
-    """Two fetches of one body: the second one's upload runs in a task that many share."""
+async def test_a_body_with_another_reader_is_a_failed_source() -> None:
+    """Two fetches send one body. The second one's upload runs in a task that other uploads share."""
     body, first, second = Body(parts()), Written(), Written()
     await send_body(body, first, is_chunked=True, pump=None, stall=1.0)
     with pytest.raises(SourceFailed) as caught:

@@ -1,6 +1,6 @@
-"""Policies as tests write them: stages of rows, and what they decide, slowly and plainly.
+"""Policies for tests: stages of rows, and a slow reference of their decisions.
 
-`decided` looks at every row of every stage, and shares no code with C or with the builder of tables.
+`decided` compares every row of every stage. It shares no code with C or with the builder of tables.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ V4_IN_V6 = [
     ("64:ff9b::/96", 0),
     ("::ffff:0:0:0/96", 0),
     ("2002::/16", 80),
-]  # where, and bits behind the v4
+]  # prefix, and count of bits after the v4 address
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A stage as its rows, unlike Stage, whose rows are compiled."""
+    """A stage whose rows are not compiled yet, unlike those of Stage."""
 
     rows: tuple[Row, ...]
     on_match: Outcome
@@ -36,7 +36,7 @@ class Plan:
 
 
 def network(text: str) -> Network:
-    """A row's key for a network or address."""
+    """Returns a row's key for a network or address."""
     read = ipaddress.ip_network(text)
     return Network(packed(read.network_address), read.prefixlen + 128 - read.max_prefixlen)
 
@@ -44,7 +44,7 @@ def network(text: str) -> Network:
 def table(
     plans: Sequence[Plan], targets: Sequence[Takes] = (), waits: Sequence[int] = (80, 443), locals_: Sequence[Row] = ()
 ) -> bytes:
-    """Rows that are the same object in two stages are written once."""
+    """Compiles a table. Rows that are the same object in two stages are written once."""
     made = {id(plan.rows): at_once(compiled(plan.rows)) for plan in plans}
     stages = [Stage(made[id(plan.rows)], plan.on_match, plan.on_miss) for plan in plans]
     blob = assembled(Layout(stages, targets, waits, at_once(compiled(locals_))), GENERATION)
@@ -69,7 +69,7 @@ def decided(
     host: str,
     destination: tuple[Address, int] | None,
 ) -> Expected:
-    """What these stages decide for a canonical host."""
+    """Returns the decision of these stages for a canonical host."""
     if protocol == lib.PROTOCOL_NONE and destination is not None and destination[1] in waits:
         protocol = lib.PROTOCOL_OPAQUE
     for number, plan in enumerate(plans):
@@ -91,7 +91,7 @@ def decided(
 
 
 def best_for_name(plans: Sequence[Plan], host: str) -> int:
-    """The best verdict of all that could be sent to this name: each stage may match, or miss, or both."""
+    """Returns the most permissive verdict for this name: each stage may match, or miss, or both."""
     best = lib.VERDICT_REFUSE
     verdicts = {Outcome.SPLICE: lib.VERDICT_SPLICE, Outcome.TARGET: lib.VERDICT_HANDLE}
     for plan in plans:

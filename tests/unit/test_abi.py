@@ -1,4 +1,4 @@
-"""kernel/abi.h and the headers of cext: each number and struct stands once, and all who read it see the same."""
+"""kernel/abi.h and the headers of cext: each number and struct is defined once, and every reader sees the same."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What is read from a container's query, and what it is told; dnspython reads and writes the other side."""
+"""Queries that are parsed, and answers that are built; dnspython reads and writes the other side."""
 
 import dns.edns
 import dns.exception
@@ -76,7 +76,7 @@ def test_only_a_host_name_is_one(name, host):
     ],
     ids=["notify", "update", "no question", "two questions", "an answer within", "EDNS 1"],
 )
-def test_a_question_of_another_form_is_told_so(change, code):
+def test_a_query_of_another_form_gets_its_error_code(change, code):
     sent = asked("a.kv")
     change(sent)
     got = answered(reply(read(sent.to_wire()), read(sent.to_wire()).code))
@@ -85,7 +85,7 @@ def test_a_question_of_another_form_is_told_so(change, code):
 
 
 @pytest.mark.parametrize("kind", ["AXFR", "IXFR", "TSIG", "TKEY", "OPT", "MAILB"])
-def test_what_asks_for_no_records_is_not_implemented(kind):
+def test_a_meta_type_is_not_implemented(kind):
     assert read(asked("a.kv", kind).to_wire()).code == dns.rcode.NOTIMP
 
 
@@ -141,7 +141,7 @@ def test_a_damaged_query_gets_a_well_formed_answer_or_none(data):
 
 
 def upstream(*records, name="www.example.test", kind="A"):
-    """What a server upstream answers: records as ("owner", "type", "value", …)."""
+    """Returns the answer of a server upstream; records are ("owner", "type", "value", …)."""
     response = dns.message.make_response(asked(name, kind), recursion_available=True)
     for owner, of, *values in records:
         response.answer.append(dns.rrset.from_text(owner, 30, "IN", of, *values))
@@ -182,14 +182,14 @@ def test_a_host_without_v6_names_no_v6_address(v6, kinds):
     got = answered(passed(read(asked("www.example.test").to_wire()), response, v6=v6, udp=True))
     assert [records.rdtype for records in got.answer] == kinds
     assert got.rcode() == dns.rcode.NOERROR
-    assert len(response.answer) == 3  # others have the same answer
+    assert len(response.answer) == 3  # the response is shared with other queries
 
 
 @pytest.mark.parametrize(
     ("payload", "count", "fits"),
     [(0, 25, True), (0, 35, False), (100, 25, True), (1232, 60, True), (4096, 80, False), (65535, 80, False)],
 )
-def test_over_udp_an_answer_is_whole_or_says_that_it_was_cut(payload, count, fits):
+def test_over_udp_an_answer_is_whole_or_marked_truncated(payload, count, fits):
     edns = {"use_edns": 0, "payload": payload} if payload else {}
     query = read(asked("www.example.test", **edns).to_wire())
     response = upstream(("www.example.test.", "A", *(f"203.0.113.{number}" for number in range(count))))

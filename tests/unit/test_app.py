@@ -1,4 +1,4 @@
-"""Apps, and the files they are loaded from: what is wrong is said in one sentence that begins with the place."""
+"""Apps, and the files that define them: an error is one sentence that begins with the file and line."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def modules_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_with_a_file_is_said_with_its_line(
+def test_an_error_in_a_file_names_its_line(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, said = WRONG[what]
@@ -66,7 +66,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(
         assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_not_python_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_file_and_one_that_is_not_python_are_reported(tmp_path: Path) -> None:
     (tmp_path / "app.txt").write_text("")
     for path, said in (("app.txt", "not a Python file"), ("nonesuch.py", "no such file"), ("", "no such file")):
         with pytest.raises(PolicyError, match=said):
@@ -93,7 +93,7 @@ def test_an_app_finds_its_own_modules_also_later(tmp_path: Path) -> None:
     assert app.bindings['late']() == "found"
 
 
-def test_the_classes_of_an_app_are_told_apart_by_name() -> None:
+def test_two_classes_of_one_name_are_refused() -> None:
     class Sandbox(Container):
         pass
 
@@ -165,7 +165,7 @@ MISSPELT = {
 
 
 @pytest.mark.parametrize("how", MISSPELT)
-def test_a_misspelt_setting_in_a_file_is_said_with_its_line(how: str, tmp_path: Path) -> None:
+def test_a_misspelt_setting_in_a_file_names_its_line(how: str, tmp_path: Path) -> None:
     text, line = MISSPELT[how]
     file = tmp_path / "an_app.py"
     file.write_text(HEAD + text + "app = App(containers=[Sandbox])\n")

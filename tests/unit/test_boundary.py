@@ -1,4 +1,4 @@
-"""Which part of an exception passes a boundary, and which ends there."""
+"""A boundary passes one part of an exception on and ends the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command, as `exec` and `start` take it: a str or a sequence of str."""
+"""A command of `exec` and `start`: a str or a sequence of str."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The class a user writes: decorating, assigning and inheriting handlers."""
+"""The user's container class: decorating, assigning and inheriting handlers."""
 
 import pytest
 
@@ -14,7 +14,7 @@ async def two(request, env, ctx):
     return Response("two")
 
 
-def test_decorating_and_assigning_say_the_same():
+def test_decorating_and_assigning_are_equivalent():
     class Decorated(Container):
         pass
 
@@ -55,7 +55,7 @@ def test_subclasses_inherit_and_override_without_touching_their_base():
 
 
 @pytest.mark.parametrize("wrong", [{"my.kv": "not a function"}, ["my.kv"]])
-def test_what_is_no_handler_is_refused_where_it_is_said(wrong):
+def test_a_value_that_is_not_a_handler_is_refused_when_it_is_set(wrong):
     class Sandbox(Container):
         pass
 
@@ -74,7 +74,7 @@ def test_an_app_refuses_two_classes_of_one_name():
         App(containers=[make(), make()])
 
 
-def test_a_handler_that_uses_a_binding_the_app_does_not_have_is_told_at_start():
+def test_a_handler_that_uses_an_unknown_binding_is_refused_at_start():
     class Sandbox(Container):
         pass
 
@@ -96,7 +96,7 @@ def test_a_binding_has_a_name_that_env_can_have():
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "many", None, True, 2**31])
-def test_a_budget_that_is_no_count_is_refused_by_its_name(wrong):
+def test_a_budget_that_is_not_a_count_is_refused_by_name(wrong):
     with pytest.raises(PolicyError, match="handlers must be a count"):
         Budget(handlers=wrong)
 

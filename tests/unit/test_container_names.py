@@ -1,4 +1,4 @@
-"""The names that may stand in a container class: one that means nothing is refused where it is written."""
+"""The names in a container class: an unknown one is refused when the class is made or the name is assigned."""
 
 import pytest
 
@@ -147,7 +147,7 @@ def test_methods_near_a_setting_are_refused():
                 pass
 
 
-def test_members_of_ones_own_stand_beside_the_settings():
+def test_members_of_the_users_own_are_allowed():
     class Counting:
         counter: int = 0
         _private = 1
@@ -185,7 +185,7 @@ def test_members_of_ones_own_stand_beside_the_settings():
             anything = 1
 
     class Sub(Sandbox):
-        total = 5  # its base has annotated it
+        total = 5  # annotated in its base
 
     Sub.total, Sub.later, Sub.counter, Sub._other = 6, ["x"], 7, 8
     Sub.helper = Sandbox.inbound
@@ -248,7 +248,7 @@ def test_a_mixins_handlers_are_checked_when_the_class_is_made(name, value):
         in_a_mixin(name, value)
 
 
-def test_what_is_assigned_while_a_class_is_made_stays():
+def test_an_assignment_while_a_class_is_made_is_kept():
     class Base(Container):
         def __init_subclass__(cls):
             cls.outbound = one

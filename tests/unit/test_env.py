@@ -1,4 +1,4 @@
-"""`env`: it is opened and configured, and never shows a secret."""
+"""`env` is opened and configured, and never shows a secret."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_secret_file_that_is_not_text_is_refused_without_showing_its_content(t
     assert "s3cret" not in shown
 
 
-def test_nothing_about_a_secret_shows_it(tmp_path: Path) -> None:
+def test_no_text_about_a_secret_shows_it(tmp_path: Path) -> None:
     env = opened({"TOKEN": Secret(TOKEN)}, tmp_path)
     token = env.TOKEN
     for shown in (repr(token), str(token), f"{token}", "%s" % token, repr(env), repr({"token": token})):  # noqa: UP031

@@ -1,4 +1,4 @@
-"""Requests and responses as they pass, message by message: pure C, fed whole, byte by byte, and with a tail."""
+"""Following requests and responses, message by message: pure C, fed whole, byte by byte, and with a tail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL = 2**64 - 1
 
 
 class Following:
-    """A followed flow. `pass_…` moves the bytes of one way as flow.c does, and returns those that passed."""
+    """A followed flow. `pass_…` moves the bytes of one direction as flow.c does, and returns those that passed."""
 
     def __init__(self, first: bytes) -> None:
         self.follow = ffi.new("struct follow *")
@@ -44,7 +44,7 @@ class Following:
         return self._look(look, data, is_end)
 
     def response_in_pieces(self, data: bytes, piece: int) -> tuple[int, int]:
-        """The result of the last look, and the bytes that passed, of data that comes in pieces."""
+        """Feeds data in pieces. Returns the last result, and the count of bytes that passed."""
         passed, allowed, followed = 0, 0, lib.FOLLOWED_MORE
         for end in range(piece, len(data) + piece, piece):
             while passed < len(data[:end]):
@@ -130,7 +130,7 @@ def test_a_head_that_ends_with_its_connection_is_decided_as_it_is() -> None:
         b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
     ],
 )
-def test_after_a_response_until_the_close_nothing_is_asked(response: bytes) -> None:
+def test_no_request_follows_a_response_that_ends_with_the_close(response: bytes) -> None:
     following = Following(GET)
     lib.follow_request_passed(following.follow)
     assert following.response(response) == (lib.FOLLOWED_PASS, ALL)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 heads and chunked bodies, as C frames them for both sides."""
+"""HTTP/1.1 heads and chunked bodies, framed by C for requests and responses."""
 
 import time
 
@@ -7,7 +7,7 @@ from pyinterceptor._relay import ffi, lib
 
 PLAIN = b"GET /a HTTP/1.1\r\nHost: my.kv\r\n"
 
-# What two parsers could read differently, or is too much, with the status it is answered with.
+# Heads that two parsers could read differently, or that are too large, and the status of the answer.
 AMBIGUOUS = [
     (PLAIN + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
     (PLAIN + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n", 400),
@@ -63,7 +63,7 @@ def response(data: bytes, to_head: bool = False):
 
 
 def request_in_pieces(data: bytes, size: int):
-    """Each look has `size` bytes more; returns the first answer that isn't READING_MORE, and where it came."""
+    """Feeds `size` bytes more each time. Returns the first result other than READING_MORE, and its offset."""
     head, frame = ffi.new("struct head *"), ffi.new("struct frame *")
     for end in range(size, len(data) + size, size):
         if reading := lib.frame_request(head, data[:end], min(end, len(data)), frame):
@@ -94,7 +94,7 @@ def test_a_plain_request_is_framed_whole_byte_by_byte_and_with_a_tail(fields, bo
 
 
 @pytest.mark.parametrize(("head", "answer"), AMBIGUOUS)
-def test_what_two_parsers_could_read_differently_is_bad(head, answer):
+def test_a_head_that_two_parsers_could_read_differently_is_bad(head, answer):
     for reading, frame in (request(head), request_in_pieces(head, 1)[:2]):
         assert (reading, frame.answer) == (lib.READING_BAD, answer)
         assert ffi.string(frame.reason)
@@ -127,20 +127,20 @@ def test_a_further_look_at_a_whole_head_gives_the_same_answer(size):
 
 
 def longest_head() -> bytes:
-    """As long a request head as is taken, of ordinary fields."""
+    """Returns the longest request head that is accepted, of ordinary fields."""
     head = PLAIN + b"".join(b"X-%d: " % number + b"y" * 150 + b"\r\n" for number in range(98))
     return head + b"Z: " + b"z" * (16_000 - len(head) - 7) + b"\r\n\r\n"
 
 
 def test_a_head_that_comes_byte_by_byte_costs_its_bytes_once():
-    """The searched bytes of all looks together are those of one."""
+    """All calls together search as many bytes as one call with the whole head."""
     data = longest_head()
     head, frame = ffi.new("struct head *"), ffi.new("struct frame *")
     for end in range(1, len(data)):
         before = head.searched
         assert lib.frame_request(head, data, end, frame) == lib.READING_MORE
         assert 0 <= head.searched - before <= 2
-        assert end - head.searched <= 1  # a CR is looked at again
+        assert end - head.searched <= 1  # a CR at the end is searched again
     assert lib.frame_request(head, data, len(data), frame) == lib.READING_WHOLE
 
 
@@ -159,7 +159,7 @@ def test_looking_16_000_times_takes_no_longer_than_a_few_hundred_whole_looks():
         for end in range(1, len(data) + 1):
             lib.frame_request(head, start, end, frame)
 
-    assert seconds(pieces) < 3 * seconds(whole)  # by a fresh look each, it would be 8 000 whole ones
+    assert seconds(pieces) < 3 * seconds(whole)  # starting anew each time would cost 8 000 whole heads
 
 
 def seconds(work) -> float:
@@ -179,7 +179,7 @@ def seconds(work) -> float:
         PLAIN + b"Connection: upgrade\r\nUpgrade: websocket, h2c\r\n\r\n",
     ],
 )
-def test_what_is_legal_but_not_plain_is_told_apart(head):
+def test_a_legal_head_that_is_not_plain_is_marked(head):
     reading, frame = request(head)
     assert (reading, frame.is_plain) == (lib.READING_WHOLE, 0)
 

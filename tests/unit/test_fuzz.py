@@ -1,4 +1,4 @@
-"""The C parsers against random input for a few seconds each, under ASan and UBSan. `./dev fuzz` takes longer."""
+"""Feeds the C parsers random input for a few seconds each, under ASan and UBSan. `./dev fuzz` does it for longer."""
 
 import subprocess
 from pathlib import Path

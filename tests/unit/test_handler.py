@@ -69,7 +69,7 @@ def test_a_handler_that_cannot_take_its_three_arguments_is_refused(wrong: Any, w
 
 
 async def made() -> None:
-    """Awaited by nobody; closed, or a warning would fail this test."""
+    """Never awaited. `wrong_answer` has to close it, or a warning would fail the test."""
 
 
 @pytest.mark.parametrize(

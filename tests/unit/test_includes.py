@@ -8,12 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CEXT = ROOT / "cext"
 
-# Bytes, numbers and time in, an answer out.
+# Pure files: bytes, numbers and time in, a result out.
 PURE = [
     *("abi", "protocol", "addresses", "hosts", "layout", "rows", "policy", "guard"),
     *("reading", "frame", "sniff", "names", "timers", "subject", "follow"),
 ]
-# Declarations that the phases share with the files which implement them.
+# Declarations that the phases share with the files that implement them.
 DECLARED = ["records", "relay"]
 # From left to right: a file includes only headers to its left, and its own.
 ORDER = [
@@ -23,10 +23,10 @@ ORDER = [
     *("judge", "route", "dial", "container", "connect", "move", "events", "pump"),
     *("flow", "steps", "thread", "accept", "state"),
 ]
-# struct relay is read by the files that implement relay.h, wherever they stand.
+# struct relay is read by all files that implement relay.h.
 READS_STATE = {"accept", "container", "events", "records", "relay", "thread"}
-# Sources that call to their right: a flow's loop takes its steps, a thread's accepts, records wake their reader,
-# relay.c opens and closes all.
+# Sources that call to their right: a flow's loop calls the steps, a thread's loop accepts, records wake their reader,
+# relay.c opens and closes everything.
 UPWARDS = {("flow.c", "steps"), ("thread.c", "accept"), ("records.c", "events"), ("relay.c", "events")}
 PHASES = {"judge", "connect", "follow", "move"}
 
@@ -64,7 +64,7 @@ def test_every_file_has_its_place_in_the_order() -> None:
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
-def test_a_file_includes_only_what_stands_to_its_left(path: Path) -> None:
+def test_a_file_includes_only_headers_to_its_left(path: Path) -> None:
     assert not wrong_includes(path)
 
 

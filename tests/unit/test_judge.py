@@ -1,4 +1,4 @@
-"""What becomes of a flow by its client's first bytes: pure C, fed whole, byte by byte, and with a tail."""
+"""The next state of a flow after its client's first bytes: pure C, fed whole, byte by byte, and with a tail."""
 
 from __future__ import annotations
 
@@ -122,6 +122,6 @@ def test_an_incomplete_opening_waits_longer_where_a_rule_could_matter() -> None:
     assert Opening(RULED, is_end=1).judge(b"GE") == lib.JUDGED_SPLICE
 
 
-def test_http_after_the_server_s_own_words_is_followed_by_nobody() -> None:
+def test_http_after_the_server_has_spoken_is_not_followed() -> None:
     assert Opening(OPEN, has_greeted=1).judge(PLAIN) == lib.JUDGED_UNFRAMED
     assert Opening(RULED, has_greeted=1).judge(PLAIN) == lib.JUDGED_SERVE

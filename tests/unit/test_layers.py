@@ -1,4 +1,4 @@
-"""A module imports only what stands to its left, and pure modules do no I/O."""
+"""A module imports only from its left, and pure modules do no I/O."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "pyinterceptor"
-# From left to right; the package itself stands to the right of all.
+# From left to right. The package itself is to the right of all.
 LAYERS = [
     *("paths", "errors", "boundary", "threads", "_relay", "web", "policy", "bindings", "app", "capture", "relay"),
     *("dns", "http", "runtime", "serving", "opening", "cli"),
@@ -41,7 +41,7 @@ def layer(name: str) -> int | None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_what_stands_to_its_left(path: Path) -> None:
+def test_a_module_imports_only_from_its_left(path: Path) -> None:
     here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     here_at = LAYERS.index(here) if here in LAYERS else len(LAYERS)
     wrong = {name for name in imported(path) if (at := layer(name)) is not None and at > here_at}
@@ -50,7 +50,7 @@ def test_a_module_imports_only_what_stands_to_its_left(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_module_imports_from_the_package_itself(path: Path) -> None:
-    """What users import stands there: a module that did so would import everything."""
+    """The package exports every public name, so that such a module would import everything."""
     whole = {name for name in imported(path) if name.count(".") == 1 and name.startswith("pyinterceptor.")}
     assert not {name for name in whole if layer(name) is None}
 
@@ -60,7 +60,7 @@ def test_every_module_has_its_place() -> None:
     assert places - {"__init__", "__main__"} == set(LAYERS)
 
 
-# What needs root, and where nothing may: these are given a Capture and runtimes by whoever composes them.
+# The parts that need root, and the folders that may not import them: opening.py passes a Capture and runtimes to those.
 ROOT_PARTS = ("capture.gateway", "capture.probe", "capture.routes", "runtime.netns", "runtime.podman", "opening", "cli")
 WITHOUT_ROOT = ("serving", "relay", "bindings", "dns", "http", "policy", "app", "web")
 

@@ -1,4 +1,4 @@
-"""How records read: one line each, whatever the container has put in them."""
+"""A record is one line, even if the container has put control characters in it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_refusal_has_one_line_and_not_another_for_its_flow_or_request():
     assert line_of(request(verdict=Verdict.REFUSE)) is None
 
 
-def test_what_is_missing_is_a_dash():
+def test_a_missing_value_is_a_dash():
     assert line_of(dataclasses.replace(flow(), host="")).split()[3] == "-"
     assert line_of(dataclasses.replace(request(), status=0)).split()[4] == "-"
 

@@ -1,4 +1,4 @@
-"""The log: each container within its rate, what was left out counted, nothing of a container's reaching a terminal."""
+"""The log: each container has a rate, omitted lines are counted, and no container controls the terminal."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_names_are_not_wanted_for_the_log():
 
 
 @in_trio
-async def test_a_container_that_floods_has_its_burst_and_a_line_says_how_many_were_left_out(caplog):
+async def test_a_flooding_container_gets_its_burst_and_a_line_counts_the_omitted_lines(caplog):
     async with open_log() as log:
         for _ in range(5000):
             log.record(flow())
@@ -81,7 +81,7 @@ async def test_a_container_that_floods_has_its_burst_and_a_line_says_how_many_we
 
 
 @in_trio
-async def test_what_is_left_out_at_the_end_is_told(caplog):
+async def test_lines_omitted_at_the_end_are_reported(caplog):
     async with open_log() as log:
         for _ in range(BURST + 7):
             log.record(flow())
@@ -137,7 +137,7 @@ async def test_records_that_wait_are_written_when_the_log_is_cancelled(caplog):
 
 
 @in_trio
-async def test_records_that_were_dropped_are_told(caplog):
+async def test_dropped_records_are_reported(caplog):
     channel = Channel()
     async with open_log() as log, log_records(channel, log):
         channel.lose(RefusalRecord, 3)
@@ -151,7 +151,7 @@ def test_rates_of_containers_that_are_gone_are_forgotten():
     assert len(rates._rates) <= RATES_KEPT
 
 
-def test_nothing_that_is_logged_controls_the_terminal():
+def test_no_logged_text_controls_the_terminal():
     try:
         raise ValueError("forged\nSandbox/two flow \x1b[2J\x9b")
     except ValueError as error:

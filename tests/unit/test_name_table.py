@@ -1,4 +1,4 @@
-"""Whose an address is: the table of names in C (cext/names.c)."""
+"""The names of addresses: the table in C (cext/names.c)."""
 
 import errno
 import ipaddress
@@ -31,11 +31,11 @@ class Table:
         )
 
     def at(self, address: str) -> str | None:
-        """The name that this address stands for."""
+        """Returns the name that this address stands for."""
         return text(lib.names_by_address(self._names, wide(address)))
 
     def dialled(self, address: str, host: str | None = None) -> str | None:
-        """The name whose other addresses may be dialled instead."""
+        """Returns the name whose other addresses may be dialled instead."""
         return text(lib.names_dialled(self._names, wide(address), ffi.NULL if host is None else host.encode()))
 
     def name(self, name: str) -> Any:
@@ -78,7 +78,7 @@ def test_a_pair_that_flows_are_open_to_stays_with_its_name(names):
     assert names.at(PAIR[0]) == "new.kv"
 
 
-def test_pairs_pass_on_for_ever_though_the_table_is_full(names):
+def test_pairs_are_reassigned_although_the_table_is_full(names):
     pairs = [(f"198.18.{n // 256 + 1}.{n % 256}", f"fd70:7969:6e74:1::1:{n:x}") for n in range(lib.NAMES_MAX)]
     for number, pair in enumerate(pairs):
         assert names.publish(f"first{number}.kv", pair=pair) == 0
@@ -100,7 +100,7 @@ def test_real_names_make_room_for_each_other_where_one_expires_first(names):
 
 
 def test_a_real_name_costs_the_same_in_a_full_table(names):
-    """Which is when each takes the place of the one that expires first, and that one's addresses are freed."""
+    """In a full table a name replaces the one that expires first, whose addresses are freed."""
 
     def seconds(first: int) -> float:
         began = time.thread_time()
@@ -123,9 +123,9 @@ def test_names_go_in_the_order_they_expire_whatever_changed_since(names):
         names.publish(f"n{number}.test", ONE, expires=1e6)
     for number in order:
         names.publish(f"n{number}.test", ONE, expires=10.0 + number)
-    names.publish("n5.test", pair=PAIR)  # served by a rule now: it has no expiry any more
+    names.publish("n5.test", pair=PAIR)  # a rule serves it now: it does not expire any more
     going = [number for number in range(50) if number != 5]
-    assert names.publish("first.test", TWO, expires=1e6) == 0  # in its place
+    assert names.publish("first.test", TWO, expires=1e6) == 0  # it takes that place
     for count in range(1, len(going)):
         assert names.publish(f"late{count}.test", TWO, expires=1e6) == 0
         known = [number for number in range(50) if names.name(f"n{number}.test") != ffi.NULL]
@@ -153,7 +153,7 @@ def test_an_address_that_its_name_has_left_leads_to_the_name_until_another_has_i
     assert (names.dialled(ONE), names.dialled(ONE, "a.test"), names.dialled(ONE, "b.test")) == (None, None, "b.test")
 
 
-def test_a_names_other_addresses_serve_those_who_ask_for_it(names):
+def test_a_names_other_addresses_serve_requests_for_that_name(names):
     names.publish("a.test", ONE, SIX)
     assert names.dialled(ONE) == names.dialled(ONE, "a.test") == names.dialled(SIX, "a.test") == "a.test"
     assert names.dialled(ONE, "never-asked.test") is None
@@ -161,12 +161,12 @@ def test_a_names_other_addresses_serve_those_who_ask_for_it(names):
     assert names.dialled(TWO, "a.test") is None
 
 
-def test_who_publishes_anothers_address_as_his_own_does_not_get_its_connections(names):
+def test_a_name_that_publishes_anothers_address_does_not_get_its_connections(names):
     names.publish("victim.test", ONE)
     names.publish("evil.test", ONE, TWO)
     assert names.dialled(ONE, "victim.test") == "victim.test"
     assert names.dialled(ONE, "evil.test") == "evil.test"
-    assert names.dialled(ONE) is None  # nobody knows which of them is meant
+    assert names.dialled(ONE) is None  # it is unknown which of them is meant
     assert names.dialled(TWO) == "evil.test"
 
 
@@ -176,8 +176,8 @@ def test_a_name_that_is_none_is_refused(names, name):
     assert names.publish("a" * 255, ONE) == 0
 
 
-def test_a_name_whose_addresses_change_for_ever_is_led_to_by_no_more_than_so_many(names):
-    """Its server may be in the container's pay."""
+def test_a_name_whose_addresses_keep_changing_keeps_a_bounded_number(names):
+    """The name's DNS server may work for the container."""
     numbers = [str(ipaddress.IPv6Address((0x20010DB8 << 96) + number)) for number in range(40_000)]
     assert names.publish("still.test", ONE) == 0
     for address in numbers:

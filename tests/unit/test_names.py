@@ -1,4 +1,4 @@
-"""Which synthetic address a name gets, and how long it keeps it."""
+"""The synthetic address of a name, and how long the name keeps it."""
 
 import ipaddress
 
@@ -16,7 +16,7 @@ def published(pair):
 
 
 def full(now=0.0):
-    """Names that have given every address; name number n was asked for at `now` + n milliseconds."""
+    """Returns Names whose addresses are all in use. Name number n was asked for at `now` + n milliseconds."""
     names = Names(SYNTHETIC)
     for number in range(NAMES_MAX):
         names.pair(f"n{number}.kv", now + number / 1000, published)

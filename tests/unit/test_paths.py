@@ -1,4 +1,4 @@
-"""Places on disk are named once, in paths.py."""
+"""Paths on disk are named once, in paths.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "
 
 
 def literals(tree: ast.AST) -> Iterator[str]:
-    """The strings of a module, parts of f-strings included; no docstrings, and no help texts of the command line."""
+    """Yields the strings of a module and the parts of f-strings, but no docstrings and no help texts."""
     prose: set[ast.AST] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) or (isinstance(node, ast.keyword) and node.arg == "help"):

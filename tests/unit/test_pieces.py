@@ -1,4 +1,4 @@
-"""Work in pieces: the same result as at once, and no piece that holds Trio's loop."""
+"""Work in pieces has the same result as at once, and no piece holds Trio's loop."""
 
 import gc
 import random
@@ -17,7 +17,7 @@ from pyinterceptor.policy.pieces import at_once, in_order
 from pyinterceptor.serving.turns import in_turns
 from pyinterceptor.web import Response
 
-STALL_MAX = 0.005  # seconds of processor time: what else this machine does is no fault of ours
+STALL_MAX = 0.005  # seconds of processor time, which excludes other work of this machine
 
 
 async def answer(request, env, ctx):
@@ -25,7 +25,7 @@ async def answer(request, env, ctx):
 
 
 class Large(Container):
-    """10 000 hosts in an order of their own, and 1 000 networks."""
+    """10 000 hosts that are not sorted, and 1 000 networks."""
 
     outbound_by_host = {f"{random.Random(number).randrange(2**48):x}.test": answer for number in range(10_000)}
     local_networks = [f"10.{number // 250}.{number % 250}.0/24" for number in range(1000)]
@@ -33,7 +33,7 @@ class Large(Container):
 
 @contextmanager
 def frozen() -> Iterator[None]:
-    """The collector passes over the objects of other tests, of which there are any number."""
+    """Makes the collector skip the objects of other tests, which can be any number."""
     gc.collect()
     gc.freeze()
     try:
@@ -43,7 +43,7 @@ def frozen() -> Iterator[None]:
 
 
 def test_reading_a_large_policy_lets_other_tasks_run_every_few_milliseconds():
-    """The best of three: a neighbour on the machine can lengthen any one piece, but not the same one each time."""
+    """Takes the best of three runs: other work of the machine lengthens a different piece each time."""
     app = App(containers=[Large])
 
     async def longest_gap() -> float:

@@ -1,4 +1,4 @@
-"""The policy that a decision's generation means, after others have replaced it."""
+"""A decision's generation leads to its policy after others have replaced that."""
 
 from pyinterceptor._relay import lib
 

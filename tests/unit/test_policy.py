@@ -1,4 +1,4 @@
-"""Who decides, and what may be dialled: the one matcher, through Python's door to it."""
+"""The one matcher, called from Python: its decisions, and the addresses that may be dialled."""
 
 import ipaddress
 
@@ -44,7 +44,7 @@ def test_exact_before_glob_before_catch_all(host, rule):
     assert (decision.verdict, decision.rule, decision.generation) == (lib.VERDICT_HANDLE, rule, 7)
 
 
-def test_an_address_rule_decides_whatever_the_host_says():
+def test_an_address_rule_decides_under_any_host():
     rules = table(["203.0.113.7"], catch_all=9)
     destination = (ipaddress.ip_address("203.0.113.7"), 80)
     assert decide(rules, lib.PROTOCOL_HTTP, "other.example", destination).rule == 0
@@ -73,7 +73,7 @@ def test_no_protocol_walks_round_a_handler(protocol, port, internet, verdict):
 
 
 @pytest.mark.parametrize(("internet", "verdict"), [(True, lib.VERDICT_SPLICE), (False, lib.VERDICT_REFUSE)])
-def test_what_no_rule_names_depends_on_the_internet(internet, verdict):
+def test_traffic_without_a_rule_depends_on_enable_internet(internet, verdict):
     for protocol in (lib.PROTOCOL_HTTP, lib.PROTOCOL_TLS, lib.PROTOCOL_OPAQUE):
         assert decide(table(["my.kv"], internet=internet), protocol, "other.example", ELSEWHERE).verdict == verdict
 
@@ -139,7 +139,7 @@ def test_a_named_service_opens_its_port_alone():
     assert may_dial("::1", 80, local=["[::1]:80"])
 
 
-def test_a_table_that_lies_about_its_size_is_refused():
+def test_a_table_with_a_wrong_size_is_refused():
     blob = bytearray(table(["my.kv", "*.x"], local=["10.0.0.0/8"]))
     assert lib.policy_check(ffi.from_buffer(blob), len(blob))
     assert not lib.policy_check(ffi.from_buffer(blob), len(blob) - 1)
@@ -152,7 +152,7 @@ def test_a_table_that_lies_about_its_size_is_refused():
 
 
 def is_refused(blob, at, struct, field):
-    """The table, if the count or the offset of one of its arrays were another."""
+    """Whether the table is refused with another count, and with another offset, of one of its arrays."""
     for lie in ("count", "offset"):
         broken = bytearray(blob)
         array = getattr(ffi.from_buffer(f"{struct} *", memoryview(broken)[at:]), field)

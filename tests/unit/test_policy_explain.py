@@ -48,7 +48,7 @@ def test_every_stage_and_row_of_a_decision_is_shown():
     ]
 
 
-def test_a_refusal_says_why():
+def test_a_refusal_gives_its_reason():
     blob = table(PLANS, (Takes.HTTP,))
     steps, decision = explain(blob, lib.PROTOCOL_TLS, "x.test", AT)
     assert lines(steps, decision, STAGES, RULES)[-3:] == [

@@ -1,4 +1,4 @@
-"""The matcher against what it is said to do, on whatever Hypothesis finds: canonical hosts, globs, order, networks."""
+"""The matcher against its description, on inputs of Hypothesis: canonical hosts, globs, order, networks."""
 
 import ipaddress
 import re
@@ -22,7 +22,7 @@ NAMES = st.lists(LABEL, min_size=1, max_size=5).map(".".join)
 V4 = st.ip_addresses(v=4)
 V6 = st.one_of(
     st.ip_addresses(v=6),
-    st.integers(0, 2**33).map(ipaddress.IPv6Address),  # v4-compatible and near it
+    st.integers(0, 2**33).map(ipaddress.IPv6Address),  # v4-compatible ones, and others near them
     V4.map(lambda v4: ipaddress.IPv6Address(f"::ffff:{v4}")),
     st.lists(st.sampled_from([0, 0, 0, 1, 0xFFFF]), min_size=8, max_size=8).map(
         lambda words: ipaddress.IPv6Address(int.from_bytes(b"".join(word.to_bytes(2, "big") for word in words), "big"))
@@ -73,7 +73,7 @@ def test_python_and_c_have_one_canonical_form(host):
 @example("fe80::1%eth0")
 @example("[[::1]]")
 @example("[1.2.3.4")
-def test_what_a_rule_may_name_c_can_match_and_its_form_is_its_own(host):
+def test_c_matches_every_valid_pattern_and_its_canonical_form_is_stable(host):
     canonical = py_canonical(host)
     assume(canonical is not None and "*" not in canonical)
     assert canonical == hosts.canonical(canonical) == c_canonical(canonical)
@@ -122,7 +122,7 @@ def test_exact_then_the_first_glob_then_the_catch_all_then_the_internet(
 
 
 def expected(rules: Rules, protocol: str, host: str, port: int) -> tuple[int, int]:
-    """Verdict and rule, as the head of cext/policy.h has them."""
+    """Returns verdict and rule by the description in cext/policy.h."""
     globs = [pattern for pattern in rules.hosts if "*" in pattern and glob_matches(pattern, host)]
     rule = rules.hosts.get(host, rules.hosts[globs[0]] if globs else rules.catch_all)
     if protocol == "NONE" and port == 22:
@@ -150,7 +150,7 @@ def test_an_address_survives_its_16_bytes(address):
 
 
 @given(st.data(), ADDRESSES, ADDRESSES, st.sampled_from([0, 80]))
-def test_a_named_network_holds_what_ipaddress_says_it_holds(data, inside, other, port):
+def test_a_named_network_holds_the_same_addresses_as_in_ipaddress(data, inside, other, port):
     bits = data.draw(st.integers(0, inside.max_prefixlen))
     named = ipaddress.ip_network((inside, bits), strict=False)
     assume(not port or named.num_addresses == 1)
@@ -164,7 +164,7 @@ def test_a_named_network_holds_what_ipaddress_says_it_holds(data, inside, other,
 
 
 def meant(named):
-    """A network of v4-mapped addresses is one of v4."""
+    """Returns the network; a network of v4-mapped addresses becomes one of v4."""
     first = named.network_address
     if first.version == 6 and first.ipv4_mapped and named.prefixlen >= 96:
         return ipaddress.ip_network((first.ipv4_mapped, named.prefixlen - 96))

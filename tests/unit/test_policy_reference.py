@@ -13,7 +13,7 @@ from pyinterceptor.policy.rows import Row
 from pyinterceptor.policy.table import decide, decide_name
 from tests.unit.policies import Plan, best_for_name, decided, table
 
-# Few bytes and bits, so that rows meet: equal keys, keys inside others, addresses hidden in others.
+# Few bytes and bits, so that rows overlap: equal keys, keys within others, addresses embedded in others.
 LABELS = st.text("ab", min_size=1, max_size=3)
 HOSTS = st.lists(LABELS, min_size=1, max_size=3).map(".".join)
 GLOBS = st.text("ab.*", min_size=1, max_size=6).filter(lambda text: "*" in text)
@@ -97,7 +97,7 @@ def test_the_row_of_the_lowest_rank_is_found_in_every_index(keys, random, host, 
 
 @settings(max_examples=200)
 @given(plans(), CANONICAL)
-def test_what_a_name_could_get_is_that_of_the_reference(plans, host):
+def test_the_verdict_for_a_name_is_that_of_the_reference(plans, host):
     assert decide_name(table(plans, TARGETS), host if ":" not in host else f"[{host}]") == best_for_name(plans, host)
 
 

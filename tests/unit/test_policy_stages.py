@@ -1,4 +1,4 @@
-"""Stages and their rows: the order of decision of a whole product, written as data, and each part of it."""
+"""Stages and their rows: the whole order of a decision, written as data, and each part of that order."""
 
 import ipaddress
 
@@ -17,14 +17,14 @@ NAMES = ("refused", "spliced", "handled")  # by verdict
 
 
 def rows(*keys, first=0, protocols=SPOKEN):
-    """Rows in the order of their ranks; rule and target are counted from `first`."""
+    """Returns rows in the order of their ranks; rules and targets are counted from `first`."""
     return tuple(
         Row(key, first + number, number, first + number, protocols=protocols) for number, key in enumerate(keys)
     )
 
 
 def named(*keys, first):
-    """Rows of a list: they have no target, and hold for everything."""
+    """Returns the rows of a list: they have no target, and match every protocol."""
     return tuple(Row(key, first + number, number) for number, key in enumerate(keys))
 
 
@@ -33,7 +33,7 @@ TEN_STEPS = [
     Plan(named("denied.packages.test", network("203.0.113.66"), first=0), Outcome.REFUSE, Outcome.NEXT),
     Plan(ALLOWED, Outcome.NEXT, Outcome.REFUSE),
     Plan(
-        (  # in the order they were registered, the one for all last
+        (  # in the order of registration; the row for everything is last
             Row("*.db.test", 20, 0, 0, port=6379, protocols=0x1F),
             Row("seen.packages.test", 21, 1, 1, protocols=SPOKEN),
             Row(network("198.51.100.7"), 22, 2, 1, port=8080, protocols=SPOKEN),
@@ -104,7 +104,7 @@ def test_an_empty_allow_list_allows_nothing():
     + [("www.packages.test", "spliced"), ("203.0.113.66", "refused"), ("198.51.100.9", "spliced"), ("", "refused")]
     + [("198.51.100.7", "handled")],
 )
-def test_a_name_is_asked_for_what_it_could_get_on_any_port(host, verdict):
+def test_a_name_gets_the_best_verdict_of_any_port(host, verdict):
     assert NAMES[decide_name(table(TEN_STEPS, TEN_TARGETS), host)] == verdict
 
 
@@ -116,7 +116,7 @@ def test_rows_of_any_kind_answer_in_the_order_of_their_ranks():
         assert decide(blob, HTTP, "my.kv", (PUBLIC, 80)).rule == 0
 
 
-def test_a_decision_says_how_its_row_matched():
+def test_a_decision_names_the_kind_of_its_match():
     keys = ["my.kv", "*.kv", network("203.0.113.9"), network("198.51.100.0/24"), None]
     blob = table([Plan(rows(*keys), Outcome.TARGET, Outcome.REFUSE)], (Takes.HTTP,) * 5)
     elsewhere = ipaddress.ip_address("192.0.2.1")

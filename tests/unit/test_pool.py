@@ -1,4 +1,4 @@
-"""Connections that wait for their next request."""
+"""Idle connections, which wait for their next request."""
 
 from pyinterceptor.http.pool import IDLE_ALL, IDLE_PER_ORIGIN, IDLE_SECONDS, Origin, Pool
 
@@ -28,7 +28,7 @@ def test_connections_to_different_places_are_never_exchanged() -> None:
     assert pool.take(HERE) == "here"
 
 
-def test_what_is_too_many_for_one_origin_or_for_all_gives_up_the_oldest() -> None:
+def test_beyond_the_limits_the_oldest_connection_is_closed() -> None:
     pool: Pool[int] = Pool()
     for number in range(IDLE_PER_ORIGIN):
         assert pool.put(HERE, number, now=number) is None
@@ -39,7 +39,7 @@ def test_what_is_too_many_for_one_origin_or_for_all_gives_up_the_oldest() -> Non
     assert len(pool) == IDLE_ALL
 
 
-def test_what_was_idle_for_too_long_is_given_up() -> None:
+def test_a_connection_that_was_idle_for_too_long_is_closed() -> None:
     pool: Pool[str] = Pool()
     pool.put(HERE, "old", now=0)
     pool.put(HERE, "new", now=10)

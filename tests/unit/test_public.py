@@ -22,7 +22,7 @@ DOCUMENTED = [name for name in pyinterceptor.__all__ if name != "Handler"]  # an
 
 
 def members(cls: type) -> Iterator[tuple[str, object]]:
-    """The public methods and properties in the class's body."""
+    """Yields the public methods and properties in the class's body."""
     for name, value in vars(cls).items():
         if not name.startswith("_") and (inspect.isroutine(value) or isinstance(value, property)):
             yield name, value
@@ -42,7 +42,7 @@ def test_every_error_is_an_interceptor_error(name: str) -> None:
 
 
 def loaded_alone(file: Path) -> str:
-    """The names of the app's classes, loaded by a process that has nothing but the package and this file."""
+    """Returns the names of the app's classes. A process that has only the package and this file loads the app."""
     script = "import sys; from pyinterceptor.app.load import load_app;"
     script += "print(*(cls.__name__ for cls in load_app(sys.argv[1]).containers))"
     done = subprocess.run(

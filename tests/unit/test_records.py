@@ -86,7 +86,7 @@ def test_many_floods_leave_room_for_one_more_container():
         assert records.take_nowait()[-1].container is TWO
 
 
-def test_what_was_taken_leaves_its_room():
+def test_a_taken_record_frees_its_place():
     channel = Channel()
     with channel.subscribe(FlowRecord, held=10) as records:
         for _ in range(100):
@@ -145,7 +145,7 @@ def test_a_cancelled_iteration_loses_no_record():
             got = []
             while len(got) < 200:
                 with trio.CancelScope() as scope:
-                    scope.cancel()  # met at a checkpoint only
+                    scope.cancel()  # raised only at a checkpoint
                     while len(got) < 200:
                         got.append((await anext(records)).flow)
                     break
@@ -156,7 +156,7 @@ def test_a_cancelled_iteration_loses_no_record():
     trio.run(main)
 
 
-def test_iterating_lets_other_tasks_run():
+def test_iterating_runs_checkpoints_for_other_tasks():
     async def main() -> int:
         channel, turns = Channel(), 0
 
@@ -179,7 +179,7 @@ def test_iterating_lets_other_tasks_run():
     assert trio.run(main) >= 10
 
 
-def test_a_record_of_a_kind_nobody_wants_costs_less_than_a_microsecond():
+def test_a_record_without_a_subscriber_costs_less_than_a_microsecond():
     channel = Channel()
     best = min(timeit.repeat(lambda: channel.is_wanted(RequestRecord), number=10_000, repeat=5)) / 10_000
     assert best < 1e-6

@@ -15,7 +15,7 @@ def line(*refusals, dropped: int = 0) -> str | None:
     return tally.line()
 
 
-def test_nothing_refused_is_no_line():
+def test_without_refusals_there_is_no_line():
     assert line() is None
 
 

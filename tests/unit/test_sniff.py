@@ -1,4 +1,4 @@
-"""What a flow's first bytes are taken for."""
+"""The protocol and host that a flow's first bytes show."""
 
 import ssl
 import time
@@ -8,21 +8,21 @@ from pyinterceptor._relay import ffi, lib
 
 
 def sniff(data: bytes):
-    """The opening, if that is certain; else None."""
+    """Returns the opening; None while it is uncertain."""
     opening = ffi.new("struct opening *")
     reading = lib.sniff(ffi.new("struct sniffing *"), data, len(data), opening)
     return opening if reading == lib.READING_WHOLE else None
 
 
 def sniff_final(data: bytes):
-    """The opening if nothing more comes."""
+    """Returns the opening if no further bytes come."""
     opening = ffi.new("struct opening *")
     lib.sniff(ffi.new("struct sniffing *"), data, len(data), opening)
     return opening
 
 
 def sniff_in_pieces(data: bytes, size: int = 1):
-    """The opening, and how many bytes it took; each look has `size` more."""
+    """Feeds `size` bytes more each time. Returns the opening, and the count of bytes that made it certain."""
     so_far, opening = ffi.new("struct sniffing *"), ffi.new("struct opening *")
     for end in range(size, len(data) + size, size):
         if lib.sniff(so_far, data[:end], min(end, len(data)), opening) == lib.READING_WHOLE:
@@ -42,7 +42,7 @@ def client_hello(host: str | None, alpn: list[str]) -> bytes:
 
 
 def in_records(hello: bytes, size: int) -> bytes:
-    """The same handshake message, cut into records of `size` bytes."""
+    """Returns the same handshake message in records of `size` bytes."""
     message = hello[5:]
     pieces = [message[at : at + size] for at in range(0, len(message), size)]
     return b"".join(hello[:3] + len(piece).to_bytes(2, "big") + piece for piece in pieces)
@@ -58,7 +58,7 @@ def test_http_waits_for_the_blank_line():
         assert ffi.string(opening.host) == b"My.kv:80"
 
 
-def test_an_ambiguous_head_is_http_and_said_to_be():
+def test_an_ambiguous_head_is_http_and_marked_ambiguous():
     opening = sniff(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
     assert (opening.protocol, opening.ambiguous) == (lib.PROTOCOL_HTTP, 1)
 
@@ -97,7 +97,7 @@ def test_other_protocols_are_opaque_at_once(data):
     + [b"GET /", b"get /x y", b"POST http://my.kv/", b"GET\r/ HTTP/1.1", b"GET /\rHTTP/1.1", b"x\x0b/\x0cHTTP/1.1"]
     + [b"GET\xa0/\xa0HTTP/1.1", b"\x1cGET\x85/ HTTP/1.1"],
 )
-def test_what_a_lenient_server_takes_for_http_is_http(line):
+def test_a_line_that_a_lenient_server_accepts_is_http(line):
     head = line + b"\r\nHost: my.kv\r\n\r\n"
     assert sniff(head).protocol == lib.PROTOCOL_HTTP
     for end in range(len(line) + 1):
@@ -113,7 +113,7 @@ def test_tls_that_cannot_be_read_is_tls_of_no_known_host(damage):
     assert (opening.protocol, opening.host_length) == (lib.PROTOCOL_TLS, 0)
 
 
-def test_what_is_final_is_always_judged():
+def test_final_bytes_are_always_judged():
     assert sniff_final(b"").protocol == lib.PROTOCOL_OPAQUE
     assert sniff_final(b"GE").protocol == lib.PROTOCOL_OPAQUE
     assert sniff_final(b"GET / HTTP/1.1\r\nHost: a\r\n").protocol == lib.PROTOCOL_HTTP
@@ -174,7 +174,7 @@ def test_a_further_look_gives_the_same_answer(data):
 
 def long_openings():
     hello = client_hello("my.kv", [])
-    padded = (len(hello) - 9 + 12_000).to_bytes(3, "big")  # it never ends before 12 000 bytes more
+    padded = (len(hello) - 9 + 12_000).to_bytes(3, "big")  # it ends after 12 000 further bytes at the earliest
     return {
         "a head": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: " + b"y" * 15_900,
         "a request line": b"GET /" + b"a" * 15_900,
@@ -187,7 +187,7 @@ def long_openings():
 
 @pytest.mark.parametrize("name", long_openings())
 def test_an_opening_that_comes_byte_by_byte_costs_its_bytes_once(name):
-    """15 000 looks cost about what 300 whole ones do; a fresh look each would cost as much as 7 500."""
+    """15 000 calls cost about as much as 300 whole ones. Starting anew each time would cost as much as 7 500."""
     data = long_openings()[name]
     start, opening = ffi.from_buffer(data), ffi.new("struct opening *")
 

@@ -1,4 +1,4 @@
-"""A thread's deadlines: the earliest is always the first."""
+"""A thread's deadlines are ordered: the earliest is always the first."""
 
 from __future__ import annotations
 

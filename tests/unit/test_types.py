@@ -1,4 +1,4 @@
-"""What mypy --strict finds in users' apps: nothing in good ones, and each mistake on its line."""
+"""mypy --strict on users' apps: it reports nothing in correct ones, and each mistake on its line."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def proxy(request: Request, env: Any, ctx: Context) -> Response:
 """,
 }
 
-# Each has its mistake on the line that ends in the comment.
+# Each app has its mistake on the line that ends in the comment.
 BAD = {
     "a handler without ctx": """
 class Sandbox(Container): ...
@@ -198,7 +198,7 @@ async def forward(request: Request, env: Any, ctx: Context) -> Response:
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[int]]:
-    """The lines with an error, by file: of all the apps, in one run of mypy."""
+    """Returns the lines with an error by file, from one run of mypy over all apps."""
     place = tmp_path_factory.mktemp("apps")
     (place / "mypy.ini").write_text("[mypy]\nstrict = true\nfollow_imports = silent\n")
     files = list(EXAMPLES)

@@ -1,4 +1,4 @@
-"""Which bindings a handler uses, read from its code."""
+"""The bindings that a handler uses, read from its bytecode."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_names_in_env_are_found_in_the_code(handler: Callable[..., Any], nam
     assert [name for name, _ in bindings_used(handler)] == names
 
 
-def test_a_misspelt_name_is_said_with_its_line_and_what_there_is() -> None:
+def test_a_misspelt_name_is_reported_with_its_line_and_the_known_names() -> None:
     line = plain.__code__.co_firstlineno + 1
     with pytest.raises(PolicyError) as caught:
         check_bindings(plain, "my.kv", ["KVS", "GREETING"])

@@ -1,4 +1,4 @@
-"""What handlers see: URLs, headers, bodies, requests and responses."""
+"""The objects of handlers: URLs, headers, bodies, requests and responses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_url_is_taken_apart(text: str, host: str, port: int, path: str, query:
     + ["http://my.kv:8a/", "http://my.kv:-1/", "http://a b/", "http://my.kv/a b", "http://my.kv/\r\nx", "http://my\0.kv"]
     + ["http://user@my.kv/", "http://user:password@my.kv/", "http://[::1/", "http://[::g]/", "http://::1/", "http://a\\b/"],
 )
-def test_what_is_no_absolute_url_is_refused(text: str) -> None:
+def test_a_url_that_is_not_absolute_http_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="."):
         URL(text)
 
@@ -117,7 +117,7 @@ def test_headers_given_to_two_are_two() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\n", "ä", "a\0", "(a)", " a"])
-def test_a_name_that_is_no_token_is_refused(name: str) -> None:
+def test_a_field_name_that_is_not_a_token_is_refused(name: str) -> None:
     for change in (lambda: Headers({name: "x"}), lambda: Headers().set(name, "x"), lambda: Headers().append(name, "x")):
         with pytest.raises(ValueError, match="name"):
             change()
@@ -173,7 +173,7 @@ def test_a_body_is_read_once() -> None:
     asyncio.run(main())
 
 
-def test_what_is_no_body_is_refused() -> None:
+def test_a_body_of_another_type_is_refused() -> None:
     with pytest.raises(TypeError, match="int"):
         Body(5)
     with pytest.raises(TypeError, match="list"):
@@ -186,7 +186,7 @@ def test_what_is_no_body_is_refused() -> None:
     asyncio.run(main())
 
 
-def test_closing_a_body_ends_what_makes_it_however_far_it_came() -> None:
+def test_closing_a_body_closes_its_generator_at_any_point() -> None:
     closed = []
 
     async def made(name: str) -> AsyncIterator[bytes]:
@@ -234,7 +234,7 @@ def test_a_request_has_a_method_that_is_one() -> None:
             Request("http://my.kv", method)
 
 
-def test_a_response_says_what_its_text_is_unless_told() -> None:
+def test_a_text_response_gets_a_content_type_unless_one_is_given() -> None:
     assert Response("x").headers["content-type"] == "text/plain; charset=utf-8"
     assert Response("x", headers={"Content-Type": "text/html"}).headers["content-type"] == "text/html"
     assert Response("x", headers={"a": "b"}).headers["content-type"] == "text/plain; charset=utf-8"
@@ -253,7 +253,7 @@ def test_a_status_that_is_none_is_refused_when_it_is_given(status) -> None:
     assert response.status == 299
 
 
-def test_what_is_assigned_to_a_response_is_checked_like_what_is_given() -> None:
+def test_assigned_values_of_a_response_are_checked_like_arguments() -> None:
     response = Response("x")
     response.headers, response.body, response.status = {"a": "b"}, "y", 404
     assert isinstance(response.headers, Headers)
@@ -332,7 +332,7 @@ def test_a_copy_that_becomes_a_get_must_not_have_a_body() -> None:
         Request(first, "get")
     assert not first.body.is_used
     assert Request(first, "GET", body=b"").body.content == b""
-    assert Request(original("GET"), headers={}).body.content == b"the body"  # a container's own GET with one
+    assert Request(original("GET"), headers={}).body.content == b"the body"  # a container's own GET may have a body
 
 
 def test_closing_the_original_ends_the_body_of_its_copy() -> None:
