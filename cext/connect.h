@@ -1,7 +1,7 @@
 /* Connect: finds a flow's addresses, checks them and dials them, to get its upstream socket.
  *
  * An address is dialled only if the policy decides it as the flow was decided, and the dial guard permits it. Called by
- * steps.c and flow.c, on the flow's thread.
+ * reaching.c and flow.c, on the flow's thread.
  */
 #ifndef PYINTERCEPTOR_CONNECT_H
 #define PYINTERCEPTOR_CONNECT_H

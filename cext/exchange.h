@@ -1,6 +1,6 @@
 /* Exchange: a followed request and its response, until their record is made.
  *
- * Exists only while there is a subscriber to requests. Called by steps.c and flow.c; the flow owns its exchange. NULL,
+ * Exists only while there is a subscriber to requests. Called by passing.c and flow.c; the flow owns its exchange. NULL,
  * for no exchange, is allowed in every call that takes one.
  */
 #ifndef PYINTERCEPTOR_EXCHANGE_H

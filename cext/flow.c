@@ -16,6 +16,7 @@
 #include "abi.h"
 #include "events.h"
 #include "exchange.h"
+#include "peek.h"
 #include "records.h"
 #include "steps.h"
 

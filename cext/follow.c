@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Follows requests and responses. Owns nothing; called by steps.c.
+ * Follows requests and responses. Owns nothing; called by passing.c.
  */
 #include <string.h>
 

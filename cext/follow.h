@@ -1,6 +1,6 @@
 /* Follow: parses plain HTTP/1.1 message by message, so that the current policy decides each request. RFC 9112.
  *
- * Pure. steps.c peeks at heads and chunk sizes without consuming them; `allowed` is the number of bytes that may pass
+ * Pure. passing.c peeks at heads and chunk sizes without consuming them; `allowed` is the number of bytes that may pass
  * before the next peek. So a request for a handler is handed to Python unread, exactly at its first byte, after the
  * response before it.
  */

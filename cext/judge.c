@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Judges a flow's first bytes. Owns nothing; called by steps.c.
+ * Judges a flow's first bytes. Owns nothing; called by opening.c.
  */
 #include <string.h>
 

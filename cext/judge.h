@@ -1,6 +1,6 @@
 /* Judge: recognises a client's first bytes, and decides the flow by them.
  *
- * Pure: bytes and state in, the next step out. steps.c peeks at the socket and calls judge() when the client's bytes,
+ * Pure: bytes and state in, the next step out. opening.c peeks at the socket and calls judge() when the client's bytes,
  * the server's bytes or a deadline arrive.
  */
 #ifndef PYINTERCEPTOR_JUDGE_H

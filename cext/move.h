@@ -1,6 +1,6 @@
 /* Move: moves bytes in one direction, from one socket to another.
  *
- * A direction owns its pipe and the bytes that its sink didn't accept. Called by steps.c, flow.c, pump.c and thread.c.
+ * A direction owns its pipe and the bytes that its sink didn't accept. Called by the steps, flow.c, pump.c and thread.c.
  */
 #ifndef PYINTERCEPTOR_MOVE_H
 #define PYINTERCEPTOR_MOVE_H

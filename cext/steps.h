@@ -90,10 +90,13 @@ struct next step_follow(struct flows *flows, struct flow *flow, const void *tabl
 /* Decides the flow anew, after the policy has changed. `table` may be NULL: then the flow is refused. */
 struct next judge_again(struct flow *flow, const void *table);
 
-/* Resets SO_RCVLOWAT, so that each byte of a side wakes the thread. Marks the flow broken if that fails. */
-void hear_every_byte(struct flow *flow, struct side *side);
-
 /* Makes the record of the followed request, after its response has ended or when there will be none. */
 void end_exchange(const struct flows *flows, struct flow *flow);
+
+/* Notes the first byte of an answer, if bytes have moved since the count was `before`. */
+void note_moved(const struct flows *flows, struct flow *flow, uint64_t before);
+
+/* Begins the record of a followed request, if anybody subscribes to such records. */
+void begin_exchange(const struct flows *flows, struct flow *flow, const struct frame *frame);
 
 #endif

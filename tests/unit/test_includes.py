@@ -21,13 +21,16 @@ ORDER = [
     *DECLARED,
     "exchange",
     *("judge", "route", "dial", "container", "connect", "move", "events", "pump"),
-    *("flow", "steps", "thread", "accept", "state"),
+    *("flow", "peek", "steps", "opening", "reaching", "passing", "thread", "accept", "state"),
 ]
 # struct relay is read by all files that implement relay.h.
 READS_STATE = {"accept", "container", "events", "records", "relay", "thread"}
-# Sources that call to their right: a flow's loop calls the steps, a thread's loop accepts, records wake their reader,
-# relay.c opens and closes everything.
-UPWARDS = {("flow.c", "steps"), ("thread.c", "accept"), ("records.c", "events"), ("relay.c", "events")}
+# Sources that call to their right: a flow's loop peeks and calls the steps, a thread's loop accepts, records wake their
+# reader, relay.c opens and closes everything.
+UPWARDS = {
+    *(("flow.c", "peek"), ("flow.c", "steps"), ("thread.c", "accept")),
+    *(("records.c", "events"), ("relay.c", "events")),
+}
 PHASES = {"judge", "connect", "follow", "move"}
 
 PURE_SOURCES = [*PURE, "judge"]

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The steps of a connected flow: they run move and follow, and decide it anew when its policy changes. Owns nothing;
+ * called by flow.c.
+ */
+#include <errno.h>
+
+#include "exchange.h"
+#include "peek.h"
+#include "steps.h"
+
+#define ROUNDS_MAX 64    /* rounds of one followed flow before the thread's other flows have their turn */
+
+void begin_exchange(const struct flows *flows, struct flow *flow, const struct frame *frame)
+{
+	exchange_drop(flow->exchange); /* the same request, judged again before its flow is connected */
+	flow->exchange = NULL;
+	if (!record_is_wanted(flows->relay, RECORD_REQUEST))
+		return;
+	struct relay_record record = {.container = flow->container->id, .flow = flow->number, .protocol = flow->protocol,
+	                              .decision = flow->subject.decision, .client = flow->from, .destination = flow->subject.to,
+	                              .sent = flow->sent.moved, .received = flow->received.moved, .began = flows->now,
+	                              .judged = flows->now};
+	flow->exchange = exchange_begin(&record, flows->workspace->buffer, frame);
+}
+
+void end_exchange(const struct flows *flows, struct flow *flow)
+{
+	exchange_end(flow->exchange, flows->relay, flow->sent.moved, flow->received.moved, flows->now);
+	flow->exchange = NULL;
+}
+
+void note_moved(const struct flows *flows, struct flow *flow, uint64_t before)
+{
+	if (flow->sent.moved + flow->received.moved == before)
+		return;
+	if (!flow->steps.answered && flow->received.moved)
+		flow->steps.answered = flows->now;
+}
+
+/* Moves bytes in both directions. Returns MOVED_IDLE if nothing more can be moved now. */
+static enum moved move_both(struct flows *flows, struct flow *flow)
+{
+	uint64_t before = flow->sent.moved + flow->received.moved;
+	enum moved sent = move(flows->workspace, flow->container, flow->client.fd, flow->upstream.fd, &flow->sent);
+	enum moved received = move(flows->workspace, flow->container, flow->upstream.fd, flow->client.fd, &flow->received);
+	note_moved(flows, flow, before);
+	if (sent == MOVED_BROKEN || received == MOVED_BROKEN)
+		return MOVED_BROKEN;
+	return sent == MOVED_MORE || received == MOVED_MORE ? MOVED_MORE : MOVED_IDLE;
+}
+
+struct next step_splice(struct flows *flows, struct flow *flow, const void *table)
+{
+	(void)table;
+	enum moved moved = move_both(flows, flow);
+	if (moved == MOVED_BROKEN)
+		return failed(flow->sent.error ? flow->sent.error : flow->received.error);
+	if (flow->sent.is_shut && flow->received.is_shut)
+		return end(END_DONE);
+	if (moved == MOVED_MORE)
+		serve_later(flows, flow);
+	return stay(flow);
+}
+
+/* Passes all further bytes unparsed, in both directions. */
+static struct next pass_unseen(struct flow *flow, enum flow_state state)
+{
+	hear_every_byte(flow, &flow->client);
+	hear_every_byte(flow, &flow->upstream);
+	flow->sent.allowed = flow->received.allowed = ALLOW_ALL;
+	return go(state);
+}
+
+/* Handles a message whose end is unknown. If no rule could decide another request differently, all bytes pass unparsed.
+ * Otherwise a request resets the flow, and a response passes until the server closes: the connection serves no further
+ * request. */
+static struct next unframed(struct flow *flow, const void *table, int is_request)
+{
+	if (!policy_differs(table))
+		return pass_unseen(flow, FLOW_UNFRAMED);
+	if (is_request)
+		return end(END_RESET);
+	follow_until_close(&flow->follow);
+	flow->received.allowed = ALLOW_ALL;
+	return stay(flow);
+}
+
+static struct next decide_request(struct flows *flows, struct flow *flow, const void *table, enum reading reading,
+                                  const struct frame *frame)
+{
+	const char *host = frame->host_length ? frame->host : NULL;
+	if (reading != READING_BAD && !subject_set_host(&flow->subject, host))
+		return end(END_NO_RESOURCES);
+	subject_decide(&flow->subject, table, PROTOCOL_HTTP, host);
+	if (flow->subject.decision.verdict != VERDICT_SPLICE)
+		return go(FLOW_SERVED);
+	if (reading == READING_WHOLE && frame->is_plain) {
+		flow->sent.allowed = follow_pass_request(&flow->follow, frame);
+		begin_exchange(flows, flow, frame);
+		return stay(flow);
+	}
+	return policy_differs(table) ? go(FLOW_SERVED) : pass_unseen(flow, FLOW_UNFRAMED);
+}
+
+static int wants_look(const struct direction *direction)
+{
+	return direction->allowed == 0 && !direction->has_ended && direction_is_empty(direction);
+}
+
+static struct next look_at_request(struct flows *flows, struct flow *flow, const void *table)
+{
+	enum reading reading;
+	struct frame frame;
+	ssize_t got = peek(flows, &flow->client, flow->follow.request == IN_CHUNKS ? BUFFER_SIZE : HEAD_MAX);
+	if (got == -1)
+		return stay(flow);
+	if (got < 0)
+		return failed(errno);
+	flow->sent.has_ended = got == 0;
+	if (got == 0)
+		return stay(flow);
+	enum followed followed = follow_request(&flow->follow, flows->workspace->buffer, (uint32_t)got, flow->client.has_closed,
+	                                        &flow->sent.allowed, &reading, &frame);
+	if (followed == FOLLOWED_MORE) {
+		look_later(flows, flow, &flow->client, got);
+		return stay(flow);
+	}
+	hear_every_byte(flow, &flow->client);
+	struct next next = stay(flow);
+	if (followed == FOLLOWED_UNFRAMED)
+		next = unframed(flow, table, 1);
+	else if (followed == FOLLOWED_REQUEST)
+		next = decide_request(flows, flow, table, reading, &frame);
+	looked(&flow->client, got, flow->sent.allowed);
+	return next;
+}
+
+/* No request is expected now; checks only whether the client has closed. */
+static void look_for_end(struct flows *flows, struct flow *flow)
+{
+	if (flow->client.has_closed)
+		flow->sent.has_ended = peek(flows, &flow->client, 1) == 0;
+}
+
+static struct next look_at_response(struct flows *flows, struct flow *flow, const void *table)
+{
+	ssize_t got = peek(flows, &flow->upstream, flow->follow.response == IN_CHUNKS ? BUFFER_SIZE : HEAD_MAX);
+	if (got == -1)
+		return stay(flow);
+	if (got < 0)
+		return failed(errno);
+	flow->received.has_ended = got == 0;
+	if (got == 0)
+		return stay(flow);
+	enum followed followed = follow_response(&flow->follow, flows->workspace->buffer, (uint32_t)got,
+	                                         flow->upstream.has_closed, &flow->received.allowed);
+	if (followed == FOLLOWED_MORE) {
+		look_later(flows, flow, &flow->upstream, got);
+		return stay(flow);
+	}
+	hear_every_byte(flow, &flow->upstream);
+	if (flow->follow.status)
+		exchange_answered(flow->exchange, flow->follow.status, flows->now);
+	if (followed == FOLLOWED_SWITCHED)
+		return pass_unseen(flow, FLOW_SPLICING);
+	struct next next = followed == FOLLOWED_UNFRAMED ? unframed(flow, table, 0) : stay(flow);
+	looked(&flow->upstream, got, flow->received.allowed);
+	return next;
+}
+
+static struct next look_at_both(struct flows *flows, struct flow *flow, const void *table)
+{
+	struct next next = stay(flow);
+	if (wants_look(&flow->received)) {
+		follow_response_passed(&flow->follow);
+		if (!flow->follow.is_awaited)
+			end_exchange(flows, flow);
+		next = look_at_response(flows, flow, table);
+	}
+	if (next.state != FLOW_FOLLOWING || !wants_look(&flow->sent))
+		return next;
+	follow_request_passed(&flow->follow);
+	if (follow_expects_request(&flow->follow))
+		return look_at_request(flows, flow, table);
+	look_for_end(flows, flow);
+	return next;
+}
+
+struct next step_follow(struct flows *flows, struct flow *flow, const void *table)
+{
+	for (int round = 0; round < ROUNDS_MAX; round++) {
+		enum moved moved = move_both(flows, flow);
+		if (moved == MOVED_BROKEN)
+			return failed(flow->sent.error ? flow->sent.error : flow->received.error);
+		/* Bytes that a client sent after the connection's last request are never forwarded, and must not keep the flow open. */
+		if (flow->received.is_shut && (flow->sent.is_shut || flow->client.has_closed))
+			return end(END_DONE);
+		if (moved == MOVED_MORE)
+			break;
+		int is_sent_looked_at = wants_look(&flow->sent), is_received_looked_at = wants_look(&flow->received);
+		struct next next = look_at_both(flows, flow, table);
+		int may_move = (is_sent_looked_at && !wants_look(&flow->sent)) || (is_received_looked_at && !wants_look(&flow->received));
+		if (next.state != FLOW_FOLLOWING || !may_move)
+			return next;
+	}
+	serve_later(flows, flow);
+	return stay(flow);
+}
+
+/* Decides anew an open flow whose bytes pass unparsed. A handler can't take it over, so it continues if the policy
+ * would give it to one. */
+static struct next judge_open(struct flow *flow, const void *table)
+{
+	struct subject *subject = &flow->subject;
+	int was_blind = flow->state == FLOW_UNFRAMED || flow->protocol == PROTOCOL_HTTP2;
+	if (was_blind && policy_differs(table))
+		return end(END_REFUSED);
+	subject_decide(subject, table, subject->protocol, subject->host);
+	int is_refused = subject->decision.verdict == VERDICT_REFUSE && subject->decision.reason != REASON_NOT_HTTP;
+	return is_refused ? end(END_REFUSED) : stay(flow);
+}
+
+/* A followed flow finishes its exchange; its next request is decided by the new policy. */
+struct next judge_again(struct flow *flow, const void *table)
+{
+	if (!table)
+		return end(END_REFUSED);
+	switch ((enum flow_state)flow->state) {
+	case FLOW_OPENING:
+	case FLOW_EARLY_RESOLVING:
+	case FLOW_EARLY_DIALLING:
+	case FLOW_UNREACHABLE:
+	case FLOW_RESOLVING:
+	case FLOW_DIALLING:
+		flow->client.is_readable |= flow->first_byte > 0;
+		return go(FLOW_OPENING);
+	case FLOW_GREETING:
+		flow->client.is_readable |= flow->first_byte > 0;
+		return subject_reaches_silently(&flow->subject, table) ? stay(flow) : end(END_REFUSED);
+	case FLOW_UNFRAMED:
+	case FLOW_SPLICING:
+		return judge_open(flow, table);
+	default:
+		return stay(flow);
+	}
+}
