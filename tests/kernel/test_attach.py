@@ -118,7 +118,7 @@ async def test_a_namespace_or_a_name_can_be_attached_once(instance: str) -> None
                 await interceptor.attach(Sandbox, "two", box.fd, replace_routes=True)
             with pytest.raises(CaptureError, match="as Sandbox 'one': a container of this class and name runs"):
                 await interceptor.attach(Sandbox, "one", free.fd)
-            with pytest.raises(RuntimeFailure, match="start Sandbox 'one': it is attached to a namespace"):
+            with pytest.raises(RuntimeFailure, match="start Sandbox 'one': it is attached to a foreign namespace"):
                 await interceptor.get_container(Sandbox, "one")
             await interceptor.attach(Other, "one", free.fd)
             container = await interceptor.get_container(Sandbox, "three")
