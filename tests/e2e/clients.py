@@ -30,18 +30,18 @@ CLIENTS: dict[str, list[str]] = {
 
 
 @asynccontextmanager
-async def container(
+async def running_container(
     cls: type[Container], instance: str, seen: list[str], options: Options | None = None
 ) -> AsyncIterator[Any]:
     """Yields a container of the class. Its handlers have `seen` in `env`."""
     with trio.fail_after(TIME):
         app = App(containers=[cls], bindings={"seen": seen})
         async with open_interceptor(app, instance=instance, options=options) as interceptor:
-            yield await interceptor.get_container(cls, "box")
+            yield await interceptor.get_container(cls, "one")
 
 
-async def output(box: Any, argv: Sequence[str], input: bytes | None = None) -> str:
+async def output(container: Any, argv: Sequence[str], input: bytes | None = None) -> str:
     """Returns the output of a command in the container. Raises AssertionError with its errors if it fails."""
-    finished = await box.exec(argv, input=input)
+    finished = await container.exec(argv, input=input)
     assert finished.returncode == 0, f"{argv}: {finished.returncode}: {finished.stderr.decode(errors='replace')}"
     return str(finished.stdout.decode())

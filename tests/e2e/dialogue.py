@@ -89,9 +89,9 @@ class End:
 class Scene:
     """A running container, and a listener for origins in the world."""
 
-    def __init__(self, interceptor: Interceptor, box: Any, namespace: int, listener: trio.SocketListener) -> None:
+    def __init__(self, interceptor: Interceptor, container: Any, namespace: int, listener: trio.SocketListener) -> None:
         self.interceptor = interceptor
-        self.box = box
+        self.container = container
         self.namespace = namespace  # descriptor of the container's network namespace
         self._listener = listener
         self._ends: list[End] = []
@@ -140,9 +140,9 @@ async def scene(
     app = App(containers=[cls], bindings={})
     with trio.fail_after(DEADLINE), origin_listener(world) as listener:
         async with open_interceptor(app, instance=instance, options=options) as interceptor:
-            box = await interceptor.get_container(cls, "box")
-            with namespace_of(box.pid) as namespace:
-                opened = Scene(interceptor, box, namespace, listener)
+            container = await interceptor.get_container(cls, "one")
+            with namespace_of(container.pid) as namespace:
+                opened = Scene(interceptor, container, namespace, listener)
                 try:
                     yield opened
                 finally:

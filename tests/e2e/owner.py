@@ -32,9 +32,9 @@ async def endless() -> AsyncIterator[bytes]:
 
 async def main(instance: str) -> None:
     async with open_interceptor(App(containers=[Sandbox]), instance=instance) as interceptor:
-        box = await interceptor.get_container(Sandbox)
-        await box.start(["sh", "-c", TRAFFIC])
-        print(box.pid, flush=True)
+        container = await interceptor.get_container(Sandbox)
+        await container.start(["sh", "-c", TRAFFIC])
+        print(container.pid, flush=True)
         await trio.sleep_forever()
 
 

@@ -105,25 +105,25 @@ for caught in (Everything, Closed):
 
 @asynccontextmanager
 async def containers(
-    cls: type[Container], instance: str, names: Sequence[str] = ("box",), nameservers: Sequence[str] | None = None
+    cls: type[Container], instance: str, names: Sequence[str] = ("one",), nameservers: Sequence[str] | None = None
 ) -> AsyncIterator[list[Any]]:
     with trio.fail_after(TIME):
         async with open_interceptor(App(containers=[cls]), instance=instance, nameservers=nameservers) as interceptor:
             yield [await interceptor.get_container(cls, name) for name in names]
 
 
-async def dig(box: Any, name: str, kind: str = "A", server: str = NAMESERVER_V4, transport: str = "udp") -> str:
+async def dig(container: Any, name: str, kind: str = "A", server: str = NAMESERVER_V4, transport: str = "udp") -> str:
     """Returns the code and the records as one line."""
-    return (await output(box, [sys.executable, DIG, server, transport, name, kind])).strip()
+    return (await output(container, [sys.executable, DIG, server, transport, name, kind])).strip()
 
 
-async def curl(box: Any, url: str, *options: str) -> str:
-    return await output(box, ["curl", "-sSg", "-m", "20", *options, url])
+async def curl(container: Any, url: str, *options: str) -> str:
+    return await output(container, ["curl", "-sSg", "-m", "20", *options, url])
 
 
-async def echo(box: Any, text: str, *hosts: str) -> list[str]:
+async def echo(container: Any, text: str, *hosts: str) -> list[str]:
     """Returns each host's echo after its greeting, with all connections open at once."""
-    return (await output(box, ["/usr/bin/python3", "-c", ECHO, text, *hosts])).splitlines()
+    return (await output(container, ["/usr/bin/python3", "-c", ECHO, text, *hosts])).splitlines()
 
 
 def asked(world: World, *names: str) -> list[tuple[str, str]]:
@@ -135,7 +135,7 @@ def asked(world: World, *names: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("server", [NAMESERVER_V4, NAMESERVER_V6, NOBODY_V4, NOBODY_V6])
 def test_every_address_is_a_resolver(server: str, transport: str, world: World, instance: str) -> None:
     async def main() -> None:
-        async with containers(Mixed, instance) as [box]:
+        async with containers(Mixed, instance) as [container]:
             for name, kind, line in (
                 ("my.kv", "A", "NOERROR 198.18.1.0"),
                 ("my.kv", "AAAA", "NOERROR fd70:7969:6e74:1::100"),
@@ -147,7 +147,7 @@ def test_every_address_is_a_resolver(server: str, transport: str, world: World, 
                 ("gone.test", "A", "NXDOMAIN"),
                 ("localhost", "A", "NOERROR 127.0.0.1"),
             ):
-                assert await dig(box, name, kind, server, transport) == line
+                assert await dig(container, name, kind, server, transport) == line
 
     trio.run(main)
 
@@ -156,8 +156,8 @@ def test_every_address_is_a_resolver(server: str, transport: str, world: World, 
 @pytest.mark.parametrize("name", ["my.kv", "MY.Kv", "my.kv.", "a.b.glob.kv", "bücher.example", "origin.test"])
 def test_a_rules_name_is_its_handlers(cls: type[Container], name: str, world: World, instance: str) -> None:
     async def main() -> None:
-        async with containers(cls, instance) as [box]:
-            page = await output(box, [sys.executable, "-c", URLLIB, f"http://{name}/"])
+        async with containers(cls, instance) as [container]:
+            page = await output(container, [sys.executable, "-c", URLLIB, f"http://{name}/"])
             assert page.startswith("handled ")
 
     before = asked(world, "my.kv", "origin.test", "a.b.glob.kv", "xn--bcher-kva.example")
@@ -183,9 +183,9 @@ def test_only_what_passes_is_asked_upstream(
     cls: type[Container], lines: list[str], world: World, instance: str
 ) -> None:
     async def main() -> None:
-        async with containers(cls, instance) as [box]:
+        async with containers(cls, instance) as [container]:
             questions = [("other.test", "A"), ("other.test", "TXT"), ("secret.data.test", "A")]
-            assert [await dig(box, *question) for question in questions] == lines
+            assert [await dig(container, *question) for question in questions] == lines
 
     before = len(world.queries())
     trio.run(main)
@@ -204,8 +204,8 @@ def test_each_container_has_its_own_names_and_anothers_address_reaches_nothing(w
             assert await curl(b, "http://first.kv/") == "handled first.kv for b\n"
             assert await echo(a, "hello", "198.18.1.0") == ["hello"]
             assert await echo(b, "hello", "198.18.1.1") == ["hello"]
-            for box, address in ((a, "198.18.1.1"), (b, "198.18.1.0")):
-                refused = await box.exec(["/usr/bin/python3", "-c", ECHO, "hello", address])
+            for container, address in ((a, "198.18.1.1"), (b, "198.18.1.0")):
+                refused = await container.exec(["/usr/bin/python3", "-c", ECHO, "hello", address])
                 assert b"Error" in refused.stderr
 
     trio.run(main)
@@ -215,27 +215,27 @@ def test_flows_that_wait_for_one_name_ask_for_it_once_and_anew_when_it_expires(w
     world.name("short.test", ORIGIN_V4, ORIGIN_V6, ttl=1)
 
     async def main() -> None:
-        async with containers(Everything, instance) as [box]:
-            await dig(box, "short.test")
+        async with containers(Everything, instance) as [container]:
+            await dig(container, "short.test")
             assert asked(world, "short.test") == []
-            assert await echo(box, "all at once", *["198.18.1.0"] * 20) == ["all at once"] * 20
+            assert await echo(container, "all at once", *["198.18.1.0"] * 20) == ["all at once"] * 20
             assert sorted(asked(world, "short.test")) == [("short.test", "A"), ("short.test", "AAAA")]
             while len(asked(world, "short.test")) < 4:
-                assert await echo(box, "again", "198.18.1.0") == ["again"]
+                assert await echo(container, "again", "198.18.1.0") == ["again"]
 
     trio.run(main)
 
 
 def test_a_name_without_address_resets_the_flows_that_dial_it(world: World, instance: str) -> None:
     async def main() -> None:
-        async with containers(Everything, instance) as [box]:
-            assert await dig(box, "gone.test") == "NOERROR 198.18.1.0"
+        async with containers(Everything, instance) as [container]:
+            assert await dig(container, "gone.test") == "NOERROR 198.18.1.0"
             began = trio.current_time()
-            refused = await box.exec(["/usr/bin/python3", "-c", ECHO, "hello", "198.18.1.0"])
+            refused = await container.exec(["/usr/bin/python3", "-c", ECHO, "hello", "198.18.1.0"])
             assert b"ConnectionResetError" in refused.stderr
             assert trio.current_time() - began < 10
             world.name("gone.test", ORIGIN_V4, ttl=1)
-            assert await echo(box, "hello", "198.18.1.0") == ["hello"]
+            assert await echo(container, "hello", "198.18.1.0") == ["hello"]
 
     try:
         trio.run(main)
@@ -248,10 +248,11 @@ def test_a_name_that_was_asked_for_one_family_is_dialled_over_the_other(world: W
     world.name("fourth.test", ORIGIN_V4, "2001:db8:dead::1")
 
     async def main() -> None:
-        async with containers(Plain, instance) as [box]:
-            assert (await curl(box, "http://sixth.test/who", "-4")).split()[:2] == ["sixth.test", ORIGIN_V6]
-            assert (await curl(box, "http://fourth.test/who", "-6")).split()[:2] == ["fourth.test", ORIGIN_V4]
-            by_address = await box.exec(["curl", "-sS", "-m", "2", f"http://{DEAD_V4}/who", "-H", "Host: nobody.test"])
+        async with containers(Plain, instance) as [container]:
+            assert (await curl(container, "http://sixth.test/who", "-4")).split()[:2] == ["sixth.test", ORIGIN_V6]
+            assert (await curl(container, "http://fourth.test/who", "-6")).split()[:2] == ["fourth.test", ORIGIN_V4]
+            argv = ["curl", "-sS", "-m", "2", f"http://{DEAD_V4}/who", "-H", "Host: nobody.test"]
+            by_address = await container.exec(argv)
             assert by_address.returncode == 0 or by_address.returncode == 28
 
     trio.run(main)
@@ -261,11 +262,11 @@ def test_an_address_that_a_name_has_left_reaches_its_new_ones(world: World, inst
     world.name("moving.test", DEAD_V4, ttl=1)
 
     async def main() -> None:
-        async with containers(Plain, instance) as [box]:
-            assert await dig(box, "moving.test") == f"NOERROR {DEAD_V4}"
+        async with containers(Plain, instance) as [container]:
+            assert await dig(container, "moving.test") == f"NOERROR {DEAD_V4}"
             world.name("moving.test", OTHER_V4, ttl=1)
-            assert (await curl(box, "http://moving.test/who")).split()[:2] == ["moving.test", OTHER_V4]
-            old = await curl(box, "http://moving.test/who", "--resolve", f"moving.test:80:{DEAD_V4}")
+            assert (await curl(container, "http://moving.test/who")).split()[:2] == ["moving.test", OTHER_V4]
+            old = await curl(container, "http://moving.test/who", "--resolve", f"moving.test:80:{DEAD_V4}")
             assert old.split()[:2] == ["moving.test", OTHER_V4]
 
     trio.run(main)
@@ -273,14 +274,14 @@ def test_an_address_that_a_name_has_left_reaches_its_new_ones(world: World, inst
 
 def test_an_answer_that_comes_after_the_connection_disturbs_it_not(world: World, instance: str) -> None:
     async def main() -> None:
-        async with containers(Plain, instance) as [box]:
+        async with containers(Plain, instance) as [container]:
             script = (
                 f"exec 3<>/dev/tcp/{ORIGIN_V4}/7; echo before >&3; head -n 1 <&3;"
                 f'{sys.executable} {DIG} {NAMESERVER_V4} udp origin.test A; echo after >&3; head -n 1 <&3'
             )
-            lines = (await output(box, ["bash", "-c", script])).splitlines()
+            lines = (await output(container, ["bash", "-c", script])).splitlines()
             assert lines == ["before", f"NOERROR {ORIGIN_V4}", "after"]
-            assert await echo(box, "by address", ORIGIN_V4) == ["by address"]
+            assert await echo(container, "by address", ORIGIN_V4) == ["by address"]
 
     trio.run(main)
 
@@ -290,13 +291,13 @@ def test_a_name_with_anothers_address_does_not_get_its_connections(world: World,
     world.name("evil.test", DEAD_V4, ORIGIN_V6)
 
     async def main() -> None:
-        async with containers(Plain, instance) as [box]:
-            assert await dig(box, "victim.test") == f"NOERROR {DEAD_V4}"
-            assert (await curl(box, "http://evil.test/who", "-4")).split()[:2] == ["evil.test", ORIGIN_V6]
-            timed_out = await box.exec(["curl", "-sS", "-m", "3", "http://victim.test/who"])
+        async with containers(Plain, instance) as [container]:
+            assert await dig(container, "victim.test") == f"NOERROR {DEAD_V4}"
+            assert (await curl(container, "http://evil.test/who", "-4")).split()[:2] == ["evil.test", ORIGIN_V6]
+            timed_out = await container.exec(["curl", "-sS", "-m", "3", "http://victim.test/who"])
             assert (timed_out.returncode, timed_out.stdout) == (28, b"")
             world.name("victim.test", DEAD_V4, ORIGIN_V4)
-            assert (await curl(box, "http://victim.test/who", "-4")).split()[:2] == ["victim.test", ORIGIN_V4]
+            assert (await curl(container, "http://victim.test/who", "-4")).split()[:2] == ["victim.test", ORIGIN_V4]
 
     trio.run(main)
 
@@ -309,16 +310,16 @@ def test_an_address_that_a_flow_is_open_to_is_not_given_to_another_name(
     monkeypatch.setattr(names, "REUSE_AFTER", 0.0)
 
     async def main() -> None:
-        async with containers(Everything, instance) as [box]:
-            assert await dig(box, "origin.test") == "NOERROR 198.18.1.0"
-            assert await dig(box, "second.test") == "NOERROR 198.18.1.0"
-            assert await dig(box, "origin.test") == "NOERROR 198.18.1.0"
+        async with containers(Everything, instance) as [container]:
+            assert await dig(container, "origin.test") == "NOERROR 198.18.1.0"
+            assert await dig(container, "second.test") == "NOERROR 198.18.1.0"
+            assert await dig(container, "origin.test") == "NOERROR 198.18.1.0"
             argv = ["/usr/bin/python3", "-uc", HOLD, "198.18.1.0", str(port)]
-            async with aclosing(await box.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as held:
+            async with aclosing(await container.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as held:
                 assert (await held.stdout.receive_some()).startswith(b"open")
-                assert await dig(box, "second.test") == "SERVFAIL"
-                assert await dig(box, "origin.test") == "NOERROR 198.18.1.0"
-            while (line := await dig(box, "second.test")) == "SERVFAIL":
+                assert await dig(container, "second.test") == "SERVFAIL"
+                assert await dig(container, "origin.test") == "NOERROR 198.18.1.0"
+            while (line := await dig(container, "second.test")) == "SERVFAIL":
                 await trio.lowlevel.checkpoint()
             assert line == "NOERROR 198.18.1.0"
 

@@ -35,7 +35,7 @@ def ruled_server(world: World) -> None:
 
 async def synthetic(scene: Scene) -> str:
     """Returns the synthetic address of ruled.test in the container."""
-    found: str = (await scene.box.exec("getent ahostsv4 ruled.test", check=True)).text.split()[0]
+    found: str = (await scene.container.exec("getent ahostsv4 ruled.test", check=True)).text.split()[0]
     assert found.startswith("198.18.")
     return found
 
@@ -218,7 +218,7 @@ def test_a_name_with_another_address_does_not_bypass_a_rule_for_an_address(
 
     async def main() -> None:
         async with scene(world, Addressed, instance, options) as opened:
-            await opened.box.exec("getent ahosts walk.test", check=True)
+            await opened.container.exec("getent ahosts walk.test", check=True)
             client = await opened.client(DEAD_V6)
             await client.says(first)
             if first.startswith(b"GET"):
@@ -226,7 +226,7 @@ def test_a_name_with_another_address_does_not_bypass_a_rule_for_an_address(
             else:
                 await client.hears_a_reset()
         async with scene(world, Addressed, instance, options) as opened:
-            await opened.box.exec("getent ahosts free.test", check=True)
+            await opened.container.exec("getent ahosts free.test", check=True)
             client = await opened.client(DEAD_V6)
             await client.says(first.replace(b"walk", b"free"))
             origin = await opened.origin()

@@ -59,15 +59,15 @@ async def opened(
     with trio.fail_after(TIME):
         async with open_interceptor(app, instance=instance, settings=settings) as interceptor:
 
-            async def container(name: str) -> Any:
+            async def start(name: str) -> Any:
                 return await interceptor.get_container(cls, name)
 
-            yield container
+            yield start
 
 
-async def curl(box: Any, *arguments: str, input: bytes | None = None) -> tuple[int, bytes]:
+async def curl(container: Any, *arguments: str, input: bytes | None = None) -> tuple[int, bytes]:
     """Returns the status and the body."""
-    finished = await box.exec([*CURL, *arguments], input=input)
+    finished = await container.exec([*CURL, *arguments], input=input)
     assert finished.returncode == 0, finished.stderr.decode(errors="replace")
     body, _, status = finished.stdout.rpartition(b"\n")
     return int(status), body
@@ -75,18 +75,18 @@ async def curl(box: Any, *arguments: str, input: bytes | None = None) -> tuple[i
 
 def test_values_are_kept_and_found_by_path(runtime: str | None, world: World, instance: str) -> None:
     async def main() -> None:
-        async with opened("kv.py", runtime, instance) as container:
-            box = await container("one")
-            assert await curl(box, "http://my.kv/some-key") == (404, b"")
-            assert await curl(box, "-T", "-", "http://my.kv/some-key", input=b"a value\0") == (204, b"")
-            assert await curl(box, "http://my.kv/some-key") == (200, b"a value\0")
-            assert (await curl(box, "-I", "http://my.kv/some-key"))[0] == 200
-            assert (await curl(box, f"http://my.kv/{'x' * 513}"))[0] == 414
-            assert (await curl(box, "http://my.kv/"))[0] == 400
-            assert (await curl(box, "-X", "POST", "http://my.kv/some-key"))[0] == 405
-            assert await curl(box, "http://my.kv/some-key") == (200, b"a value\0")
-            assert await curl(box, "-X", "DELETE", "http://my.kv/some-key") == (204, b"")
-            assert await curl(box, "http://my.kv/some-key") == (404, b"")
+        async with opened("kv.py", runtime, instance) as start:
+            container = await start("one")
+            assert await curl(container, "http://my.kv/some-key") == (404, b"")
+            assert await curl(container, "-T", "-", "http://my.kv/some-key", input=b"a value\0") == (204, b"")
+            assert await curl(container, "http://my.kv/some-key") == (200, b"a value\0")
+            assert (await curl(container, "-I", "http://my.kv/some-key"))[0] == 200
+            assert (await curl(container, f"http://my.kv/{'x' * 513}"))[0] == 414
+            assert (await curl(container, "http://my.kv/"))[0] == 400
+            assert (await curl(container, "-X", "POST", "http://my.kv/some-key"))[0] == 405
+            assert await curl(container, "http://my.kv/some-key") == (200, b"a value\0")
+            assert await curl(container, "-X", "DELETE", "http://my.kv/some-key") == (204, b"")
+            assert await curl(container, "http://my.kv/some-key") == (404, b"")
 
     trio.run(main)
 
@@ -104,8 +104,8 @@ def test_two_containers_cannot_see_each_others_objects(
     runtime: str | None, store: Mapping[str, str], world: World, instance: str
 ) -> None:
     async def main() -> None:
-        async with opened("r2.py", runtime, instance, store) as container:
-            one, two = await container("one"), await container("two")
+        async with opened("r2.py", runtime, instance, store) as start:
+            one, two = await start("one"), await start("two")
             assert (await curl(one, "-T", "-", "http://my.r2/file", input=b"that of one"))[0] == 201
             assert (await curl(two, "http://my.r2/file"))[0] == 404
             assert (await curl(two, "-T", "-", "http://my.r2/file", input=b"that of two"))[0] == 201
@@ -128,17 +128,17 @@ def test_objects_are_served_as_http_has_them(
     large = os.urandom(1024) * (LARGE // 1024)
 
     async def main() -> None:
-        async with opened("r2.py", runtime, instance, store) as container:
-            box = await container("one")
+        async with opened("r2.py", runtime, instance, store) as start:
+            container = await start("one")
             put = ["-T", "-", "-H", "content-type: text/x", "http://my.r2/large"]
-            assert (await curl(box, *put, input=large))[0] == 201
-            status, body = await curl(box, "http://my.r2/large")
+            assert (await curl(container, *put, input=large))[0] == 201
+            status, body = await curl(container, "http://my.r2/large")
             assert status == 200
             assert hashlib.sha256(body).digest() == hashlib.sha256(large).digest()
-            assert await curl(box, "-r", "5-8", "http://my.r2/large") == (206, large[5:9])
-            assert await curl(box, "-r", "-4", "http://my.r2/large") == (206, large[-4:])
-            assert (await curl(box, "-r", f"{LARGE}-", "http://my.r2/large"))[0] == 416
-            _, head = await curl(box, "-I", "http://my.r2/large")
+            assert await curl(container, "-r", "5-8", "http://my.r2/large") == (206, large[5:9])
+            assert await curl(container, "-r", "-4", "http://my.r2/large") == (206, large[-4:])
+            assert (await curl(container, "-r", f"{LARGE}-", "http://my.r2/large"))[0] == 416
+            _, head = await curl(container, "-I", "http://my.r2/large")
             fields = dict(line.split(": ", 1) for line in head.decode().lower().splitlines() if ": " in line)
             assert fields["content-type"] == "text/x"
             assert fields["content-length"] == str(LARGE)
@@ -146,7 +146,7 @@ def test_objects_are_served_as_http_has_them(
             async def status_with(*some: str, path: str = "large") -> int:
                 """Returns the status of a GET, or of a PUT with -T, with these fields."""
                 arguments = [word for field in some for word in (["-H", field] if ": " in field else [field])]
-                status, body = await curl(box, *arguments, f"http://my.r2/{path}", input=b"new")
+                status, body = await curl(container, *arguments, f"http://my.r2/{path}", input=b"new")
                 assert body == {200: large, 304: b"", 412: b""}.get(status, body) or "-T" in arguments
                 return status
 
@@ -160,14 +160,14 @@ def test_objects_are_served_as_http_has_them(
             for unusable in ("bytes=0-1,4-5", "items=0-1", "bytes=3-2", "bytes=x"):
                 assert await status_with(f"Range: {unusable}") == 200
             assert await status_with("Range: bytes=0-1", 'If-Range: "another"') == 200
-            assert (await curl(box, "-I", "-r", f"{LARGE}-", "http://my.r2/large"))[0] == 200
+            assert (await curl(container, "-I", "-r", f"{LARGE}-", "http://my.r2/large"))[0] == 200
             assert await status_with("-T", "-", "If-None-Match: *") == 412
             assert await status_with("-T", "-", "If-None-Match: *", path="new") == 201
             assert await status_with("-T", "-", f"If-Match: {etag}") == 201
-            assert await curl(box, "-T", "-", "http://my.r2/empty", input=b"") == (201, b"")
-            assert await curl(box, "http://my.r2/empty") == (200, b"")
-            assert await curl(box, "-H", "Range: items=0-", "http://my.r2/empty") == (200, b"")
-            assert (await curl(box, "-r", "0-", "http://my.r2/empty"))[0] == 416
+            assert await curl(container, "-T", "-", "http://my.r2/empty", input=b"") == (201, b"")
+            assert await curl(container, "http://my.r2/empty") == (200, b"")
+            assert await curl(container, "-H", "Range: items=0-", "http://my.r2/empty") == (200, b"")
+            assert (await curl(container, "-r", "0-", "http://my.r2/empty"))[0] == 416
 
     trio.run(main)
 
@@ -179,24 +179,24 @@ def test_a_container_is_answered_in_time_whatever_becomes_of_the_engine(
 
     async def main() -> None:
         with RedisServer(tmp_path) as server:
-            async with opened("kv.py", None, instance, {"KV": server.url}) as container:
-                box = await container("one")
+            async with opened("kv.py", None, instance, {"KV": server.url}) as start:
+                container = await start("one")
                 put, get = ["-T", "-", "http://my.kv/key"], ["http://my.kv/key"]
-                assert (await curl(box, *put, input=b"old"))[0] == 204
+                assert (await curl(container, *put, input=b"old"))[0] == 204
                 with server.stopped():
                     for call in (get, put):
                         with trio.fail_after(8):
-                            status, said = await curl(box, *call, input=b"new")
+                            status, said = await curl(container, *call, input=b"new")
                         assert status == 504
                         assert b"redis" not in said
-                assert await curl(box, *get) == (200, b"old")
+                assert await curl(container, *get) == (200, b"old")
                 server.kill()
                 with trio.fail_after(8):
-                    status, said = await curl(box, *get)
+                    status, said = await curl(container, *get)
                 assert (status, b"redis" in said) == (503, False)
                 await trio.to_thread.run_sync(server.start)
-                assert (await curl(box, *put, input=b"new"))[0] == 204
-                assert await curl(box, *get) == (200, b"new")
+                assert (await curl(container, *put, input=b"new"))[0] == 204
+                assert await curl(container, *get) == (200, b"new")
 
     trio.run(main)
 

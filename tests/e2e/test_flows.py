@@ -55,10 +55,10 @@ def test_300_uploads_at_once_arrive_whole_and_are_answered_after_half_close(
     async def main() -> None:
         with trio.fail_after(PATIENCE):
             async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
-                box = await interceptor.get_container(Passing, "box")
+                container = await interceptor.get_container(Passing, "one")
 
                 async def crowd(host: str) -> None:
-                    done = await box.exec([*CROWD, "upload", host, DIGEST, "150", str(size)])
+                    done = await container.exec([*CROWD, "upload", host, DIGEST, "150", str(size)])
                     assert (done.stdout, done.stderr) == (b"150\n", b"")
 
                 async with trio.open_nursery() as nursery:
@@ -87,12 +87,14 @@ def test_5000_idle_flows_are_held_in_less_than_10_megabytes(world: World, instan
     async def main() -> None:
         with trio.fail_after(PATIENCE):
             async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
-                boxes = [await interceptor.get_container(Passing, name) for name in ("one", "two")]
-                await boxes[0].exec([*CROWD, "upload", ORIGIN_V4, DIGEST, "1", "1000000"])  # makes the things made once
+                containers = [await interceptor.get_container(Passing, name) for name in ("one", "two")]
+                # Makes everything that is made only once.
+                await containers[0].exec([*CROWD, "upload", ORIGIN_V4, DIGEST, "1", "1000000"])
                 before = resident()
                 pipe = subprocess.PIPE
                 crowds = [
-                    await box.start([*CROWD, "idle", ORIGIN_V4, ECHO, "2500"], stdin=pipe, stdout=pipe) for box in boxes
+                    await container.start([*CROWD, "idle", ORIGIN_V4, ECHO, "2500"], stdin=pipe, stdout=pipe)
+                    for container in containers
                 ]
                 for crowd in crowds:
                     assert await line(crowd.stdout) == b"ready\n"
@@ -145,7 +147,7 @@ def test_a_full_table_of_flows_refuses_the_next_and_harms_none(world: World, ins
             talking.append(await pair(opened))
             for client, origin in talking:
                 await exchange(client, origin)
-            assert opened.interceptor.count(Passing, "box").over_budget == 5
+            assert opened.interceptor.count(Passing, "one").over_budget == 5
 
     trio.run(main)
 
@@ -239,22 +241,22 @@ def test_connections_above_those_that_python_may_have_are_reset(world: World, in
         async with scene(world, Cramped, instance) as opened:
             held = await opened.client(port=80)
             await held.says(ask)
-            while opened.interceptor.count(Cramped, "box").handled == 0:
+            while opened.interceptor.count(Cramped, "one").handled == 0:
                 await trio.lowlevel.checkpoint()
             for _ in range(2):
                 client = await opened.client(port=80)
                 await client.says(ask)
                 await client.hears_a_reset()
-            assert opened.interceptor.count(Cramped, "box").over_budget == 2
+            assert opened.interceptor.count(Cramped, "one").over_budget == 2
             await held.resets()
-            while opened.interceptor.count(Cramped, "box").over_budget < 3:  # until its place is free again
+            while opened.interceptor.count(Cramped, "one").over_budget < 3:  # until its place is free again
                 client = await opened.client(port=80)
                 await client.says(ask)
                 with trio.move_on_after(0.1) as waited:
                     await client.hears_a_reset()
                 if waited.cancelled_caught:
                     break
-            assert opened.interceptor.count(Cramped, "box").handled == 2
+            assert opened.interceptor.count(Cramped, "one").handled == 2
 
     trio.run(main)
 
@@ -303,7 +305,7 @@ def test_a_flow_without_a_byte_ends_at_its_idle_deadline(world: World, instance:
             await origin.hears_a_reset()
             assert trio.current_time() - began >= 1.0
             await exchange(*other)  # this flow wasn't idle for as long
-            assert opened.interceptor.count(Passing, "box").timed_out == 1
+            assert opened.interceptor.count(Passing, "one").timed_out == 1
 
     trio.run(main)
 
@@ -330,10 +332,10 @@ def test_a_splice_moves_while_python_is_held(world: World, instance: str) -> Non
 
     async def main() -> None:
         async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
-            box = await interceptor.get_container(Passing)
-            await box.exec("getent hosts v4.origin.test", check=True)
+            container = await interceptor.get_container(Passing)
+            await container.exec("getent hosts v4.origin.test", check=True)
             script_at = script.replace("v4.origin.test", ORIGIN_V4)
-            running = await box.start(["sh", "-c", script_at], stdout=subprocess.PIPE)
+            running = await container.start(["sh", "-c", script_at], stdout=subprocess.PIPE)
             usleep(2_000_000)
             free_again = time.time()
             count, ended = (await line(running.stdout) + await line(running.stdout)).split()

@@ -19,7 +19,7 @@ import trio
 from pyinterceptor import App, Container, Response, fetch, open_interceptor
 from pyinterceptor.errors import DialRefused, FetchError
 from tests.e2e.clients import TIME
-from tests.kernel.box import family
+from tests.kernel.container import family
 from tests.world import ORIGIN_V4, ORIGIN_V6, OTHER_V4, OTHER_V6, World
 
 PORT = 8099
@@ -154,12 +154,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    box: Any
+    container: Any
 
     async def get(self, url: str, *options: str) -> Answer:
         """Returns the answer to curl in the container."""
         argv = ["curl", *OPTIONS, *options, url]
-        said = (await self.box.exec(argv)).stdout.decode()
+        said = (await self.container.exec(argv)).stdout.decode()
         return Answer(int(said[-3:]), said[:-3])
 
     async def fetch(self, url: str, *, local: bool = False) -> Answer:
@@ -169,7 +169,7 @@ class Caller:
     async def ending(self, address: str) -> str:
         """Returns the server's output on a connection that is not HTTP, or the error that bash prints for it."""
         script = f"exec 3<>/dev/tcp/{address}/{PORT} && echo 'this is no HTTP' >&3 && cat <&3"
-        finished = await self.box.exec(["bash", "-c", script])
+        finished = await self.container.exec(["bash", "-c", script])
         return finished.stdout.decode() or finished.stderr.decode().rpartition(": ")[2]
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import trio
 
 from pyinterceptor.capture.gateway.state import remove_leftovers, state_of
-from tests.e2e.clients import container, output
+from tests.e2e.clients import output, running_container
 from tests.e2e.owner import Sandbox
-from tests.kernel.box import AT_ONCE, DEADLINE, Box, family
+from tests.kernel.container import AT_ONCE, DEADLINE, BareContainer, family
 from tests.world import ORIGIN_V4, ORIGIN_V6, OTHER_V4, OTHER_V6, World
 
 PORT = 9999  # of the test's own origin
@@ -27,7 +27,7 @@ DIALLED = [(ORIGIN_V4, 7), (ORIGIN_V6, 7), (OTHER_V4, 80), (OTHER_V6, 443), ("16
 
 
 @contextmanager
-def owner(instance: str) -> Iterator[tuple[subprocess.Popen[bytes], Box, int]]:
+def owner(instance: str) -> Iterator[tuple[subprocess.Popen[bytes], BareContainer, int]]:
     """Yields a process of owner.py, its container's network, and a pidfd of the container's first process."""
     argv = [sys.executable, "-m", "tests.e2e.owner", instance]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
@@ -37,7 +37,7 @@ def owner(instance: str) -> Iterator[tuple[subprocess.Popen[bytes], Box, int]]:
             first = os.pidfd_open(pid)
             network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                yield process, Box(network), first
+                yield process, BareContainer(network), first
             finally:
                 os.close(first)
                 os.close(network)
@@ -59,8 +59,8 @@ class Attempt:
 class Attempts:
     """Makes connections from the container, one after the other, until it is stopped."""
 
-    def __init__(self, box: Box) -> None:
-        self._box = box
+    def __init__(self, container: BareContainer) -> None:
+        self._container = container
         self._stopping = threading.Event()
         self._made: queue.Queue[Attempt] = queue.Queue()
         self._thread = threading.Thread(target=self._run)
@@ -89,7 +89,7 @@ class Attempts:
             for address, port in DIALLED:
                 began = time.monotonic()
                 try:
-                    self._box.connect(address, port).close()
+                    self._container.connect(address, port).close()
                     error = None
                 except OSError as failure:
                     error = type(failure).__name__
@@ -97,11 +97,11 @@ class Attempts:
 
 
 @contextmanager
-def spliced(box: Box, world: World, address: str) -> Iterator[tuple[socket.socket, socket.socket]]:
+def spliced(container: BareContainer, world: World, address: str) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Yields both ends of a flow to an origin of the test."""
     with world.inside(lambda: socket.create_server((address, PORT), family=family(address))) as origin:
         origin.settimeout(DEADLINE)
-        with box.connect(address, PORT) as here:
+        with container.connect(address, PORT) as here:
             here.sendall(b"ping\n")
             there, _ = origin.accept()
             with there:
@@ -113,9 +113,9 @@ def spliced(box: Box, world: World, address: str) -> Iterator[tuple[socket.socke
 
 
 @contextmanager
-def handled(box: Box) -> Iterator[socket.socket]:
+def handled(container: BareContainer) -> Iterator[socket.socket]:
     """Yields the client of a flow whose handler has begun a response and does not end it."""
-    with box.connect(OTHER_V4, 80) as here:
+    with container.connect(OTHER_V4, 80) as here:
         here.sendall(b"GET /endless HTTP/1.1\r\nHost: my.kv\r\n\r\n")
         received = b""
         while b"the beginning\n" not in received:
@@ -124,12 +124,12 @@ def handled(box: Box) -> Iterator[socket.socket]:
 
 
 def test_from_a_kill_on_nothing_gets_out_and_open_flows_are_reset(world: World, instance: str) -> None:
-    with owner(instance) as (process, box, first):
+    with owner(instance) as (process, container, first):
         with (
-            Attempts(box) as attempts,
-            spliced(box, world, ORIGIN_V4) as v4,
-            spliced(box, world, ORIGIN_V6) as v6,
-            handled(box) as waiting,
+            Attempts(container) as attempts,
+            spliced(container, world, ORIGIN_V4) as v4,
+            spliced(container, world, ORIGIN_V6) as v6,
+            handled(container) as waiting,
         ):
             before = world.counts()
             assert {attempts.next().error for _ in range(50)} == {None}
@@ -148,12 +148,12 @@ def test_from_a_kill_on_nothing_gets_out_and_open_flows_are_reset(world: World, 
             assert sorted(attempt.seconds for attempt in refused)[100] < AT_ONCE  # on a busy machine some may be slow
             for address in (ORIGIN_V4, ORIGIN_V6, "169.254.1.1"):
                 for port in (53, 443):
-                    assert box.datagram_refusal(address, port).error == "ConnectionRefusedError"
+                    assert container.datagram_refusal(address, port).error == "ConnectionRefusedError"
         assert world.counts() == dead
         assert select.select([first], [], [], DEADLINE)[0], "the workload outlives its owner"
-        assert box.interfaces() == {"lo", "eth0"}
+        assert container.interfaces() == {"lo", "eth0"}
         trio.run(start_again, instance)
-        assert box.interfaces() == {"lo"}
+        assert container.interfaces() == {"lo"}
     assert world.counts().syns > dead.syns
     assert not state_of(instance).directory.exists()
 
@@ -167,8 +167,8 @@ def ending(end: socket.socket) -> str:
 
 
 async def start_again(instance: str) -> None:
-    async with container(Sandbox, instance, []) as box:
-        assert await output(box, ["curl", "-sS", "http://my.kv/"]) == "handled\n"
+    async with running_container(Sandbox, instance, []) as container:
+        assert await output(container, ["curl", "-sS", "http://my.kv/"]) == "handled\n"
         for host, address in (("v4.origin.test", ORIGIN_V4), ("v6.origin.test", ORIGIN_V6)):
-            page = await output(box, ["curl", "-sS", f"http://{host}/who"])
+            page = await output(container, ["curl", "-sS", f"http://{host}/who"])
             assert page.split()[:2] == [host, address]

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from pyinterceptor import Container
-from tests.e2e.clients import container, output
+from tests.e2e.clients import output, running_container
 from tests.world import ORIGIN_V4, ORIGIN_V6, World
 from tests.world.world import run
 
@@ -30,11 +30,11 @@ def without_v6() -> Iterator[None]:
         run(["ip", "-6", "route", "add", *ROUTE])
 
 
-async def has_both(box: Any) -> bool:
+async def has_both(container: Any) -> bool:
     """Asserts that addresses, names and connections agree. Returns True if there is IPv6."""
-    found = await output(box, ["/usr/bin/python3", "-c", ASK])
+    found = await output(container, ["/usr/bin/python3", "-c", ASK])
     assert ORIGIN_V4 in found
-    dialled = await box.exec(["curl", "-sg", "-m", "20", "-w", "%{errormsg}", f"http://[{ORIGIN_V6}]/who"])
+    dialled = await container.exec(["curl", "-sg", "-m", "20", "-w", "%{errormsg}", f"http://[{ORIGIN_V6}]/who"])
     reached = dialled.stdout.decode()
     if ORIGIN_V6 in found:
         assert reached.split()[1] == ORIGIN_V6
@@ -46,11 +46,11 @@ async def has_both(box: Any) -> bool:
 
 def test_containers_follow_the_host_in_losing_and_gaining_ipv6(world: World, instance: str) -> None:
     async def main() -> None:
-        async with container(Spliced, instance, []) as box:
-            assert await has_both(box)
+        async with running_container(Spliced, instance, []) as container:
+            assert await has_both(container)
             with without_v6():
-                assert not await has_both(box)
-            assert await has_both(box)
+                assert not await has_both(container)
+            assert await has_both(container)
 
     trio.run(main)
 
@@ -61,8 +61,8 @@ def test_a_host_that_gains_ipv6_later_gives_it_to_running_containers(world: Worl
     async def main() -> None:
         async with AsyncExitStack() as stack:
             with without_v6():
-                box = await stack.enter_async_context(container(Spliced, instance, []))
-                assert not await has_both(box)
-            assert await has_both(box)
+                container = await stack.enter_async_context(running_container(Spliced, instance, []))
+                assert not await has_both(container)
+            assert await has_both(container)
 
     trio.run(main)

@@ -16,7 +16,7 @@ from pyinterceptor import App, CaptureError, Container, Response, RuntimeFailure
 from pyinterceptor.capture.gateway.gateway import LINK_NOTICES
 from pyinterceptor.capture.gateway.netlink import links_gone, open_notices
 from pyinterceptor.capture.gateway.state import state_of
-from tests.kernel.box import Box, in_trio, open_box
+from tests.kernel.container import BareContainer, in_trio, open_container
 
 ANYWHERE = "203.0.113.9"  # nobody is there: a handler answers
 
@@ -41,8 +41,8 @@ async def opened(instance: str) -> AsyncIterator[Any]:
             yield interceptor
 
 
-def ask(box: Box, host: str = "my.kv") -> str:
-    with box.connect(ANYWHERE, 80) as client:
+def ask(container: BareContainer, host: str = "my.kv") -> str:
+    with container.connect(ANYWHERE, 80) as client:
         client.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         got = b""
         while data := client.recv(4096):
@@ -50,7 +50,7 @@ def ask(box: Box, host: str = "my.kv") -> str:
     return got.partition(b"\r\n\r\n")[2].decode()
 
 
-async def in_box(step: Callable[[], str]) -> str:
+async def in_container(step: Callable[[], str]) -> str:
     return await trio.to_thread.run_sync(step)
 
 
@@ -61,74 +61,74 @@ def path_of(fd: int) -> str:
 @pytest.mark.parametrize("given", [int, path_of, lambda fd: Path(path_of(fd))])
 @in_trio
 async def test_an_attached_namespace_is_under_the_rules_until_it_is_detached(instance: str, given: Any) -> None:
-    with open_box() as box:
+    with open_container() as container:
         async with opened(instance) as interceptor:
-            handle = await interceptor.attach(Sandbox, "one", given(box.fd))
-            assert await in_box(lambda: ask(box)) == "one asks my.kv"
+            handle = await interceptor.attach(Sandbox, "one", given(container.fd))
+            assert await in_container(lambda: ask(container)) == "one asks my.kv"
             assert interceptor.count(Sandbox, "one").accepted == 1
             assert not handle.has_ended
             await handle.stop()
             await handle.stop()
             assert handle.has_ended
-            assert box.interfaces() == {"lo"}
-            again = await interceptor.attach(Sandbox, "one", given(box.fd))
-            assert await in_box(lambda: ask(box)) == "one asks my.kv"
+            assert container.interfaces() == {"lo"}
+            again = await interceptor.attach(Sandbox, "one", given(container.fd))
+            assert await in_container(lambda: ask(container)) == "one asks my.kv"
             assert again is not handle
-        assert box.interfaces() == {"lo"}
+        assert container.interfaces() == {"lo"}
 
 
 @in_trio
 async def test_a_namespace_with_an_interface_that_is_up_is_refused_unless_it_may_be_replaced(instance: str) -> None:
-    with open_box() as box:
-        box.command("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "beside")
+    with open_container() as container:
+        container.command("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "beside")
         async with opened(instance) as interceptor:
-            box.command("ip", "link", "set", "eth0", "up")
+            container.command("ip", "link", "set", "eth0", "up")
             with pytest.raises(CaptureError, match="eth0 is up in it and could lead past us; replace_routes"):
-                await interceptor.attach(Sandbox, "one", box.fd)
-            assert box.interfaces() == {"lo", "eth0", "beside"}
-            box.command("ip", "address", "add", "203.0.113.1/24", "dev", "eth0")  # with it, a route
-            await interceptor.attach(Sandbox, "one", box.fd, replace_routes=True)
-            assert box.interfaces() == {"lo", "eth0", "beside", "eth1"}
-            assert "state DOWN" in box.command("ip", "link", "show", "eth0")
-            assert "203.0.113.0/24" not in box.command("ip", "route")
-            assert await in_box(lambda: ask(box)) == "one asks my.kv"
+                await interceptor.attach(Sandbox, "one", container.fd)
+            assert container.interfaces() == {"lo", "eth0", "beside"}
+            container.command("ip", "address", "add", "203.0.113.1/24", "dev", "eth0")  # with it, a route
+            await interceptor.attach(Sandbox, "one", container.fd, replace_routes=True)
+            assert container.interfaces() == {"lo", "eth0", "beside", "eth1"}
+            assert "state DOWN" in container.command("ip", "link", "show", "eth0")
+            assert "203.0.113.0/24" not in container.command("ip", "route")
+            assert await in_container(lambda: ask(container)) == "one asks my.kv"
 
 
 @pytest.mark.parametrize("route", ["blackhole 203.0.113.0/24", "unreachable 2001:db8::/32", "prohibit default table 7"])
 @in_trio
 async def test_a_namespace_with_a_route_is_refused_unless_it_may_be_replaced(instance: str, route: str) -> None:
     family = "-6" if "::" in route else "-4"
-    with open_box() as box:
-        box.command("ip", "link", "set", "lo", "up")
-        box.command("ip", family, "route", "add", *route.split())
+    with open_container() as container:
+        container.command("ip", "link", "set", "lo", "up")
+        container.command("ip", family, "route", "add", *route.split())
         async with opened(instance) as interceptor:
             with pytest.raises(CaptureError, match="it has 1 routes; replace_routes=True deletes them"):
-                await interceptor.attach(Sandbox, "one", box.fd)
-            await interceptor.attach(Sandbox, "one", box.fd, replace_routes=True)
-            assert " ".join(route.split()[:2]) not in box.command("ip", family, "route", "show", "table", "all")
-            assert await in_box(lambda: ask(box)) == "one asks my.kv"
+                await interceptor.attach(Sandbox, "one", container.fd)
+            await interceptor.attach(Sandbox, "one", container.fd, replace_routes=True)
+            assert " ".join(route.split()[:2]) not in container.command("ip", family, "route", "show", "table", "all")
+            assert await in_container(lambda: ask(container)) == "one asks my.kv"
 
 
 @in_trio
 async def test_a_namespace_or_a_name_can_be_attached_once(instance: str) -> None:
-    with open_box() as box, open_box() as free:
+    with open_container() as container, open_container() as free:
         async with opened(instance) as interceptor:
-            await interceptor.attach(Sandbox, "one", box.fd)
+            await interceptor.attach(Sandbox, "one", container.fd)
             with pytest.raises(CaptureError, match="as Sandbox 'two': it is attached as Sandbox 'one'"):
-                await interceptor.attach(Sandbox, "two", box.fd, replace_routes=True)
+                await interceptor.attach(Sandbox, "two", container.fd, replace_routes=True)
             with pytest.raises(CaptureError, match="as Sandbox 'one': a container of this class and name runs"):
                 await interceptor.attach(Sandbox, "one", free.fd)
             with pytest.raises(RuntimeFailure, match="start Sandbox 'one': it is attached to a foreign namespace"):
                 await interceptor.get_container(Sandbox, "one")
             await interceptor.attach(Other, "one", free.fd)
-            container = await interceptor.get_container(Sandbox, "three")
-            network = Path(f"/proc/{container.pid}/ns/net")
+            third = await interceptor.get_container(Sandbox, "three")
+            network = Path(f"/proc/{third.pid}/ns/net")
             with pytest.raises(CaptureError, match="it is attached as Sandbox 'three'"):
                 await interceptor.attach(Sandbox, "four", network, replace_routes=True)
             with pytest.raises(CaptureError, match="as Sandbox 'three': a container of this class and name runs"):
                 await interceptor.attach(Sandbox, "three", free.fd)
-            assert await in_box(lambda: ask(box)) == "one asks my.kv"
-            assert (await container.exec("curl -s http://my.kv/")).text == "three asks my.kv"
+            assert await in_container(lambda: ask(container)) == "one asks my.kv"
+            assert (await third.exec("curl -s http://my.kv/")).text == "three asks my.kv"
 
 
 @in_trio
@@ -153,28 +153,29 @@ async def test_the_hosts_namespace_the_gateways_and_no_namespace_at_all_are_refu
 @in_trio
 async def test_the_container_ends_with_the_namespace_and_another_can_have_its_name(instance: str) -> None:
     async with opened(instance) as interceptor:
-        with open_box() as box, open_box() as other:
-            handle = await interceptor.attach(Sandbox, "one", box.fd)
+        with open_container() as container, open_container() as other:
+            handle = await interceptor.attach(Sandbox, "one", container.fd)
             beside = await interceptor.attach(Sandbox, "two", other.fd)
-            assert await in_box(lambda: ask(box)) == "one asks my.kv"
-            os.dup2(other.fd, box.fd)  # the last that kept it alive
+            assert await in_container(lambda: ask(container)) == "one asks my.kv"
+            os.dup2(other.fd, container.fd)  # the last that kept it alive
             with trio.fail_after(10):
                 while not handle.has_ended:
                     await trio.lowlevel.checkpoint()
             await handle.stop()
             assert not beside.has_ended
-            with open_box() as fresh:
+            with open_container() as fresh:
                 await interceptor.attach(Sandbox, "one", fresh.fd)
-                assert await in_box(lambda: ask(fresh)) == "one asks my.kv"
+                assert await in_container(lambda: ask(fresh)) == "one asks my.kv"
 
 
 def test_notices_that_were_lost_are_made_good_by_looking() -> None:
-    with open_box() as box, box.run(lambda: open_notices(LINK_NOTICES)) as notices:
+    with open_container() as container, container.run(lambda: open_notices(LINK_NOTICES)) as notices:
         notices.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         for index in (50, 60):
-            box.command("ip", "link", "add", f"v{index}", "index", str(index), "type", "veth", "peer", f"w{index}")
+            link = ["add", f"v{index}", "index", str(index), "type", "veth", "peer", f"w{index}"]
+            container.command("ip", "link", *link)
         for _ in range(20):
-            box.command("ip", "link", "set", "v50", "alias", "x" * 200)
-        box.command("ip", "link", "del", "v60")
+            container.command("ip", "link", "set", "v50", "alias", "x" * 200)
+        container.command("ip", "link", "del", "v60")
         assert links_gone(notices, {50, 60}) == {60}
         assert links_gone(notices, {50, 60}) == set()  # nothing new was told

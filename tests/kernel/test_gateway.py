@@ -12,7 +12,17 @@ from pyinterceptor.capture.gateway.gateway import open_gateway
 from pyinterceptor.capture.gateway.pins import links_of
 from pyinterceptor.capture.gateway.state import state_of
 from pyinterceptor.errors import CaptureError
-from tests.kernel.box import AT_ONCE, accept, answer, destination, in_trio, interface, open_box, plain, query
+from tests.kernel.container import (
+    AT_ONCE,
+    accept,
+    answer,
+    destination,
+    in_trio,
+    interface,
+    open_container,
+    plain,
+    query,
+)
 
 V4, V6 = "198.51.100.7", "2001:db8:7::7"
 
@@ -22,10 +32,10 @@ V4, V6 = "198.51.100.7", "2001:db8:7::7"
 @in_trio
 async def test_a_connection_to_any_address_and_port_is_ours(instance: str, address: str, port: int) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as box:
+        with open_container() as container:
             attachment = gateway.reserve(1)
-            await gateway.attach(attachment, box.fd)
-            with box.connect(address, port) as client, await accept(gateway.listener) as accepted:
+            await gateway.attach(attachment, container.fd)
+            with container.connect(address, port) as client, await accept(gateway.listener) as accepted:
                 assert destination(accepted) == (address, port)
                 assert interface(accepted) == attachment.interface
                 assert plain(accepted.getpeername()[0]) in (str(attachment.v4), str(attachment.v6))
@@ -38,12 +48,12 @@ async def test_a_connection_to_any_address_and_port_is_ours(instance: str, addre
 @in_trio
 async def test_two_containers_are_told_apart_by_their_interfaces(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as one, open_box() as two:
+        with open_container() as one, open_container() as two:
             attachments = gateway.reserve(1), gateway.reserve(1)
-            for attachment, box in zip(attachments, (one, two), strict=True):
-                await gateway.attach(attachment, box.fd)
+            for attachment, container in zip(attachments, (one, two), strict=True):
+                await gateway.attach(attachment, container.fd)
                 for address in (V4, V6):
-                    with box.connect(address, 80), await accept(gateway.listener) as accepted:
+                    with container.connect(address, 80), await accept(gateway.listener) as accepted:
                         assert interface(accepted) == attachment.interface
             assert len({attachments[0].interface, attachments[1].interface, attachments[0].v4, attachments[1].v4}) == 4
 
@@ -52,10 +62,10 @@ async def test_two_containers_are_told_apart_by_their_interfaces(instance: str) 
 @in_trio
 async def test_dns_to_any_unicast_address_arrives_and_is_answered_from_there(instance: str, address: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as box:
+        with open_container() as container:
             attachment = gateway.reserve(1)
-            await gateway.attach(attachment, box.fd)
-            with box.udp(address) as client:
+            await gateway.attach(attachment, container.fd)
+            with container.udp(address) as client:
                 client.connect((address, 53))  # so that the kernel drops an answer from any other address
                 client.send(b"question")
                 asked = await query(gateway.dns)
@@ -70,10 +80,10 @@ async def test_the_very_first_answer_arrives(instance: str) -> None:
     """This holds right after attaching: packets would be lost if an address or link weren't ready in the kernel yet."""
     async with open_gateway(instance, v6=True) as gateway:
         for address in (V4, V6) * 30:
-            with open_box() as box:
+            with open_container() as container:
                 attachment = gateway.reserve(1)
-                await gateway.attach(attachment, box.fd)
-                with box.udp(address) as client:
+                await gateway.attach(attachment, container.fd)
+                with container.udp(address) as client:
                     client.connect((address, 53))
                     client.send(b"question")
                     answer(gateway.dns, await query(gateway.dns), b"answer")
@@ -84,21 +94,21 @@ async def test_the_very_first_answer_arrives(instance: str) -> None:
 @in_trio
 async def test_dns_over_tcp_to_the_resolver_address_is_ours(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as box:
-            await gateway.attach(gateway.reserve(1), box.fd)
-            with box.connect("169.254.1.1", 53), await accept(gateway.listener) as accepted:
+        with open_container() as container:
+            await gateway.attach(gateway.reserve(1), container.fd)
+            with container.connect("169.254.1.1", 53), await accept(gateway.listener) as accepted:
                 assert destination(accepted) == ("169.254.1.1", 53)
-            assert box.refusal("169.254.1.1", 80).error == "ConnectionRefusedError"
+            assert container.refusal("169.254.1.1", 80).error == "ConnectionRefusedError"
 
 
 @pytest.mark.parametrize("address", [V4, V6])
 @in_trio
 async def test_other_udp_is_refused_at_once_every_time(instance: str, address: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as box:
-            await gateway.attach(gateway.reserve(1), box.fd)
+        with open_container() as container:
+            await gateway.attach(gateway.reserve(1), container.fd)
             for _ in range(50):  # the kernel's rate limit would allow only six such answers
-                refusal = box.datagram_refusal(address, 443)
+                refusal = container.datagram_refusal(address, 443)
                 assert refusal.error == "ConnectionRefusedError"
                 assert refusal.seconds < AT_ONCE
             assert gateway.counters()["refused_protocol"] == 50
@@ -111,10 +121,10 @@ async def test_other_udp_is_refused_at_once_every_time(instance: str, address: s
 @in_trio
 async def test_addresses_that_are_not_the_internets_are_refused_at_once(instance: str, address: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as box:
-            await gateway.attach(gateway.reserve(1), box.fd)
-            refusal = box.refusal(address, 80)
-            with box.connect(V4, 80), await accept(gateway.listener) as accepted:
+        with open_container() as container:
+            await gateway.attach(gateway.reserve(1), container.fd)
+            refusal = container.refusal(address, 80)
+            with container.connect(V4, 80), await accept(gateway.listener) as accepted:
                 assert destination(accepted) == (V4, 80)
             if address.startswith(("0.", "127.")):
                 assert gateway.counters()["assigned_tcp"] == 1  # the packet never left the container
@@ -126,7 +136,7 @@ async def test_addresses_that_are_not_the_internets_are_refused_at_once(instance
 @in_trio
 async def test_a_container_reaches_no_other(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as one, open_box() as two:
+        with open_container() as one, open_container() as two:
             attachments = gateway.reserve(1), gateway.reserve(1)
             await gateway.attach(attachments[0], one.fd)
             await gateway.attach(attachments[1], two.fd)
@@ -140,36 +150,36 @@ async def test_a_container_reaches_no_other(instance: str) -> None:
 @in_trio
 async def test_without_ipv6_on_the_host_its_connections_are_refused_at_once(instance: str) -> None:
     async with open_gateway(instance, v6=False) as gateway:
-        with open_box() as box:
-            await gateway.attach(gateway.reserve(1), box.fd)
-            refusal = box.refusal(V6, 443)
+        with open_container() as container:
+            await gateway.attach(gateway.reserve(1), container.fd)
+            refusal = container.refusal(V6, 443)
             assert (refusal.error, refusal.seconds < AT_ONCE) == ("ConnectionRefusedError", True)
             assert gateway.counters()["refused_family"] == 1
-            with box.connect(V4, 443), await accept(gateway.listener) as accepted:
+            with container.connect(V4, 443), await accept(gateway.listener) as accepted:
                 assert destination(accepted) == (V4, 443)
             gateway.set_ipv6(True)
-            with box.connect(V6, 443), await accept(gateway.listener) as accepted:
+            with container.connect(V6, 443), await accept(gateway.listener) as accepted:
                 assert destination(accepted) == (V6, 443)
             gateway.set_ipv6(False)
-            assert box.refusal(V6, 443).error == "ConnectionRefusedError"
+            assert container.refusal(V6, 443).error == "ConnectionRefusedError"
 
 
 @in_trio
 async def test_detaching_leaves_the_container_without_a_network_and_the_seat_free(instance: str) -> None:
     async with open_gateway(instance, v6=True, container_v4="100.96.0.0/30") as gateway:
-        with open_box() as box:
+        with open_container() as container:
             first, second = gateway.reserve(1), gateway.reserve(1)
             with pytest.raises(CaptureError, match="all addresses of 100.96.0.0/30 are taken"):
                 gateway.reserve(1)
-            await gateway.attach(first, box.fd)
-            assert box.interfaces() == {"lo", "eth0"}
+            await gateway.attach(first, container.fd)
+            assert container.interfaces() == {"lo", "eth0"}
             await gateway.detach(first)
-            assert box.interfaces() == {"lo"}
+            assert container.interfaces() == {"lo"}
             again = gateway.reserve(1)
             assert (again.v4, again.v6) == (first.v4, first.v6)
             assert again.interface not in (first.interface, second.interface)
-            await gateway.attach(again, box.fd)
-            with box.connect(V4, 80), await accept(gateway.listener) as accepted:
+            await gateway.attach(again, container.fd)
+            with container.connect(V4, 80), await accept(gateway.listener) as accepted:
                 assert interface(accepted) == again.interface
 
 
@@ -177,8 +187,8 @@ async def test_detaching_leaves_the_container_without_a_network_and_the_seat_fre
 async def test_detaching_a_container_whose_namespace_is_gone_is_fine(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
         attachment = gateway.reserve(1)
-        with open_box() as box:
-            await gateway.attach(attachment, box.fd)
+        with open_container() as container:
+            await gateway.attach(attachment, container.fd)
         await gateway.detach(attachment)
         await gateway.detach(attachment)
 
@@ -186,13 +196,13 @@ async def test_detaching_a_container_whose_namespace_is_gone_is_fine(instance: s
 @in_trio
 async def test_a_failed_attach_says_why_and_leaves_nothing(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as box:
+        with open_container() as container:
             attachment, other = gateway.reserve(1), gateway.reserve(1)
-            await gateway.attach(attachment, box.fd)
+            await gateway.attach(attachment, container.fd)
             with pytest.raises(CaptureError, match=os.strerror(errno.EEXIST)):
-                await gateway.attach(other, box.fd)  # the namespace has a default route already
-            assert box.interfaces() == {"lo", "eth0"}
-            with open_box() as fresh:
+                await gateway.attach(other, container.fd)  # the namespace has a default route already
+            assert container.interfaces() == {"lo", "eth0"}
+            with open_container() as fresh:
                 await gateway.attach(other, fresh.fd)
                 with fresh.connect(V4, 80), await accept(gateway.listener) as accepted:
                     assert interface(accepted) == other.interface
@@ -201,14 +211,14 @@ async def test_a_failed_attach_says_why_and_leaves_nothing(instance: str) -> Non
 @in_trio
 async def test_closing_leaves_no_namespace_program_mount_or_interface(instance: str) -> None:
     state = state_of(instance)
-    with open_box() as box:
+    with open_container() as container:
         async with open_gateway(instance, v6=True) as gateway:
-            await gateway.attach(gateway.reserve(1), box.fd)
+            await gateway.attach(gateway.reserve(1), container.fd)
             namespace = state.namespace.stat().st_ino
             assert links_of(namespace) == 1
         assert links_of(namespace) == 0
         assert not state.directory.exists()
-        assert box.interfaces() == {"lo"}
+        assert container.interfaces() == {"lo"}
 
 
 @in_trio
@@ -218,11 +228,11 @@ async def test_an_instance_runs_once_and_two_instances_side_by_side(instance: st
             async with open_gateway(instance, v6=True):
                 raise AssertionError("the second was opened")
         async with open_gateway(instance + "-b", v6=True) as two:
-            with open_box() as left, open_box() as right:
+            with open_container() as left, open_container() as right:
                 await one.attach(one.reserve(1), left.fd)
                 await two.attach(two.reserve(1), right.fd)
-                for box, gateway, port in ((left, one, 1001), (right, two, 1002)):
-                    with box.connect(V4, port), await accept(gateway.listener) as accepted:
+                for container, gateway, port in ((left, one, 1001), (right, two, 1002)):
+                    with container.connect(V4, port), await accept(gateway.listener) as accepted:
                         assert destination(accepted) == (V4, port)
 
 
@@ -239,10 +249,10 @@ async def test_attaching_takes_milliseconds(instance: str) -> None:
     took = []
     async with open_gateway(instance, v6=True) as gateway:
         for _ in range(5):
-            with open_box() as box:
+            with open_container() as container:
                 attachment = gateway.reserve(1)
                 start = time.monotonic()
-                await gateway.attach(attachment, box.fd)
+                await gateway.attach(attachment, container.fd)
                 took.append(time.monotonic() - start)
                 await gateway.detach(attachment)
     assert min(took) < 0.03, took
@@ -251,13 +261,13 @@ async def test_attaching_takes_milliseconds(instance: str) -> None:
 @in_trio
 async def test_a_connection_that_is_dropped_ends_in_a_reset_and_one_that_is_finished_in_order(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as box:
-            await gateway.attach(gateway.reserve(1), box.fd)
-            with box.connect(V4, 80) as client:
+        with open_container() as container:
+            await gateway.attach(gateway.reserve(1), container.fd)
+            with container.connect(V4, 80) as client:
                 (await accept(gateway.listener)).close()
                 with pytest.raises(ConnectionResetError):
                     client.recv(1)
-            with box.connect(V4, 80) as client:
+            with container.connect(V4, 80) as client:
                 accepted = await accept(gateway.listener)
                 accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 0, 0))
                 accepted.close()

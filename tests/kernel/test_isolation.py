@@ -22,7 +22,17 @@ from pyinterceptor.capture.gateway.gateway import Gateway, open_gateway
 from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.capture.gateway.state import state_of
 from tests.kernel import frames
-from tests.kernel.box import AT_ONCE, Box, accept, family, in_trio, interface, open_box, plain, query
+from tests.kernel.container import (
+    AT_ONCE,
+    BareContainer,
+    accept,
+    family,
+    in_trio,
+    interface,
+    open_container,
+    plain,
+    query,
+)
 from tests.kernel.frames import echo, packet, question, syn, tcp, udp, version
 
 V4, V6 = "198.51.100.7", "2001:db8:7::7"
@@ -39,7 +49,7 @@ TAKEN = {"assigned_tcp": 1, "assigned_dns": 1}  # one valid connection and one v
 class Member:
     """A container with a packet socket on its interface."""
 
-    box: Box
+    container: BareContainer
     attachment: Attachment
     raw: socket.socket
 
@@ -128,13 +138,13 @@ class Scene:
 @asynccontextmanager
 async def scene(instance: str) -> AsyncIterator[Scene]:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as one, open_box() as two:
+        with open_container() as one, open_container() as two:
             members = []
-            for box in (one, two):
-                box.command("nft", QUIET)
+            for container in (one, two):
+                container.command("nft", QUIET)
                 attachment = gateway.reserve(1)
-                await gateway.attach(attachment, box.fd)
-                members.append(Member(box, attachment, box.packets(ALL_FRAMES)))
+                await gateway.attach(attachment, container.fd)
+                members.append(Member(container, attachment, container.packets(ALL_FRAMES)))
             with members[0].raw, members[1].raw:
                 yield Scene(gateway, *members, instance)
 
@@ -218,16 +228,16 @@ async def test_a_link_local_source_is_dropped(instance: str, hops: int) -> None:
 @in_trio
 async def test_an_interface_that_nobody_registered_is_refused(instance: str) -> None:
     async with open_gateway(instance, v6=True) as gateway:
-        with open_box() as box:
+        with open_container() as container:
             attachment = gateway.reserve(1)
-            veth.attach(gateway._netlink, attachment, box.fd)
+            veth.attach(gateway._netlink, attachment, container.fd)
             for address in (V4, V6):
-                refusal = box.refusal(address, 80)
+                refusal = container.refusal(address, 80)
                 assert (refusal.error, refusal.seconds < AT_ONCE) == ("ConnectionRefusedError", True)
             assert gateway.counters()["unknown_interface"] == 2
             veth.detach(gateway._netlink, attachment)
-            await gateway.attach(attachment, box.fd)
-            with box.connect(V4, 80), await accept(gateway.listener) as accepted:
+            await gateway.attach(attachment, container.fd)
+            with container.connect(V4, 80), await accept(gateway.listener) as accepted:
                 assert interface(accepted) == attachment.interface
 
 
@@ -240,9 +250,9 @@ async def test_another_containers_services_are_out_of_reach(instance: str, targe
     async with scene(instance) as at:
         theirs = at.other.own(target)
         with (
-            at.other.box.run(lambda: socket.create_server((theirs, 8080), family=family(theirs))) as server,
-            at.other.box.run(lambda: bound_udp(theirs, 8080)) as datagrams,
-            at.other.box.run(lambda: bound_udp(theirs, 53)) as names,
+            at.other.container.run(lambda: socket.create_server((theirs, 8080), family=family(theirs))) as server,
+            at.other.container.run(lambda: bound_udp(theirs, 8080)) as datagrams,
+            at.other.container.run(lambda: bound_udp(theirs, 53)) as names,
         ):
             for listening in (server, datagrams, names):
                 listening.settimeout(5)
@@ -319,7 +329,7 @@ async def test_quic_and_other_udp_is_refused_at_once(instance: str, target: str)
         own = at.hostile.own(target)
         for port in (1, 443, 5353, 65535):
             assert await at.outcome(question(own, target, port)) == {"refused_protocol": 1}
-            refusal = at.hostile.box.datagram_refusal(target, port)
+            refusal = at.hostile.container.datagram_refusal(target, port)
             assert (refusal.error, refusal.seconds < AT_ONCE) == ("ConnectionRefusedError", True)
             assert await at.outcome(question(own, target, 53)) == {"assigned_dns": 1}
 
@@ -399,7 +409,7 @@ async def test_an_mptcp_socket_gets_a_tcp_connection(instance: str) -> None:
             opened.connect((V4, 80))
             return opened
 
-        with at.hostile.box.run(connect) as client, await accept(at.gateway.listener) as accepted:
+        with at.hostile.container.run(connect) as client, await accept(at.gateway.listener) as accepted:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == socket.IPPROTO_TCP
             client.sendall(b"plain")
             assert accepted.recv(5) == b"plain"
@@ -671,11 +681,11 @@ async def test_a_flood_of_connection_attempts_keeps_nobody_else_out(instance: st
         own = at.hostile.own(address)
         # The half-open connections stay: the flooder's own stack gets no answer that it could reset.
         deaf = "add table inet deaf; add chain inet deaf input { type filter hook input priority 0; policy drop; }"
-        at.hostile.box.command("nft", deaf)
+        at.hostile.container.command("nft", deaf)
         at.hostile.send(*(at.hostile.frame(syn(own, address)) for _ in range(6_000)))
         assert at.statistic("TcpExtTCPReqQFullDoCookies") > 0  # the queue is full
         for _ in range(20):
-            with at.other.box.connect(address, 80) as client, await accept(at.gateway.listener) as accepted:
+            with at.other.container.connect(address, 80) as client, await accept(at.gateway.listener) as accepted:
                 assert plain(accepted.getpeername()[0]) == at.other.own(address)
                 assert interface(accepted) == at.other.attachment.interface
                 client.sendall(b"still here")
@@ -692,7 +702,7 @@ async def test_a_flood_of_questions_leaves_room_for_anothers(instance: str) -> N
             """Returns the other container's queries that reach the DNS socket, which isn't read during the flood."""
             at.hostile.send(*flood)
             for number in range(100):
-                at.other.box.send(str(number).encode(), V4, 53)
+                at.other.container.send(str(number).encode(), V4, 53)
             found = set()
             while True:
                 try:

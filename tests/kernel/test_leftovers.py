@@ -16,16 +16,16 @@ from pyinterceptor.capture.gateway.gateway import free_instance, open_gateway, r
 from pyinterceptor.capture.gateway.pins import links_of
 from pyinterceptor.capture.gateway.state import state_of
 from pyinterceptor.errors import CaptureError
-from tests.kernel.box import AT_ONCE, Box, accept, in_trio, open_box
+from tests.kernel.container import AT_ONCE, BareContainer, accept, in_trio, open_container
 
 V4, V6 = "198.51.100.7", "2001:db8:7::7"
 
 
 @contextmanager
-def predecessor(instance: str, box: Box, *how: str) -> Iterator[subprocess.Popen[bytes]]:
+def predecessor(instance: str, container: BareContainer, *how: str) -> Iterator[subprocess.Popen[bytes]]:
     """Runs tests/kernel/predecessor.py, and kills it at the end of the block if it still runs."""
-    argv = [sys.executable, str(Path(__file__).with_name("predecessor.py")), instance, str(box.fd), *how]
-    with subprocess.Popen(argv, pass_fds=[box.fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    argv = [sys.executable, str(Path(__file__).with_name("predecessor.py")), instance, str(container.fd), *how]
+    with subprocess.Popen(argv, pass_fds=[container.fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             yield process
         finally:
@@ -48,10 +48,10 @@ def mounts(instance: str) -> set[str]:
 @in_trio
 async def test_who_is_killed_leaves_a_closed_door_that_the_next_removes(instance: str) -> None:
     state = state_of(instance)
-    with open_box() as box:
-        with predecessor(instance, box) as dying:
+    with open_container() as container:
+        with predecessor(instance, container) as dying:
             assert is_attached(dying)
-            with box.connect(V4, 80) as v4, box.connect(V6, 80) as v6:  # the control
+            with container.connect(V4, 80) as v4, container.connect(V6, 80) as v6:  # the control
                 dying.kill()
                 dying.wait()
                 for flow in (v4, v6):
@@ -61,20 +61,20 @@ async def test_who_is_killed_leaves_a_closed_door_that_the_next_removes(instance
         assert mounts(instance) == {"gateway", "bpf"}
         assert {pin.name for pin in state.pins.iterdir()} >= {"program", "link", "listeners", "containers"}
         assert links_of(left) == 1
-        assert box.interfaces() == {"lo", "eth0"}
+        assert container.interfaces() == {"lo", "eth0"}
         for address in (V4, V6, "169.254.1.1"):
             for port in (53, 80, 443):
-                refusals = box.refusal(address, port), box.datagram_refusal(address, port)
+                refusals = container.refusal(address, port), container.datagram_refusal(address, port)
                 assert {refusal.error for refusal in refusals} == {"ConnectionRefusedError"}
                 assert max(refusal.seconds for refusal in refusals) < AT_ONCE
 
         async with open_gateway(instance, v6=True) as gateway:
-            assert box.interfaces() == {"lo"}
+            assert container.interfaces() == {"lo"}
             assert links_of(left) == 0
             assert state.namespace.stat().st_ino != left
-            await gateway.attach(gateway.reserve(1), box.fd)
+            await gateway.attach(gateway.reserve(1), container.fd)
             for address in (V4, V6):
-                with box.connect(address, 80) as client, await accept(gateway.listener) as accepted:
+                with container.connect(address, 80) as client, await accept(gateway.listener) as accepted:
                     client.sendall(b"here")
                     assert accepted.recv(4) == b"here"
         assert not state.directory.exists()
@@ -84,13 +84,13 @@ async def test_who_is_killed_leaves_a_closed_door_that_the_next_removes(instance
 @in_trio
 async def test_wherever_in_opening_it_is_killed_the_next_starts(instance: str, function: str) -> None:
     deaths = 0
-    with open_box() as box, predecessor(instance, box, "each") as dying:
+    with open_container() as container, predecessor(instance, container, "each") as dying:
         while not dies_attached(dying, f"{function} {deaths}"):
             deaths += 1
             async with open_gateway(instance, v6=True) as gateway:
-                assert box.interfaces() == {"lo"}
-                await gateway.attach(gateway.reserve(1), box.fd)
-                with box.connect(V4, 80), await accept(gateway.listener):
+                assert container.interfaces() == {"lo"}
+                await gateway.attach(gateway.reserve(1), container.fd)
+                with container.connect(V4, 80), await accept(gateway.listener):
                     pass
             assert not state_of(instance).directory.exists()
         remove_leftovers(instance)
@@ -112,32 +112,32 @@ def dies_attached(predecessors: subprocess.Popen[bytes], where: str) -> bool:
 
 @in_trio
 async def test_leftovers_are_removed_without_a_start(instance: str) -> None:
-    with open_box() as box:
-        with predecessor(instance, box) as dying:
+    with open_container() as container:
+        with predecessor(instance, container) as dying:
             assert is_attached(dying)
             with pytest.raises(CaptureError, match="is running already"):
                 remove_leftovers(instance)  # the instance is alive
-            assert box.interfaces() == {"lo", "eth0"}
+            assert container.interfaces() == {"lo", "eth0"}
         dying.wait()
         assert mounts(instance) == {"gateway", "bpf"}
         remove_leftovers(instance)
         remove_leftovers(instance)
         assert mounts(instance) == set()
         assert not state_of(instance).directory.exists()
-        assert box.interfaces() == {"lo"}
+        assert container.interfaces() == {"lo"}
 
 
 @in_trio
 async def test_a_name_for_this_process_removes_what_dead_ones_of_the_kind_left(instance: str) -> None:
-    with open_box() as box, open_box() as other:
-        with predecessor(f"{instance}-1", box) as dying, predecessor(f"{instance}-2", other) as living:
+    with open_container() as container, open_container() as other:
+        with predecessor(f"{instance}-1", container) as dying, predecessor(f"{instance}-2", other) as living:
             assert is_attached(dying)
             assert is_attached(living)
             dying.kill()
             dying.wait()
             assert free_instance(instance) == f"{instance}-{os.getpid()}"
             assert not state_of(f"{instance}-1").directory.exists()
-            assert (box.interfaces(), other.interfaces()) == ({"lo"}, {"lo", "eth0"})
+            assert (container.interfaces(), other.interfaces()) == ({"lo"}, {"lo", "eth0"})
             other.connect(V4, 80).close()
         remove_leftovers(f"{instance}-2")
 
@@ -145,16 +145,16 @@ async def test_a_name_for_this_process_removes_what_dead_ones_of_the_kind_left(i
 @in_trio
 async def test_an_instance_beside_a_killed_one_is_not_touched(instance: str) -> None:
     async with open_gateway(f"{instance}-living", v6=True) as living:
-        with open_box() as box, open_box() as theirs:
-            await living.attach(living.reserve(1), box.fd)
-            with box.connect(V4, 80) as client, await accept(living.listener) as accepted:
+        with open_container() as container, open_container() as theirs:
+            await living.attach(living.reserve(1), container.fd)
+            with container.connect(V4, 80) as client, await accept(living.listener) as accepted:
 
                 def works() -> None:
                     client.sendall(b"ping")
                     assert accepted.recv(4) == b"ping"
                     accepted.sendall(b"pong")
                     assert client.recv(4) == b"pong"
-                    box.connect(V6, 80).close()
+                    container.connect(V6, 80).close()
 
                 works()
                 with predecessor(instance, theirs) as dying:
@@ -171,10 +171,10 @@ async def test_an_instance_beside_a_killed_one_is_not_touched(instance: str) -> 
 
 def test_a_compiler_that_outlives_its_owner_does_not_touch_the_next(instance: str, tmp_path: Path) -> None:
     first, second = Compiler(tmp_path / "first"), Compiler(tmp_path / "second")
-    with open_box() as box:
-        with predecessor(instance, box, first.program):
+    with open_container() as container:
+        with predecessor(instance, container, first.program):
             orphan = os.pidfd_open(first.wait_until_called())
-        with predecessor(instance, box, second.program) as living:
+        with predecessor(instance, container, second.program) as living:
             second.wait_until_called()  # now everything exists except the program and its pins
             first.go_on()
             assert select.select([orphan], [], [], 30)[0], "the orphan has not ended"
@@ -182,7 +182,7 @@ def test_a_compiler_that_outlives_its_owner_does_not_touch_the_next(instance: st
             second.go_on()
             assert is_attached(living)
             assert links_of(state_of(instance).namespace.stat().st_ino) == 1
-            box.connect(V4, 80).close()
+            container.connect(V4, 80).close()
         living.wait()
         remove_leftovers(instance)
 
@@ -210,16 +210,16 @@ class Compiler:
 
 @in_trio
 async def test_a_copy_of_our_mounts_keeps_nothing_alive(instance: str) -> None:
-    with open_box() as box, ExitStack() as stack:
+    with open_container() as container, ExitStack() as stack:
         async with open_gateway(instance, v6=True) as gateway:
-            await gateway.attach(gateway.reserve(1), box.fd)
+            await gateway.attach(gateway.reserve(1), container.fd)
             namespace = state_of(instance).namespace.stat().st_ino
             copy = stack.enter_context(copy_of_our_mounts())
             assert f"{state_of(instance).namespace} " in copy.read_text()
             assert links_of(namespace) == 1
         assert f"{state_of(instance).namespace} " not in copy.read_text()
         assert links_of(namespace) == 0
-        assert box.interfaces() == {"lo"}
+        assert container.interfaces() == {"lo"}
 
 
 @contextmanager
@@ -235,10 +235,10 @@ def copy_of_our_mounts() -> Iterator[Path]:
 @in_trio
 async def test_the_host_stays_as_it_is(instance: str) -> None:
     before = host()
-    with open_box() as box, open_box() as other:
+    with open_container() as container, open_container() as other:
         async with open_gateway(instance, v6=True) as gateway:
-            await gateway.attach(gateway.reserve(1), box.fd)
-            with box.connect(V4, 80), await accept(gateway.listener):
+            await gateway.attach(gateway.reserve(1), container.fd)
+            with container.connect(V4, 80), await accept(gateway.listener):
                 assert host() == before
         assert host() == before
         with predecessor(instance, other) as dying:

@@ -26,17 +26,17 @@ from pyinterceptor.serving.records import Verdict
 from tests.conftest import descriptors
 
 
-class Box(Container):
+class Sandbox(Container):
     """A container without rules."""
 
 
-APP = App(containers=[Box])
+APP = App(containers=[Sandbox])
 
 
 def test_what_the_users_own_code_raises_comes_out_as_it_is(instance: str) -> None:
     async def failing() -> None:
         async with open_interceptor(APP, instance=instance) as interceptor:
-            await interceptor.get_container(Box)
+            await interceptor.get_container(Sandbox)
             _ = 1 / 0
 
     async def main() -> None:
@@ -44,7 +44,7 @@ def test_what_the_users_own_code_raises_comes_out_as_it_is(instance: str) -> Non
             await failing()
         assert caught.value.__cause__ is None
         async with open_interceptor(APP, instance=instance) as interceptor:
-            assert (await (await interceptor.get_container(Box)).exec("echo again")).text == "again\n"
+            assert (await (await interceptor.get_container(Sandbox)).exec("echo again")).text == "again\n"
 
     trio.run(main)
 
@@ -73,7 +73,7 @@ def test_an_instance_that_runs_already_is_said_so_and_lives_on(instance: str) ->
             with pytest.raises(CaptureError, match="is running already; choose another name"):
                 async with open_interceptor(APP, instance=instance):
                     raise AssertionError("the second was opened")
-            assert (await (await first.get_container(Box)).exec("echo alive")).text == "alive\n"
+            assert (await (await first.get_container(Sandbox)).exec("echo alive")).text == "alive\n"
 
     trio.run(main)
 
@@ -82,8 +82,8 @@ def test_a_cancelled_interceptor_ends_its_containers(instance: str) -> None:
     async def main() -> None:
         with trio.move_on_after(5) as scope:
             async with open_interceptor(APP, instance=instance) as interceptor:
-                box = await interceptor.get_container(Box)
-                running = await box.start("sleep 1000")
+                container = await interceptor.get_container(Sandbox)
+                running = await container.start("sleep 1000")
                 scope.cancel()
                 await trio.sleep_forever()
         assert scope.cancelled_caught
@@ -99,10 +99,10 @@ def test_a_class_that_the_app_does_not_have_is_refused_by_name(instance: str) ->
 
     async def main() -> None:
         async with open_interceptor(APP, instance=instance) as interceptor:
-            with pytest.raises(PolicyError, match="Stranger is not a container of this app; it has: Box"):
+            with pytest.raises(PolicyError, match="Stranger is not a container of this app; it has: Sandbox"):
                 await interceptor.get_container(Stranger)
             with pytest.raises(KeyError, match="does not run"):
-                interceptor.count(Box)
+                interceptor.count(Sandbox)
 
     trio.run(main)
 
@@ -121,9 +121,9 @@ def test_a_flow_that_is_still_with_its_handler_at_the_end_is_recorded_like_any_o
             open_interceptor(App(containers=[Slow]), instance=instance) as interceptor,
             interceptor.records(FlowRecord) as flows,
         ):
-            box = await interceptor.get_container(Slow)
-            assert (await box.exec("curl -s -m 0.5 http://slow.test/")).returncode == 28  # curl's timeout
-            await box.stop(grace=0)
+            container = await interceptor.get_container(Slow)
+            assert (await container.exec("curl -s -m 0.5 http://slow.test/")).returncode == 28  # curl's timeout
+            await container.stop(grace=0)
             assert [(flow.verdict, flow.rule) for flow in flows.take_nowait()] == [(Verdict.HANDLE, "slow.test")]
 
     trio.run(main)
@@ -139,7 +139,7 @@ def test_six_containers_start_side_by_side(instance: str) -> None:
             async def get(number: int) -> None:
                 going_on.append(number)
                 most.append(len(going_on))
-                container = await interceptor.get_container(Box, f"n{number}")
+                container = await interceptor.get_container(Sandbox, f"n{number}")
                 going_on.remove(number)
                 pids.append(container.pid)
 
@@ -205,7 +205,7 @@ def test_an_image_that_cannot_be_had_holds_up_no_other_container(instance: str) 
         image = "localhost/pyinterceptor-nonesuch"
 
     async def main() -> None:
-        async with open_interceptor(App(containers=[Box, Missing]), instance=instance) as interceptor:
+        async with open_interceptor(App(containers=[Sandbox, Missing]), instance=instance) as interceptor:
 
             async def fail() -> None:
                 with pytest.raises(RuntimeFailure, match="is not on this machine and can't be pulled"):
@@ -213,14 +213,14 @@ def test_an_image_that_cannot_be_had_holds_up_no_other_container(instance: str) 
                 ended.append("image")
 
             async def start() -> None:
-                await (await interceptor.get_container(Box)).stop()
-                ended.append("box")
+                await (await interceptor.get_container(Sandbox)).stop()
+                ended.append("one")
 
             ended: list[str] = []
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fail)
                 nursery.start_soon(start)
-            assert sorted(ended) == ["box", "image"]
+            assert sorted(ended) == ["image", "one"]
             assert interceptor.runs == {}
 
     trio.run(main)

@@ -68,10 +68,10 @@ async def no_network(netns_fd: int) -> None:
     """Does nothing: the container stays unattached."""
 
 
-def in_box(scenario: Callable[[PodmanRuntime], Awaitable[T]], image: str = IMAGE) -> T:
+def in_container(scenario: Callable[[PodmanRuntime], Awaitable[T]], image: str = IMAGE) -> T:
     async def main() -> T:
-        async with open_podman_container(name="a box", image=image, attach=no_network) as box:
-            return await scenario(box)
+        async with open_podman_container(name="a container", image=image, attach=no_network) as container:
+            return await scenario(container)
 
     return trio.run(main)
 
@@ -83,39 +83,39 @@ def ours() -> list[str]:
 
 
 def test_a_command_gets_input_and_environment_and_gives_output_and_exit_code() -> None:
-    async def scenario(box: PodmanRuntime) -> None:
-        assert (await execute(box, "sh -c 'cat; echo $MINE >&2; exit 3'", input=b"in", env={"MINE": "x"})) == Finished(
-            3, b"in", b"x\n"
-        )
-        assert (await execute(box, ["echo", "one word"])).text == "one word\n"
-        assert (await execute(box, "hostname")).text == "a-box\n"
-        assert (await execute(box, "cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
-        assert (await execute(box, "nonesuch")).returncode == 127
-        assert (await execute(box, "/etc/hostname")).returncode == 126
-        assert (await execute(box, "sh -c 'kill -9 $$'")).returncode == 128 + signal.SIGKILL
+    async def scenario(container: PodmanRuntime) -> None:
+        command = "sh -c 'cat; echo $MINE >&2; exit 3'"
+        finished = await execute(container, command, input=b"in", env={"MINE": "x"})
+        assert finished == Finished(3, b"in", b"x\n")
+        assert (await execute(container, ["echo", "one word"])).text == "one word\n"
+        assert (await execute(container, "hostname")).text == "a-container\n"
+        assert (await execute(container, "cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
+        assert (await execute(container, "nonesuch")).returncode == 127
+        assert (await execute(container, "/etc/hostname")).returncode == 126
+        assert (await execute(container, "sh -c 'kill -9 $$'")).returncode == 128 + signal.SIGKILL
         with pytest.raises(RuntimeFailure, match="run sh: exit code 4: oh"):
-            await execute(box, "sh -c 'echo oh >&2; exit 4'", check=True)
+            await execute(container, "sh -c 'echo oh >&2; exit 4'", check=True)
 
-    in_box(scenario)
+    in_container(scenario)
     assert ours() == []
 
 
 def test_a_started_process_runs_until_the_container_stops() -> None:
-    async def scenario(box: PodmanRuntime) -> None:
-        running = await box.start("sh -c 'echo up; exec sleep 1000'", stdout=subprocess.PIPE)
+    async def scenario(container: PodmanRuntime) -> None:
+        running = await container.start("sh -c 'echo up; exec sleep 1000'", stdout=subprocess.PIPE)
         assert running.stdout is not None
         assert await running.stdout.receive_some(3) == b"up\n"
-        assert b"sleep 1000" in (await execute(box, "ps")).stdout
+        assert b"sleep 1000" in (await execute(container, "ps")).stdout
         assert len(ours()) == 1
-        await box.stop()
+        await container.stop()
         assert ours() == []
         assert await running.wait() != 0
         await running.aclose()
         with pytest.raises(RuntimeFailure, match="the container is stopped"):
-            await execute(box, "true")
-        await box.stop()
+            await execute(container, "true")
+        await container.stop()
 
-    in_box(scenario)
+    in_container(scenario)
 
 
 def test_the_first_instruction_of_an_image_is_under_the_rules_already(world: World, instance: str) -> None:
@@ -132,11 +132,11 @@ def test_the_first_instruction_of_an_image_is_under_the_rules_already(world: Wor
 
     async def main() -> None:
         async with open_interceptor(App(containers=[AtOnce]), instance=instance) as interceptor:
-            box = await interceptor.get_container(AtOnce, "one")
+            container = await interceptor.get_container(AtOnce, "one")
             waiting = "until [ -s /first ]; do usleep 10000; done; cat /first"
             with trio.fail_after(20):
-                assert (await box.exec(["sh", "-c", waiting])).text == "handled"
-            refused = await box.exec(["nc", "-w", "5", ORIGIN_V4, "7"], input=b"past")
+                assert (await container.exec(["sh", "-c", waiting])).text == "handled"
+            refused = await container.exec(["nc", "-w", "5", ORIGIN_V4, "7"], input=b"past")
             assert refused.stdout == b""
 
     before = world.counts().syns
@@ -156,12 +156,12 @@ def test_hostile_code_as_root_inside_gains_nothing_past_its_own_streams(attack: 
         await trio.to_thread.run_sync(give_eth0)
 
     async def main() -> Finished:
-        async with open_podman_container(name="box", image=f"{IMAGE}-attack", attach=attach) as box:
-            assert (await execute(box, "id -u")).text == "0\n"
-            status = (await execute(box, "cat /proc/self/status")).text
+        async with open_podman_container(name="one", image=f"{IMAGE}-attack", attach=attach) as container:
+            assert (await execute(container, "id -u")).text == "0\n"
+            status = (await execute(container, "cat /proc/self/status")).text
             assert "NoNewPrivs:\t1" in status
             assert "CapBnd:\t00000000000404fb" in status  # CAPABILITIES: no NET_ADMIN, NET_RAW, SYS_ADMIN
-            return await execute(box, "/attack")
+            return await execute(container, "/attack")
 
     told = dict(line.split(": ") for line in trio.run(main).text.splitlines())
     assert told.pop("stream") == "done"
@@ -177,7 +177,7 @@ import sys, trio
 from pyinterceptor.runtime import open_podman_container
 async def attach(fd): pass
 async def main():
-    async with open_podman_container(name="doomed", image=sys.argv[1], attach=attach) as box:
+    async with open_podman_container(name="doomed", image=sys.argv[1], attach=attach) as container:
         print("up", flush=True)
         await trio.sleep_forever()
 trio.run(main)
@@ -189,30 +189,30 @@ def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_liv
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
 
-        async def beside(box: PodmanRuntime) -> None:
+        async def beside(container: PodmanRuntime) -> None:
             assert len(ours()) == 2
 
-        in_box(beside)
+        in_container(beside)
         left = ours()
         assert len(left) == 1
         owner.kill()
         owner.wait()
 
-        async def instead(box: PodmanRuntime) -> None:
+        async def instead(container: PodmanRuntime) -> None:
             assert len(ours()) == 1
             assert ours() != left
 
-        in_box(instead)
+        in_container(instead)
     assert ours() == []
     assert list(Path(tempfile.gettempdir()).glob("pyinterceptor-*")) == []
 
 
 def test_the_user_is_one_of_the_images() -> None:
     async def main() -> None:
-        async with open_podman_container(name="box", image=IMAGE, attach=no_network, user="4242:4343") as box:
-            assert (await execute(box, "sh -c 'id -u; id -g'")).text == "4242\n4343\n"
+        async with open_podman_container(name="one", image=IMAGE, attach=no_network, user="4242:4343") as container:
+            assert (await execute(container, "sh -c 'id -u; id -g'")).text == "4242\n4343\n"
         with pytest.raises(RuntimeFailure, match="nonesuch"):
-            async with open_podman_container(name="box", image=IMAGE, attach=no_network, user="nonesuch"):
+            async with open_podman_container(name="one", image=IMAGE, attach=no_network, user="nonesuch"):
                 raise AssertionError("it was opened")
 
     trio.run(main)
@@ -230,29 +230,29 @@ def test_resolv_conf_is_ours_also_where_the_images_is_a_link_to_nothing(target: 
     importing = [*PODMAN, "import", "--change", 'CMD ["/bin/cat"]', "-", name]
     subprocess.run(importing, input=written.getvalue(), capture_output=True, check=True)
 
-    async def scenario(box: PodmanRuntime) -> None:
-        assert (await execute(box, "cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
+    async def scenario(container: PodmanRuntime) -> None:
+        assert (await execute(container, "cat /etc/resolv.conf")).text == "nameserver 169.254.1.1\n"
 
     try:
-        in_box(scenario, image=name)
+        in_container(scenario, image=name)
     finally:
         remove_image(name)
 
 
 def test_an_image_that_is_not_there_is_said_so() -> None:
     with pytest.raises(RuntimeFailure, match="nonesuch/image.* is not on this machine and can't be pulled"):
-        in_box(never, image="localhost/nonesuch/image")
+        in_container(never, image="localhost/nonesuch/image")
     assert ours() == []
 
 
 def test_an_image_whose_command_has_ended_is_said_so() -> None:
-    async def scenario(box: PodmanRuntime) -> None:
-        assert box.first is not None
-        await trio.lowlevel.wait_readable(box.first)
+    async def scenario(container: PodmanRuntime) -> None:
+        assert container.first is not None
+        await trio.lowlevel.wait_readable(container.first)
         with pytest.raises(RuntimeFailure, match="run true: the container has ended, because its image's own command"):
-            await execute(box, "true")
+            await execute(container, "true")
 
-    in_box(scenario, image=ENDING)
+    in_container(scenario, image=ENDING)
 
 
 def test_when_attaching_fails_nothing_of_the_image_runs(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_when_attaching_fails_nothing_of_the_image_runs(tmp_path: Path) -> None:
         raise RuntimeFailure("no attachment")
 
     async def main() -> None:
-        async with open_podman_container(name="box", image=IMAGE, attach=attach):
+        async with open_podman_container(name="one", image=IMAGE, attach=attach):
             raise AssertionError("it was opened")
 
     with pytest.raises(RuntimeFailure, match="no attachment"):
@@ -268,5 +268,5 @@ def test_when_attaching_fails_nothing_of_the_image_runs(tmp_path: Path) -> None:
     assert ours() == []
 
 
-async def never(box: PodmanRuntime) -> None:
+async def never(container: PodmanRuntime) -> None:
     raise AssertionError(f"it was opened by {os.getpid()}")

@@ -62,8 +62,8 @@ def attempts_inside(script: str, *arguments: str, instance: str, **options: Any)
         async with open_gateway(instance, v6=True) as gateway:
             attachment = gateway.reserve(1)
             attach = partial(gateway.attach, attachment)
-            async with open_netns_container(name="hostile", attach=attach, **options) as box:
-                finished = await execute(box, [PYTHON, "-c", TRY + script, *arguments], check=True)
+            async with open_netns_container(name="hostile", attach=attach, **options) as container:
+                finished = await execute(container, [PYTHON, "-c", TRY + script, *arguments], check=True)
             await gateway.detach(attachment)
         told: dict[str, str] = json.loads(finished.stdout)
         return told
@@ -296,8 +296,8 @@ import os, signal, sys, trio
 from pyinterceptor.runtime import open_netns_container, run_inherited
 async def attach(fd): pass
 async def main():
-    async with open_netns_container(name="hostile", attach=attach, user="root") as box:
-        return await run_inherited(box, sys.argv[1:])
+    async with open_netns_container(name="hostile", attach=attach, user="root") as container:
+        return await run_inherited(container, sys.argv[1:])
 print(trio.run(main), flush=True)
 """
 GROUP_ATTACK = """
@@ -351,8 +351,9 @@ def test_programs_and_libraries_that_it_plants_are_run_as_itself_at_most(workdir
         """Does nothing: the container stays unattached."""
 
     async def main() -> None:
-        async with open_netns_container(name="planted", attach=attach, user="nobody", workdir=workdir) as box:
-            assert (await execute(box, "id-of-mine", env=environment)).text == "CapEff:\t0000000000000000\n65534\n"
+        async with open_netns_container(name="planted", attach=attach, user="nobody", workdir=workdir) as container:
+            found = (await execute(container, "id-of-mine", env=environment)).text
+            assert found == "CapEff:\t0000000000000000\n65534\n"
 
     trio.run(main)
     loaded = (workdir / "loaded").read_text()

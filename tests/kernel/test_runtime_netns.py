@@ -32,16 +32,16 @@ async def no_network(netns_fd: int) -> None:
     """Does nothing: the container stays unattached."""
 
 
-def in_box(scenario: Callable[[NetnsRuntime], Awaitable[T]], **options: Any) -> T:
+def in_container(scenario: Callable[[NetnsRuntime], Awaitable[T]], **options: Any) -> T:
     async def main() -> T:
-        async with open_netns_container(**{"name": "box", "attach": no_network, **options}) as box:
-            return await scenario(box)
+        async with open_netns_container(**{"name": "one", "attach": no_network, **options}) as container:
+            return await scenario(container)
 
     return trio.run(main)
 
 
 def inside(*argv: str, input: bytes | None = None, **options: Any) -> Finished:
-    return in_box(lambda box: execute(box, argv, input=input), **options)
+    return in_container(lambda container: execute(container, argv, input=input), **options)
 
 
 def outside(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -51,7 +51,7 @@ def outside(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
 @pytest.fixture
 def workdir() -> Iterator[Path]:
     """A world-writable directory, outside pytest's private one."""
-    with tempfile.TemporaryDirectory(prefix="box-") as name:
+    with tempfile.TemporaryDirectory(prefix="container-") as name:
         path = Path(name)
         path.chmod(0o777)
         yield path
@@ -61,48 +61,48 @@ def workdir() -> Iterator[Path]:
 
 
 def test_a_command_gets_input_and_environment_and_gives_output(workdir: Path) -> None:
-    async def scenario(box: NetnsRuntime) -> None:
-        assert (await execute(box, "sh -c 'cat; echo $MINE >&2; exit 3'", input=b"in", env={"MINE": "x"})) == Finished(
-            3, b"in", b"x\n"
-        )
-        assert (await execute(box, ["echo", "one word"])).text == "one word\n"
-        assert (await execute(box, "pwd")).text == f"{workdir}\n"
-        assert (await execute(box, "hostname")).text == "a-box\n"
+    async def scenario(container: NetnsRuntime) -> None:
+        command = "sh -c 'cat; echo $MINE >&2; exit 3'"
+        finished = await execute(container, command, input=b"in", env={"MINE": "x"})
+        assert finished == Finished(3, b"in", b"x\n")
+        assert (await execute(container, ["echo", "one word"])).text == "one word\n"
+        assert (await execute(container, "pwd")).text == f"{workdir}\n"
+        assert (await execute(container, "hostname")).text == "a-container\n"
         large = bytes(3_000_000)
-        assert (await execute(box, "cat", input=large)).stdout == large
-        assert (await execute(box, "true", input=large)).returncode == 0
+        assert (await execute(container, "cat", input=large)).stdout == large
+        assert (await execute(container, "true", input=large)).returncode == 0
 
-    in_box(scenario, workdir=workdir, name="a box")
+    in_container(scenario, workdir=workdir, name="a container")
 
 
 def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_126(workdir: Path) -> None:
     (workdir / "data").write_text("no program")
 
-    async def scenario(box: NetnsRuntime) -> None:
-        assert await execute(box, "nonesuch") == Finished(127, b"", b"run nonesuch: command not found\n")
-        assert (await execute(box, "./data")).returncode == 126
-        assert (await execute(box, "/etc")).returncode == 126
+    async def scenario(container: NetnsRuntime) -> None:
+        assert await execute(container, "nonesuch") == Finished(127, b"", b"run nonesuch: command not found\n")
+        assert (await execute(container, "./data")).returncode == 126
+        assert (await execute(container, "/etc")).returncode == 126
         with pytest.raises(CommandNotRun, match="nonesuch: command not found"):
-            await box.start("nonesuch")
+            await container.start("nonesuch")
         with pytest.raises(RuntimeFailure, match="run sh: exit code 4: oh"):
-            await execute(box, "sh -c 'echo oh >&2; exit 4'", check=True)
+            await execute(container, "sh -c 'echo oh >&2; exit 4'", check=True)
         with pytest.raises(RuntimeFailure, match="it is empty"):
-            await execute(box, "")
+            await execute(container, "")
         with pytest.raises(RuntimeFailure, match="No closing quotation"):
-            await execute(box, "echo 'x")
+            await execute(container, "echo 'x")
 
-    in_box(scenario, workdir=workdir)
+    in_container(scenario, workdir=workdir)
 
 
 def test_a_started_process_is_signalled_and_awaited() -> None:
-    async def scenario(box: NetnsRuntime) -> None:
-        running = await box.start("sleep 1000")
+    async def scenario(container: NetnsRuntime) -> None:
+        running = await container.start("sleep 1000")
         assert running.returncode is None
         assert Path(f"/proc/{running.pid}").exists()
         running.terminate()
         assert await running.wait() == 128 + signal.SIGTERM
         await running.aclose()
-        echo = await box.start("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        echo = await container.start("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert echo.stdin is not None
         assert echo.stdout is not None
         await echo.stdin.send_all(b"there and back")
@@ -110,46 +110,46 @@ def test_a_started_process_is_signalled_and_awaited() -> None:
         await echo.aclose()
         assert echo.returncode == 128 + signal.SIGKILL
 
-    in_box(scenario)
+    in_container(scenario)
 
 
 def test_orphans_are_reaped() -> None:
-    async def scenario(box: NetnsRuntime) -> None:
-        await execute(box, "sh -c '(sleep 0.1 &) ; (sleep 0.2 &)'")
-        while b"sleep" in (processes := (await execute(box, "ps -eo stat=,comm=")).stdout):
+    async def scenario(container: NetnsRuntime) -> None:
+        await execute(container, "sh -c '(sleep 0.1 &) ; (sleep 0.2 &)'")
+        while b"sleep" in (processes := (await execute(container, "ps -eo stat=,comm=")).stdout):
             assert b"Z" not in processes
         assert processes.count(b"\n") == 2
 
-    in_box(scenario)
+    in_container(scenario)
 
 
 def test_cancelling_a_command_kills_it() -> None:
-    async def scenario(box: NetnsRuntime) -> None:
+    async def scenario(container: NetnsRuntime) -> None:
         with trio.move_on_after(0.2) as scope:
-            await execute(box, "sleep 1000")
+            await execute(container, "sleep 1000")
         assert scope.cancelled_caught
-        assert b"sleep" not in (await execute(box, "ps ax")).stdout
+        assert b"sleep" not in (await execute(container, "ps ax")).stdout
 
-    in_box(scenario)
+    in_container(scenario)
 
 
 def test_stopping_ends_everything_inside() -> None:
-    async def scenario(box: NetnsRuntime) -> None:
-        await execute(box, "sh -c 'sleep 1000 >/dev/null 2>&1 &'")  # an orphan
-        running = await box.start("sh -c 'setsid sleep 1000 & sleep 1000'")
-        assert (await execute(box, "ps ax")).stdout.count(b"sleep 1000") >= 3
+    async def scenario(container: NetnsRuntime) -> None:
+        await execute(container, "sh -c 'sleep 1000 >/dev/null 2>&1 &'")  # an orphan
+        running = await container.start("sh -c 'setsid sleep 1000 & sleep 1000'")
+        assert (await execute(container, "ps ax")).stdout.count(b"sleep 1000") >= 3
         inside = list(processes_of(os.readlink(f"/proc/{running.pid}/ns/pid")))
         assert len(inside) >= 5
         with trio.fail_after(2):
-            await box.stop()
+            await container.stop()
         assert not any(Path(f"/proc/{pid}").exists() for pid in inside if pid != running.pid)
         assert await running.wait() == 128 + signal.SIGKILL
         await running.aclose()
         with pytest.raises(RuntimeFailure, match="the container is stopped"):
-            await execute(box, "true")
-        await box.stop()
+            await execute(container, "true")
+        await container.stop()
 
-    in_box(scenario)
+    in_container(scenario)
 
 
 def test_what_attaches_runs_before_any_process_and_gets_the_network_of_the_container() -> None:
@@ -166,12 +166,12 @@ def test_what_attaches_runs_before_any_process_and_gets_the_network_of_the_conta
             )
         )
 
-    async def scenario(box: NetnsRuntime) -> None:
-        assert (await execute(box, "readlink /proc/self/ns/net")).text == f"net:[{seen[0]}]\n"
+    async def scenario(container: NetnsRuntime) -> None:
+        assert (await execute(container, "readlink /proc/self/ns/net")).text == f"net:[{seen[0]}]\n"
         assert list(processes_in_network(seen[0]))
-        assert "UP" in (await execute(box, "ip link show lo")).text
+        assert "UP" in (await execute(container, "ip link show lo")).text
 
-    in_box(scenario, attach=attach)
+    in_container(scenario, attach=attach)
 
 
 def processes_in_network(inode: int) -> Iterator[str]:
@@ -194,10 +194,11 @@ import subprocess, sys, trio
 from pyinterceptor.runtime import open_netns_container
 async def attach(fd): pass
 async def main():
-    async with open_netns_container(name="doomed", attach=attach) as box:
-        running = await box.start("sh -c '(sleep 1000 &); setsid sleep 1000 & echo; wait'", stdout=subprocess.PIPE)
+    async with open_netns_container(name="doomed", attach=attach) as container:
+        command = "sh -c '(sleep 1000 &); setsid sleep 1000 & echo; wait'"
+        running = await container.start(command, stdout=subprocess.PIPE)
         await running.stdout.receive_some(1)
-        print(box.pid, running.pid, flush=True)
+        print(container.pid, running.pid, flush=True)
         await trio.sleep_forever()
 trio.run(main)
 """
@@ -243,12 +244,12 @@ def test_it_runs_as_the_user_who_invoked_us(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_it_runs_as_the_user_asked_for() -> None:
-    async def scenario(box: NetnsRuntime) -> None:
-        assert (await execute(box, "id -u")).text == f"{NOBODY.pw_uid}\n"
-        assert (await execute(box, "id -G")).text == f"{NOBODY.pw_gid}\n"
-        assert (await execute(box, "sh -c 'echo $HOME $USER'")).text == f"{NOBODY.pw_dir} nobody\n"
+    async def scenario(container: NetnsRuntime) -> None:
+        assert (await execute(container, "id -u")).text == f"{NOBODY.pw_uid}\n"
+        assert (await execute(container, "id -G")).text == f"{NOBODY.pw_gid}\n"
+        assert (await execute(container, "sh -c 'echo $HOME $USER'")).text == f"{NOBODY.pw_dir} nobody\n"
 
-    in_box(scenario, user="nobody")
+    in_container(scenario, user="nobody")
     assert inside("id", "-u", user="4242").text == "4242\n"
     with pytest.raises(RuntimeFailure, match="no such user"):
         inside("true", user="nonesuch")
@@ -406,10 +407,10 @@ import sys, trio
 from pyinterceptor.runtime import execute, open_netns_container
 async def attach(fd): pass
 async def main():
-    async with open_netns_container(name="linked", attach=attach) as box:
-        print((await execute(box, "cat /etc/resolv.conf")).text, end="")
-        print((await execute(box, "cat /etc/of-the-host")).text, end="")
-        print((await execute(box, "touch /etc/written")).returncode)
+    async with open_netns_container(name="linked", attach=attach) as container:
+        print((await execute(container, "cat /etc/resolv.conf")).text, end="")
+        print((await execute(container, "cat /etc/of-the-host")).text, end="")
+        print((await execute(container, "touch /etc/written")).returncode)
 trio.run(main)
 """
 

@@ -21,8 +21,8 @@ import sys, trio
 from pyinterceptor.runtime import open_netns_container, run_inherited
 async def attach(fd): pass
 async def main():
-    async with open_netns_container(name="box", attach=attach) as box:
-        return await run_inherited(box, sys.argv[1:])
+    async with open_netns_container(name="container", attach=attach) as container:
+        return await run_inherited(container, sys.argv[1:])
 code = trio.run(main)
 print("code", code, flush=True)
 sys.exit(code)

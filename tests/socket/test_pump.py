@@ -16,7 +16,7 @@ from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options, Relay, open_relay
 from tests.socket.loopback import nowhere
 
-BOX = 1  # number of a container; its interface is not used
+CONTAINER = 1  # number of a container; its interface is not used
 LARGE = os.urandom(1 << 20) * 40
 SMALL = b"a small body"
 
@@ -33,7 +33,7 @@ class Bridge:
 
     async def pump(self, limit: int) -> int:
         """Pumps from source to sink, up to the limit or the source's end. Returns the count of bytes."""
-        with self.relay.pump(BOX, self.source, self.sink, limit) as pumping:
+        with self.relay.pump(CONTAINER, self.source, self.sink, limit) as pumping:
             await pumping.wait()
         return pumping.moved
 
@@ -53,7 +53,7 @@ async def bridge() -> AsyncIterator[Bridge]:
         sender, source = connection()
         sink, receiver = connection()
         async with open_relay(Options()) as relay:
-            relay.add_container(0, nowhere(BOX), Budget())
+            relay.add_container(0, nowhere(CONTAINER), Budget())
             made = [trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in (sender, receiver)]
             yield Bridge(relay, made[0], source, sink, made[1])
 
@@ -122,7 +122,7 @@ def test_a_side_that_breaks_is_an_error(side: str) -> None:
 def test_a_sink_that_breaks_is_an_error_though_the_source_is_silent() -> None:
     async def scenario(made: Bridge) -> None:
         made.receiver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        with made.relay.pump(BOX, made.source, made.sink, 1000) as pumping:
+        with made.relay.pump(CONTAINER, made.source, made.sink, 1000) as pumping:
             await made.sender.send_all(SMALL)
             await read(made.receiver, len(SMALL))
             await trio.aclose_forcefully(made.receiver)
@@ -137,7 +137,7 @@ def test_the_count_is_known_while_bytes_move() -> None:
     async def scenario(made: Bridge) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.sender.send_all, LARGE)
-            with made.relay.pump(BOX, made.source, made.sink, len(LARGE)) as pumping:
+            with made.relay.pump(CONTAINER, made.source, made.sink, len(LARGE)) as pumping:
                 while pumping.moved < 100_000:  # the kernel's buffers take that, although the receiver reads nothing
                     await trio.lowlevel.checkpoint()
                 assert pumping.moved < len(LARGE)
@@ -165,7 +165,7 @@ def test_a_cancelled_pump_returns_the_sockets() -> None:
 def test_two_pumps_share_their_sockets_one_each_way() -> None:
     async def scenario(made: Bridge) -> None:
         async def back() -> None:
-            with made.relay.pump(BOX, made.sink, made.source, len(LARGE)) as pumping:
+            with made.relay.pump(CONTAINER, made.sink, made.source, len(LARGE)) as pumping:
                 await pumping.wait()
             assert pumping.moved == len(LARGE)
 

@@ -104,7 +104,7 @@ def test_two_classes_of_one_name_are_refused() -> None:
         App(containers=[Sandbox, another()])
 
 
-class Box(Container):
+class Worker(Container):
     pass
 
 
@@ -112,28 +112,28 @@ class Box(Container):
     ("make", "sentence"),
     [
         (lambda: App(), "an App needs at least one container class: App(containers=[Sandbox])"),
-        (lambda: App(Box), "App takes its arguments by name: App(containers=[Sandbox], bindings={…})"),
-        (lambda: App([Box], {}), "App takes its arguments by name: App(containers=[Sandbox], bindings={…})"),
+        (lambda: App(Worker), "App takes its arguments by name: App(containers=[Sandbox], bindings={…})"),
+        (lambda: App([Worker], {}), "App takes its arguments by name: App(containers=[Sandbox], bindings={…})"),
         (
-            lambda: App(containers=Box),
-            "App(containers=…) takes a list of classes, not Box; write App(containers=[Sandbox])",
+            lambda: App(containers=Worker),
+            "App(containers=…) takes a list of classes, not Worker; write App(containers=[Sandbox])",
         ),
         (
-            lambda: App(containers="Box"),
-            "App(containers=…) takes a list of classes, not 'Box'; write App(containers=[Sandbox])",
+            lambda: App(containers="Worker"),
+            "App(containers=…) takes a list of classes, not 'Worker'; write App(containers=[Sandbox])",
         ),
         (
             lambda: App(containers=7),
             "App(containers=…) takes a list of classes, not 7; write App(containers=[Sandbox])",
         ),
         (lambda: App(containers=[7]), "App(containers=…) takes subclasses of Container, not 7"),
-        (lambda: App(containers=["Box"]), "App(containers=…) takes subclasses of Container, not 'Box'"),
+        (lambda: App(containers=["Worker"]), "App(containers=…) takes subclasses of Container, not 'Worker'"),
         (
-            lambda: App(containers=[Box], bindings=["KV"]),
+            lambda: App(containers=[Worker], bindings=["KV"]),
             """App(bindings=…) maps names to values, as in {"KV": KV()}; ['KV'] is no mapping""",
         ),
         (
-            lambda: App(containers=[Box], bindings={"MY-KV": 1}),
+            lambda: App(containers=[Worker], bindings={"MY-KV": 1}),
             "App(bindings=…) maps names that env can have to values; 'MY-KV' is none",
         ),
     ],
@@ -148,12 +148,12 @@ def test_a_class_that_is_none_of_the_apps_is_refused_with_those_it_has() -> None
     class Other(Container):
         pass
 
-    app = App(containers=[Box])
-    app.check_class(Box)
-    with pytest.raises(PolicyError, match="^Other is not a container of this app; it has: Box$"):
+    app = App(containers=[Worker])
+    app.check_class(Worker)
+    with pytest.raises(PolicyError, match="^Other is not a container of this app; it has: Worker$"):
         app.check_class(Other)
-    for wrong in ("Box", None, 7):
-        with pytest.raises(PolicyError, match=f"^{wrong!r} is not a container class; pass one of the app's: Box$"):
+    for wrong in ("Worker", None, 7):
+        with pytest.raises(PolicyError, match=f"^{wrong!r} is not a container class; pass one of the app's: Worker$"):
             app.check_class(wrong)
 
 

@@ -161,10 +161,10 @@ class Outcome:
         )
 
 
-async def outcome(box: Any, call: Call, flows: AsyncIterator[FlowRecord], world: World) -> Outcome:
+async def outcome(container: Any, call: Call, flows: AsyncIterator[FlowRecord], world: World) -> Outcome:
     """Makes the call and waits for the record of its flow."""
     before, started = world.counts().syns, trio.current_time()
-    finished = await box.exec(call.argv)
+    finished = await container.exec(call.argv)
     seconds = trio.current_time() - started
     status, _, size = finished.stdout.decode().strip().partition(" ")
     if not size.isdecimal() or status == "000":
@@ -183,9 +183,9 @@ async def demonstrate(world: World) -> int:
         opened.records(FlowRecord) as flows,
     ):
         for cls, made in asked.items():
-            box = await opened.get_container(cls, "one")
+            container = await opened.get_container(cls, "one")
             for call in made:
-                got = await outcome(box, call, flows, world)
+                got = await outcome(container, call, flows, world)
                 good = got.is_as_asked(call)
                 wrong += not good
                 print(

@@ -44,7 +44,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class BareContainer:
     """A network namespace. Only its descriptor and its sockets keep it alive."""
 
     fd: int
@@ -122,14 +122,14 @@ class Box:
 
 
 @contextmanager
-def open_box() -> Iterator[Box]:
+def open_container() -> Iterator[BareContainer]:
     def step() -> int:
         unshare_network()
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     fd = on_own_thread(step)
     try:
-        yield Box(fd)
+        yield BareContainer(fd)
     finally:
         os.close(fd)
 

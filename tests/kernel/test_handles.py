@@ -36,9 +36,9 @@ def with_interceptor(instance: str, scenario: Callable[[Any], Awaitable[None]]) 
     trio.run(main)
 
 
-async def network_of(box: Any) -> str:
+async def network_of(container: Any) -> str:
     """Returns the container's network namespace, which identifies it."""
-    return str((await box.exec("readlink /proc/self/ns/net")).text.strip())
+    return str((await container.exec("readlink /proc/self/ns/net")).text.strip())
 
 
 def processes_in(network: str) -> list[str]:
@@ -54,30 +54,30 @@ def processes_in(network: str) -> list[str]:
 
 def test_a_name_is_one_container_however_often_and_at_once_it_is_asked_for(instance: str) -> None:
     async def scenario(interceptor: Any) -> None:
-        boxes: list[Any] = []
+        containers: list[Any] = []
 
         async def get() -> None:
-            boxes.append(await interceptor.get_container(Sandbox, "one"))
+            containers.append(await interceptor.get_container(Sandbox, "one"))
 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(get)
         await get()
-        assert len(boxes) == 4
-        assert all(box is boxes[0] for box in boxes)
+        assert len(containers) == 4
+        assert all(container is containers[0] for container in containers)
         two = await interceptor.get_container(Sandbox, "two")
-        assert two is not boxes[0]
-        assert await network_of(two) != await network_of(boxes[0])
+        assert two is not containers[0]
+        assert await network_of(two) != await network_of(containers[0])
 
     with_interceptor(instance, scenario)
 
 
 def test_exec_takes_a_list_or_a_string_that_is_split_as_a_shell_would(instance: str) -> None:
     async def scenario(interceptor: Any) -> None:
-        box = await interceptor.get_container(Sandbox, "one")
-        assert (await box.exec(["echo", "a  b", "$HOME"])).stdout == b"a  b $HOME\n"
-        assert (await box.exec("echo 'a  b' c\\ d $HOME")).stdout == b"a  b c d $HOME\n"
-        finished = await box.exec("sh -c 'cat; echo err >&2; exit 3'", input=b"in")
+        container = await interceptor.get_container(Sandbox, "one")
+        assert (await container.exec(["echo", "a  b", "$HOME"])).stdout == b"a  b $HOME\n"
+        assert (await container.exec("echo 'a  b' c\\ d $HOME")).stdout == b"a  b c d $HOME\n"
+        finished = await container.exec("sh -c 'cat; echo err >&2; exit 3'", input=b"in")
         assert (finished.returncode, finished.stdout, finished.stderr) == (3, b"in", b"err\n")
 
     with_interceptor(instance, scenario)
@@ -85,61 +85,61 @@ def test_exec_takes_a_list_or_a_string_that_is_split_as_a_shell_would(instance: 
 
 def test_stop_returns_when_the_container_is_gone_and_the_next_one_is_fresh(instance: str) -> None:
     async def scenario(interceptor: Any) -> None:
-        box = await interceptor.get_container(Sandbox, "one")
-        network = await network_of(box)
-        running = await box.start(["sh", "-c", "echo up; exec sleep 1000"], stdout=subprocess.PIPE)
+        container = await interceptor.get_container(Sandbox, "one")
+        network = await network_of(container)
+        running = await container.start(["sh", "-c", "echo up; exec sleep 1000"], stdout=subprocess.PIPE)
         assert await running.stdout.receive_some(3) == b"up\n"
         assert len(processes_in(network)) >= 3
         async with trio.open_nursery() as nursery:  # twice at the same time, and for another container meanwhile
-            nursery.start_soon(box.stop)
-            nursery.start_soon(box.stop)
+            nursery.start_soon(container.stop)
+            nursery.start_soon(container.stop)
             await trio.testing.wait_all_tasks_blocked()
             fresh = await interceptor.get_container(Sandbox, "one")
             assert processes_in(network) == []
-        await box.stop()
+        await container.stop()
         assert await running.wait() == 128 + 9
         await running.aclose()
-        assert fresh is not box
+        assert fresh is not container
         assert await network_of(fresh) != network
         assert await interceptor.get_container(Sandbox, "one") is fresh
         with pytest.raises(RuntimeFailure, match="run true: the container is stopped"):
-            await box.exec("true")
+            await container.exec("true")
         with pytest.raises(RuntimeFailure, match="run true: the container is stopped"):
-            await box.start("true")
+            await container.start("true")
 
     with_interceptor(instance, scenario)
 
 
 def test_a_container_whose_first_process_has_ended_says_so_and_the_next_one_is_fresh(instance: str) -> None:
     async def scenario(interceptor: Any) -> None:
-        box = await interceptor.get_container(Sandbox, "one", user="root")
-        network = await network_of(box)
-        assert b"not permitted" in (await box.exec("kill -9 1")).stderr
-        assert (await box.exec("echo still here")).text == "still here\n"
+        container = await interceptor.get_container(Sandbox, "one", user="root")
+        network = await network_of(container)
+        assert b"not permitted" in (await container.exec("kill -9 1")).stderr
+        assert (await container.exec("echo still here")).text == "still here\n"
         (first,) = [pid for pid in processes_in(network) if Path(f"/proc/{pid}/comm").read_text() == "cat\n"]
         os.kill(int(first), 9)
         while processes_in(network):
             await trio.lowlevel.checkpoint()
         with pytest.raises(RuntimeFailure, match="run true: the container has ended, because its first process"):
-            await box.exec("true")
+            await container.exec("true")
         fresh = await interceptor.get_container(Sandbox, "one")
         assert (await fresh.exec("echo again")).text == "again\n"
         assert await network_of(fresh) != network
-        await box.stop()
+        await container.stop()
 
     with_interceptor(instance, scenario)
 
 
 def test_a_container_that_cannot_start_is_that_callers_error_and_no_other_ones(instance: str) -> None:
     async def scenario(interceptor: Any) -> None:
-        box = await interceptor.get_container(Sandbox, "one")
+        container = await interceptor.get_container(Sandbox, "one")
         with pytest.raises(RuntimeFailure, match="no such user"):
             await interceptor.get_container(Sandbox, "two", user="nonesuch")
         with pytest.raises(RuntimeFailure, match="is not on this machine and can't be pulled"):
             await interceptor.get_container(Another, "one")
         with pytest.raises(PolicyError, match="Stranger is not a container of this app; it has: Sandbox, Another"):
             await interceptor.get_container(Stranger, "one")
-        assert (await box.exec("echo still here")).text == "still here\n"
+        assert (await container.exec("echo still here")).text == "still here\n"
         two = await interceptor.get_container(Sandbox, "two", user="nobody")
         assert (await two.exec("id -un")).text == "nobody\n"
 
@@ -151,9 +151,9 @@ def test_leaving_the_interceptor_ends_what_runs_inside(instance: str) -> None:
 
     async def scenario(interceptor: Any) -> None:
         for name in ("one", "two"):
-            box = await interceptor.get_container(Sandbox, name)
-            networks.append(await network_of(box))
-            await box.start("sleep 1000")
+            container = await interceptor.get_container(Sandbox, name)
+            networks.append(await network_of(container))
+            await container.start("sleep 1000")
             assert len(processes_in(networks[-1])) > 2
 
     with_interceptor(instance, scenario)
