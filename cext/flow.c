@@ -252,8 +252,8 @@ static void enter(struct flows *flows, struct flow *flow, struct next next)
 		atomic_fetch_sub(&flow->container->openings, 1);
 	else if (!is_undecided((enum flow_state)flow->state) && is_undecided(next.state))
 		atomic_fetch_add(&flow->container->openings, 1);
-	if (flow->state == FLOW_OPENING)
-		flow->dial_began = flows->now; /* one deadline for resolving and dialling together */
+	if (flow->state == FLOW_OPENING && !flow->dial_began)
+		flow->dial_began = flows->now; /* one deadline for resolving and dialling together, whatever is published */
 	relist(flow, next.state);
 	flow->state = (uint8_t)next.state;
 	if (next.state == FLOW_ENDED)

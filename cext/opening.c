@@ -86,8 +86,10 @@ struct next step_opening(struct flows *flows, struct flow *flow, const void *tab
 	struct next next = judge_client(flows, flow, table);
 	if (next.state == FLOW_OPENING && !flow->first_byte)
 		next = open_silently(flows, flow, table);
-	if (next.state == FLOW_OPENING)
-		connect_cancel(&flow->connecting); /* an attempt that was begun under an earlier policy */
+	if (next.state == FLOW_OPENING) { /* the policy keeps the flow from an attempt that an earlier one began */
+		connect_cancel(&flow->connecting);
+		flow->dial_began = 0;
+	}
 	flow->connecting.has_asked = 0;
 	return next;
 }

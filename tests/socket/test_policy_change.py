@@ -11,7 +11,7 @@ import trio
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.relay.relay import Handoff, Options, Resolve
 from tests.socket.loopback import in_trio
-from tests.socket.passage import CONTAINER, FAR, NEAR, NEAR_V6, OPEN, Passage, hears_a_reset, passage
+from tests.socket.passage import CONTAINER, FAR, NEAR, NEAR_V6, OPEN, PATIENCE, Passage, hears_a_reset, passage
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -124,6 +124,19 @@ async def test_a_dial_goes_on_under_a_policy_that_decides_it_alike() -> None:
 
 
 @in_trio
+async def test_policies_that_are_published_again_and_again_do_not_postpone_the_dial_deadline() -> None:
+    async with passage(options=Options(threads=1, dial_deadline=0.5)) as opened:
+        assert opened.relay.publish_name(CONTAINER, SILENT, (NEAR, NEAR_V6), [], 0)
+        client = opened.client()
+        client.sendall(b"\0")
+        with trio.fail_after(PATIENCE):
+            while not opened.relay.count().failed_dials:
+                opened.publish(OPEN)
+                await trio.sleep(0.02)
+        assert hears_a_reset(client)
+
+
+@in_trio
 async def test_an_exchange_in_progress_finishes_and_the_next_request_is_decided_anew() -> None:
     async with passage() as opened:
         client, origin = asked(opened)
@@ -177,6 +190,8 @@ async def test_a_rule_for_an_address_holds_for_a_name_with_that_address() -> Non
 async def test_a_silent_client_that_was_connected_is_served_by_the_rule_of_its_server_s_address() -> None:
     async with passage(options=Options(threads=1)) as opened:
         client, origin = opened.client(), opened.arrived()
+        while not opened.relay.count().spliced:  # the origin sees the connection before the relay does
+            await trio.lowlevel.checkpoint()
         opened.publish(Rules({str(FAR): 0}, None, internet=True, local_networks=OPEN.local_networks))
         client.sendall(REQUEST)
         assert (await handoff(opened)).rule == 0
