@@ -183,7 +183,13 @@ class ContainerType(type):
     def outbound(cls, handler: Handler | None) -> None:
         cls._own_outbound = _catch_all(handler)
 
-    if not TYPE_CHECKING:  # mypy would otherwise allow an assignment to any name
+    if not TYPE_CHECKING:  # mypy would otherwise allow any arguments, and an assignment to any name
+
+        def __call__(cls, *args, **kwargs):
+            if not args and not kwargs:
+                name = cls.__name__
+                raise PolicyError(f"the interceptor makes the instances of {name}; pass the class {name}, not {name}()")
+            return super().__call__(*args, **kwargs)
 
         def __setattr__(cls, name: str, value: object) -> None:
             check_name(name, cls.__name__)

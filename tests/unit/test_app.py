@@ -127,6 +127,10 @@ class Worker(Container):
             "App(containers=…) takes a list of classes, not 7; write App(containers=[Sandbox])",
         ),
         (lambda: App(containers=[7]), "App(containers=…) takes subclasses of Container, not 7"),
+        (
+            lambda: App(containers=[Worker()]),  # type: ignore[call-arg]
+            "the interceptor makes the instances of Worker; pass the class Worker, not Worker()",
+        ),
         (lambda: App(containers=["Worker"]), "App(containers=…) takes subclasses of Container, not 'Worker'"),
         (
             lambda: App(containers=[Worker], bindings=["KV"]),
