@@ -31,6 +31,7 @@ from pyinterceptor.web.url import split_host
 
 Respond = Callable[[Request], Awaitable[Response]]
 Ended = Callable[[Request, int, int, int], None]  # with the status, 0 for none, and bytes that were read and written
+Refused = Callable[[int], None]  # with the status
 
 READING_MORE, READING_BAD = int(lib.READING_MORE), int(lib.READING_BAD)
 BODY_NONE = int(lib.BODY_NONE)
@@ -85,6 +86,7 @@ class Connection:
         destination: tuple[str, int],
         pump: Pump | None,
         ended: Ended | None = None,
+        refused: Refused | None = None,
         faults: Faults = LOGGED,
     ) -> None:
         self.is_answering = False  # a response was begun and isn't whole
@@ -99,6 +101,7 @@ class Connection:
         self._host, self._port = destination
         self._pump = pump
         self._ended = ended
+        self._refused = refused
         self._faults = faults
         self._written = 0  # bytes, of all responses
         self._counted = (0, 0)  # bytes read and written before this request
@@ -310,7 +313,9 @@ class Connection:
             self._stream.on_leave(False)
 
     async def _refuse(self, status: int, why: str, headers: dict[str, str] | None = None) -> bool:
-        """Answers what can't be taken; the connection ends."""
+        """Answers a request that no handler can be given, and ends the connection."""
+        if self._refused is not None:
+            self._refused(status)
         response = Response(f"pyinterceptor: {why}\n", status, headers)
         head = response_head(response, "length", _date(), connection="close")
         self.is_answering = True

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from pyinterceptor.http.connection import ClientStream, Connection, Ended, Limits, Respond
+from pyinterceptor.http.connection import ClientStream, Connection, Ended, Limits, Refused, Respond
 from pyinterceptor.http.deadlines import Deadlines
 from pyinterceptor.http.faults import LOGGED, Faults
 from pyinterceptor.http.transfer import Pump
@@ -33,12 +33,14 @@ class Server:
         pump: Pump | None = None,
         is_ending: Callable[[], bool] = lambda: False,
         ended: Ended | None = None,
+        refused: Refused | None = None,
         faults: Faults = LOGGED,
     ) -> None:
         """One connection until either side is done; borrows the stream, but resets it where it must not end well.
 
         `destination` is the address and port that the client dialled; `pump` moves large bodies. While `is_ending()`
-        a client that leaves doesn't cancel its handler. `ended` is called when a request has ended.
+        a client that leaves doesn't cancel its handler. `ended` is called when a request has ended, `refused`
+        when one was answered here because it is malformed or its method is not for handlers.
         """
         with trio.CancelScope() as scope, self.deadlines.watch(scope) as deadline:
             connection = Connection(
@@ -51,6 +53,7 @@ class Server:
                 destination=destination,
                 pump=pump,
                 ended=ended,
+                refused=refused,
                 faults=faults,
             )
 

@@ -107,6 +107,7 @@ class Flows:
             pump=partial(self._relay.pump, event.container),
             is_ending=lambda: run.is_stopping,
             ended=outbound.ended,
+            refused=outbound.refused,
             faults=run.faults,
         )
 

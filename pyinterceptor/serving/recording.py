@@ -106,6 +106,24 @@ class Recorder:
                 )
             )
 
+    def refused_unread(self, event: Handoff, reason: Reason) -> None:
+        """Records a request of this flow that is refused before it could be read."""
+        if self.channel.is_wanted(RefusalRecord):
+            self.channel.publish(
+                RefusalRecord(
+                    container=self.owner,
+                    refused=Refused.REQUEST,
+                    reason=reason,
+                    host=event.host,
+                    destination=event.destination,
+                    kind="",
+                    url="",
+                    rule=self._rule(event.generation, event.rule),
+                    generation=event.generation,
+                    began=time.time(),
+                )
+            )
+
     def request(
         self,
         request: Request,

@@ -50,6 +50,8 @@ class Reason(StrEnum):
     RULE = "rule"  # a rule, or the absence of one
     LOCAL = "local address"  # the dial guard
     BUDGET = "budget"
+    MALFORMED = "malformed request"  # or one whose head came too slowly
+    METHOD = "method"  # CONNECT and TRACE are not for handlers
 
 
 @dataclass(frozen=True, slots=True)

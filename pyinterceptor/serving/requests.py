@@ -25,6 +25,7 @@ from pyinterceptor.serving.run import Run
 from pyinterceptor.web import Request, Response
 
 REFUSED = 520  # the status of a refused request
+METHOD_NOT_ALLOWED = 405
 HANDLE = int(lib.VERDICT_HANDLE)
 
 GUARDED = (REFUSED, "its address is local to the host, and local_networks doesn't name it")
@@ -82,6 +83,11 @@ class Outbound:
                 began=self._began,
                 answered=self._answered,
             )
+
+    def refused(self, status: int) -> None:
+        """Records a request that the server answered with this status, because no handler can be given it."""
+        reason = Reason.METHOD if status == METHOD_NOT_ALLOWED else Reason.MALFORMED
+        self._run.recorder.refused_unread(self._event, reason)
 
     def _refusal(self, request: Request, cause: Cause) -> Response | None:
         """Returns the refusal of a request without a handler; None if it passes. `cause` is the relay's failure."""

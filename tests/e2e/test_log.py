@@ -240,6 +240,21 @@ def test_each_refusal_is_recorded_with_its_kind(world: World, instance: str) -> 
     assert [(one.host, one.reason) for one in made] == [("10.9.9.9", Reason.LOCAL)]
 
 
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ("GET / HTTP/1.1\\r\\nHost: a b\\r\\n\\r\\n", Reason.MALFORMED),
+        ("TRACE / HTTP/1.1\\r\\nHost: my.kv\\r\\n\\r\\n", Reason.METHOD),
+    ],
+)
+def test_a_request_that_no_handler_can_be_given_is_recorded(
+    head: str, reason: Reason, world: World, instance: str
+) -> None:
+    ask = f"exec 3<>/dev/tcp/my.kv/80; printf '{head}' >&3; cat <&3"
+    made = recorded(instance, Sandbox, f'bash -c "{ask}"', RefusalRecord)
+    assert [(one.refused, one.reason, one.destination[1]) for one in made] == [(Refused.REQUEST, reason, 80)]
+
+
 def test_the_rule_is_that_of_the_decision_also_after_the_rules_were_replaced(world: World, instance: str) -> None:
     hosts = {"b.kv": answer}
 
