@@ -33,6 +33,8 @@ Or from a program, under Trio:
         await interceptor.replace_policy(Sandbox)  # rules that were assigned meanwhile, for open connections too
         await container.stop()
 
+`open_in_thread(app)` serves programs without Trio: blocking under `with`, for asyncio under `async with`.
+
 `help(Container)`, `help(open_interceptor)`, `help(Interceptor)` and `help(ContainerHandle)` describe the rest. Errors
 are `InterceptorError`s; the message names the step, the thing and the remedy.
 """
@@ -51,6 +53,23 @@ from pyinterceptor.errors import (
     PolicyError,
     RuntimeFailure,
 )
+from pyinterceptor.faces.blocking import (
+    BlockingContainer,
+    BlockingInterceptor,
+    BlockingNamespace,
+    BlockingRecords,
+    BlockingRunning,
+    BlockingStream,
+)
+from pyinterceptor.faces.for_asyncio import (
+    AsyncioContainer,
+    AsyncioInterceptor,
+    AsyncioNamespace,
+    AsyncioRecords,
+    AsyncioRunning,
+    AsyncioStream,
+)
+from pyinterceptor.faces.opening import open_in_thread
 from pyinterceptor.http.fetch import fetch
 from pyinterceptor.opening import open_interceptor
 from pyinterceptor.policy.budget import Budget
@@ -65,8 +84,20 @@ __all__ = [
     "KV",
     "URL",
     "App",
+    "AsyncioContainer",
+    "AsyncioInterceptor",
+    "AsyncioNamespace",
+    "AsyncioRecords",
+    "AsyncioRunning",
+    "AsyncioStream",
     "BadArgument",
     "BindingError",
+    "BlockingContainer",
+    "BlockingInterceptor",
+    "BlockingNamespace",
+    "BlockingRecords",
+    "BlockingRunning",
+    "BlockingStream",
     "Budget",
     "CaptureError",
     "CommandNotRun",
@@ -97,5 +128,6 @@ __all__ = [
     "RuntimeFailure",
     "Secret",
     "fetch",
+    "open_in_thread",
     "open_interceptor",
 ]

@@ -13,14 +13,16 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "demo")
 
 HEAD = """\
+import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
 import trio
 
 from pyinterceptor import (
-    App, Budget, Container, ContainerHandle, Context, Counters, Finished, Headers, Interceptor, NamespaceHandle,
-    Options, Request, Response, Running, fetch, open_interceptor,
+    App, AsyncioContainer, BlockingContainer, Budget, Container, ContainerHandle, Context, Counters, Finished, Headers,
+    Interceptor, NamespaceHandle, Options, Request, RequestRecord, Response, Running, fetch, open_in_thread,
+    open_interceptor,
 )
 
 async def hello(request: Request, env: Any, ctx: Context) -> Response:
@@ -31,6 +33,27 @@ def plain(request: Request, env: Any, ctx: Context) -> Response:
 """
 
 GOOD = {
+    "faces": """
+class Sandbox(Container): ...
+
+def blocking(app: App) -> int:
+    with open_in_thread(app, instance="one") as interceptor:
+        container = interceptor.get_container(Sandbox, "one")
+        finished: Finished = container.exec(["true"], check=True)
+        with interceptor.records(RequestRecord) as records:
+            for record in records:
+                print(record.url, interceptor.count(Sandbox).handled)
+        return finished.returncode + container.start("true").wait()
+
+async def for_asyncio(app: App) -> str:
+    async with open_in_thread(app) as interceptor:
+        container = await interceptor.get_container(Sandbox)
+        executing = asyncio.create_task(container.exec("true"))
+        async with interceptor.records(RequestRecord) as records:
+            async for record in records:
+                print(record.url)
+        return (await executing).text
+""",
     "decorators": """
 class Sandbox(Container):
     enable_internet = False
@@ -97,6 +120,19 @@ async def proxy(request: Request, env: Any, ctx: Context) -> Response:
 
 # Each app has its mistake on the line that ends in the comment.
 BAD = {
+    "a misspelt option of open_in_thread": """
+async def main(app: App) -> None:
+    async with open_in_thread(app, instnce="one"):  # here
+        pass
+""",
+    "a number as a command in a blocking call": """
+def main(container: BlockingContainer) -> None:
+    container.exec(5)  # here
+""",
+    "a call of asyncio that is not awaited": """
+async def main(container: AsyncioContainer) -> Finished:
+    return container.exec("true")  # here
+""",
     "a handler without ctx": """
 class Sandbox(Container): ...
 @Sandbox.outbound  # here
