@@ -61,7 +61,9 @@ def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
         internet=internet,
         local_networks=local_networks,
     )
+    yield
     blob = yield from table.compiling(read, generation)
+    yield
     return Policy(generation, blob, tuple(handlers), tuple(names))
 
 

@@ -55,6 +55,7 @@ def compiled(rows: Sequence[Row]) -> Pieces[bytes]:
     for count, part in parts:
         arrays += [count, offset]
         offset += len(part)
+    yield
     return b"".join((HEADER.pack(offset, *arrays), text, bytes(-len(text) % 4), *(part for _, part in parts)))
 
 
