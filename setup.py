@@ -17,4 +17,8 @@ class BuildWithKernel(build_py):
             shutil.copytree("kernel", place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.o"))
 
 
-setup(cffi_modules=["cext/build.py:ffi"], cmdclass={"build_py": BuildWithKernel})
+setup(
+    cffi_modules=["cext/build.py:ffi"],
+    cmdclass={"build_py": BuildWithKernel},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for Python 3.11 and later
+)

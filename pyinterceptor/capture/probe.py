@@ -7,21 +7,18 @@ behind.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyinterceptor.capture.gateway.debian import has_bcc, nftables
 from pyinterceptor.capture.gateway.files import kernel_directory
 from pyinterceptor.capture.gateway.filter import Filter
 from pyinterceptor.capture.gateway.namespace import unshare_network
 from pyinterceptor.capture.gateway.netlink import new_batch, open_netlink, send
 from pyinterceptor.capture.gateway.pins import try_program
-from pyinterceptor.capture.gateway.program import INTERPRETERS
 from pyinterceptor.capture.gateway.sockets import open_dns, open_listener
 from pyinterceptor.errors import CaptureError
 from pyinterceptor.threads import on_own_thread
@@ -62,9 +59,11 @@ class Check:
 
 
 def probe() -> list[Check]:
-    """Checks all requirements. Takes about half a second."""
+    """Checks all requirements. Takes about half a second. A user without the capabilities of root gets one check."""
     capabilities = _capabilities()
     can_try = all(check.ok for check in capabilities)
+    if not can_try and os.geteuid() != 0:
+        return [Check("root", False, "run it with sudo")]
     return [*capabilities, *_packages(), *_programs(), *_kernel(), *_tried(can_try)]
 
 
@@ -80,13 +79,9 @@ def _capabilities() -> list[Check]:
 def _packages() -> list[Check]:
     libbpf = _works(lambda: ctypes.CDLL("libbpf.so.1"))
     return [
-        Check("BCC", _has_bcc(), "apt install python3-bpfcc (bcc on PyPI is an unrelated project)"),
+        Check("BCC", has_bcc(), "apt install python3-bpfcc (bcc on PyPI is an unrelated project)"),
         Check("libbpf", libbpf, "apt install libbpf1"),
-        Check(
-            "nftables for Python",
-            importlib.util.find_spec("nftables") is not None,
-            "apt install python3-nftables, and create the virtual environment with --system-site-packages",
-        ),
+        Check("nftables for Python", _works(nftables), "apt install python3-nftables"),
         Check("the kernel program's source", _works(kernel_directory), "reinstall pyinterceptor"),
     ]
 
@@ -97,17 +92,6 @@ def _programs() -> Iterator[Check]:
     for program, package in IN_IMAGES.items():
         remedy = f"for container classes with an image: apt install {package}"
         yield Check(f"{program} ({package})", shutil.which(program) is not None, remedy, optional=True)
-
-
-def _has_bcc() -> bool:
-    for interpreter in dict.fromkeys((*INTERPRETERS, sys.executable)):
-        try:
-            found = subprocess.run([interpreter, "-I", "-c", "from bcc import BPF"], capture_output=True)
-        except FileNotFoundError:
-            continue
-        if found.returncode == 0:
-            return True
-    return False
 
 
 def _kernel() -> Iterator[Check]:
@@ -163,7 +147,7 @@ def _inside(step: Callable[[], object]) -> Callable[[], object]:
 def _works(step: Callable[[], object]) -> bool:
     try:
         step()
-    except (OSError, CaptureError):
+    except (OSError, ImportError, CaptureError):
         return False
     return True
 

@@ -41,6 +41,11 @@ def test_a_missing_capability_is_named_and_the_kernel_not_blamed(name: str) -> N
     assert "MISSING   veth: not tried without the capabilities above" in lines
 
 
+def test_another_user_is_told_in_one_line_to_use_sudo() -> None:
+    code, lines = doctor(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
+    assert (code, lines) == (1, ["MISSING   root: run it with sudo"])
+
+
 def test_missing_programs_are_named_with_their_packages_and_some_are_optional(tmp_path: Path) -> None:
     code, lines = doctor(PATH=str(tmp_path))
     assert code == 1

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pyinterceptor.capture.gateway.debian import nftables
 from pyinterceptor.errors import CaptureError
 
 
@@ -18,12 +19,12 @@ class Filter:
 
     def __init__(self, rules: Path) -> None:
         try:
-            from nftables import Nftables
+            module = nftables()
         except ImportError as error:
             raise CaptureError(
-                "load the gateway's rules: the module nftables is missing; install Debian's python3-nftables"
+                "load the gateway's rules: the module nftables is missing; run: apt install python3-nftables"
             ) from error
-        self._nft = Nftables()  # opens its netlink socket now, which stays in the current namespace
+        self._nft = module.Nftables()  # opens its netlink socket now, which stays in the current namespace
         self._nft.set_json_output(True)
         self._command(json.loads(rules.read_text()))
 

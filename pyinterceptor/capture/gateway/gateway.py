@@ -10,7 +10,6 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -22,7 +21,7 @@ import trio
 
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.capture.capture import Attachment
-from pyinterceptor.capture.gateway import foreign, program, veth
+from pyinterceptor.capture.gateway import debian, foreign, program, veth
 from pyinterceptor.capture.gateway.files import kernel_directory
 from pyinterceptor.capture.gateway.filter import Filter
 from pyinterceptor.capture.gateway.namespace import inside, make_namespace, mount
@@ -318,7 +317,7 @@ def _load_program(namespace: int, pins: Path) -> None:
 
 def _run_program(namespace: int, pins: int) -> None:
     places = [str(kernel_directory()), f"/proc/self/fd/{namespace}", f"/proc/self/fd/{pins}"]
-    for interpreter in dict.fromkeys((*program.INTERPRETERS, sys.executable)):
+    for interpreter in debian.INTERPRETERS:
         try:
             child = subprocess.run(
                 [interpreter, "-I", program.__file__, *places],
@@ -337,7 +336,7 @@ def _run_program(namespace: int, pins: int) -> None:
             return
         if child.returncode != program.NO_BCC:
             raise CaptureError(f"load the kernel program: {child.stderr.strip() or child.returncode}")
-    raise CaptureError("load the kernel program: BCC is missing; install Debian's python3-bpfcc")
+    raise CaptureError("load the kernel program: BCC is missing; run: apt install python3-bpfcc")
 
 
 def _verify(namespace: int) -> None:

@@ -15,7 +15,6 @@ SK_LOOKUP_PROGRAM = 30  # enum bpf_prog_type; loading requires the expected atta
 SK_LOOKUP_ATTACH = 36  # enum bpf_attach_type
 MAPS = ("containers", "listeners", "refused4", "refused6", "counters")
 NO_BCC = 3
-INTERPRETERS = ("/usr/bin/python3",)  # tried before our own
 
 
 def main(sources: str, namespace: str, pins: str) -> None:
