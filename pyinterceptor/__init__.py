@@ -78,6 +78,7 @@ from pyinterceptor.runtime.process import CommandNotRun, Finished, Running
 from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
 from pyinterceptor.serving.interceptor import Interceptor
 from pyinterceptor.serving.records import FlowRecord, NameRecord, RefusalRecord, RequestRecord
+from pyinterceptor.version import VERSION as __version__
 from pyinterceptor.web import URL, Headers, Request, Response
 
 __all__ = [
@@ -127,6 +128,7 @@ __all__ = [
     "Running",
     "RuntimeFailure",
     "Secret",
+    "__version__",
     "fetch",
     "open_in_thread",
     "open_interceptor",

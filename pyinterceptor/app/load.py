@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
+import linecache
 import os
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from pyinterceptor.app.app import App
 from pyinterceptor.errors import PolicyError
@@ -22,15 +23,17 @@ def load_app(path: str) -> App:
     file = os.path.abspath(path)
     if not os.path.isfile(file):
         raise PolicyError(f"{path}: no such file")
-    name = Path(file).stem
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    if not file.endswith(".py"):
         raise PolicyError(f"{path}: not a Python file (its name must end in .py)")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(name, module)
-    sys.path.insert(0, os.path.dirname(file))
+    module = ModuleType(Path(file).stem)
+    module.__file__ = file
+    sys.modules.setdefault(module.__name__, module)
+    linecache.checkcache(file)  # it may have been loaded before
+    if (directory := os.path.dirname(file)) not in sys.path:
+        sys.path.insert(0, directory)
     try:
-        spec.loader.exec_module(module)
+        # Always from the source: a compiled file counts as current if time in seconds and size are the same.
+        exec(compile(Path(file).read_bytes(), file, "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         raise PolicyError(f"{path}{_line_in(error, file)}: {_reason(error, file)}") from error
     app = getattr(module, "app", None)

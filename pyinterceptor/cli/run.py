@@ -1,8 +1,9 @@
-"""`pyinterceptor run APP -- COMMAND…`: runs a command in a new container under an app's rules."""
+"""`pyinterceptor run APP COMMAND…`: runs a command in a new container under an app's rules."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
+import shtab
 import trio
 
 from pyinterceptor.app.app import App
@@ -18,22 +20,26 @@ from pyinterceptor.app.load import load_app
 from pyinterceptor.bindings.state import state_of_file
 from pyinterceptor.capture.gateway.state import free_instance
 from pyinterceptor.cli.refusals import Tally
+from pyinterceptor.cli.watch import watching
 from pyinterceptor.errors import InterceptorError, PolicyError
 from pyinterceptor.opening import open_interceptor
 from pyinterceptor.runtime.terminal import until_signalled
 from pyinterceptor.serving.channel import Subscription
 from pyinterceptor.serving.interceptor import Interceptor
+from pyinterceptor.serving.log import SafeFormatter
 from pyinterceptor.serving.records import RefusalRecord
 
 USAGE = (
     "%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--binding NAME=VALUE]"
-    " [--state NAME] [--nameserver ADDRESS] APP -- COMMAND…"
+    " [--state NAME] [--nameserver ADDRESS] [--watch] APP [--] COMMAND…"
 )
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Declares the arguments of `run`."""
-    verb.add_argument("app", metavar="APP", help="a Python file that defines `app`")
+    app = verb.add_argument("app", metavar="APP", help="a Python file that defines `app`")
+    app.complete = shtab.FILE  # type: ignore[attr-defined]
+    verb.add_argument("command", metavar="COMMAND", nargs=argparse.PARSER, help="the command and its arguments")
     verb.add_argument("--container", metavar="CLASS", help="the container class of the app (default: its first)")
     verb.add_argument("--user", help="the user that the command runs as (default: the user that invoked pyinterceptor)")
     verb.add_argument(
@@ -58,6 +64,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         action="append",
         help="the DNS server to ask instead of those in /etc/resolv.conf",
     )
+    verb.add_argument("--watch", action="store_true", help="put the rules in force again when the app's file changes")
     verb.add_argument(
         "-v", "--verbose", action="store_true", help="print a line on standard error for each request, flow and refusal"
     )
@@ -65,9 +72,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    if not options.command:
-        print("pyinterceptor: run: give the command after --, as in: run app.py -- curl http://my.kv/", file=sys.stderr)
-        return 2
+    log_to_stderr(options.verbose)
+    sys.dont_write_bytecode = True  # or modules beside the app would leave __pycache__ there
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet: Ctrl-C ends the process without a traceback
     app = load_app(options.app)
@@ -77,6 +83,14 @@ def run(options: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise InterceptorError("attach a container: needs root; run it with sudo")
     return trio.run(until_signalled, partial(run_in_container, app, cls, options))
+
+
+def log_to_stderr(verbose: bool) -> None:
+    """Prints the log: records if `verbose`, warnings and errors always."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(message)s" if verbose else "pyinterceptor: %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("pyinterceptor").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def chosen(app: App, name: str | None) -> type[Container]:
@@ -102,6 +116,7 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
         ) as interceptor,
         interceptor.log_records() if options.verbose else nullcontext(),
         counting(interceptor, tally),
+        watching(interceptor, cls, options.app) if options.watch else nullcontext(),
     ):
         container = await interceptor.get_container(cls, "run", user=options.user)
         code = await container.run_inherited(options.command, env=options.env)

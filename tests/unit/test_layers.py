@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "pyinterceptor"
 # From left to right. The package itself is to the right of all.
 LAYERS = [
-    *("paths", "errors", "boundary", "threads", "_relay", "web", "policy", "bindings", "app", "capture", "relay"),
-    *("dns", "http", "runtime", "serving", "opening", "faces", "cli"),
+    *("paths", "version", "errors", "boundary", "threads", "_relay", "web", "policy", "bindings", "app", "capture"),
+    *("relay", "dns", "http", "runtime", "serving", "opening", "faces", "cli"),
 ]
 PURE = ["paths.py", "web", "policy", "app/policies.py"] + [
     f"dns/{name}.py" for name in ("query", "names", "answers")

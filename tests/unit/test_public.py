@@ -18,7 +18,7 @@ from pyinterceptor import InterceptorError
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-DOCUMENTED = [name for name in pyinterceptor.__all__ if name != "Handler"]  # an alias has no docstring of its own
+DOCUMENTED = [name for name in pyinterceptor.__all__ if name not in ("Handler", "__version__")]  # without docstrings
 
 
 def members(cls: type) -> Iterator[tuple[str, object]]:
