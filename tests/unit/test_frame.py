@@ -1,9 +1,10 @@
 """HTTP/1.1 heads and chunked bodies, framed by C for requests and responses."""
 
-import time
 
 import pytest
 from pyinterceptor._relay import ffi, lib
+
+from tests.unit.cost import seconds
 
 PLAIN = b"GET /a HTTP/1.1\r\nHost: my.kv\r\n"
 
@@ -160,12 +161,6 @@ def test_looking_16_000_times_takes_no_longer_than_a_few_hundred_whole_looks():
             lib.frame_request(head, start, end, frame)
 
     assert seconds(pieces) < 3 * seconds(whole)  # starting anew each time would cost 8 000 whole heads
-
-
-def seconds(work) -> float:
-    began = time.thread_time()
-    work()
-    return time.thread_time() - began
 
 
 @pytest.mark.parametrize(

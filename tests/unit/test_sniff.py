@@ -1,10 +1,11 @@
 """The protocol and host that a flow's first bytes show."""
 
 import ssl
-import time
 
 import pytest
 from pyinterceptor._relay import ffi, lib
+
+from tests.unit.cost import seconds
 
 
 def sniff(data: bytes):
@@ -201,9 +202,3 @@ def test_an_opening_that_comes_byte_by_byte_costs_its_bytes_once(name):
             assert lib.sniff(so_far, start, end, opening) == lib.READING_MORE
 
     assert seconds(pieces) < 5 * seconds(whole) + 0.01
-
-
-def seconds(work) -> float:
-    began = time.thread_time()
-    work()
-    return time.thread_time() - began
