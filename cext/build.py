@@ -14,7 +14,7 @@ HEADERS = [ABI] + [
     HERE / f"{name}.h"
     for name in (
         *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
-        *("reading", "frame", "sniff", "names", "route", "records", "relay"),
+        *("reading", "frame", "sniff", "names", "message", "datagrams", "route", "records", "relay"),
         *("subject", "judge", "follow", "timers"),
     )
 ]

@@ -28,7 +28,7 @@ static enum found ask(struct connecting *connecting, struct name *name, char *qu
 	connecting->has_asked = 1;
 	if (name->is_asked)
 		return FOUND_NOT_YET;
-	memcpy(question, name->text, sizeof name->text);
+	memcpy(question, name->text, strlen(name->text) + 1);
 	name->has_failed = 0;
 	name->is_asked = 1;
 	return FOUND_QUESTION;

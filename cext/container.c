@@ -143,6 +143,7 @@ static struct relay_budget with_defaults(const struct relay_budget *given)
 		.openings = given->openings ? given->openings : BUDGET_OPENINGS,
 		.handoffs = given->handoffs ? given->handoffs : BUDGET_HANDOFFS,
 		.pipes = given->pipes ? given->pipes : BUDGET_PIPES,
+		.names = given->names ? given->names : NAMES_MAX,
 	};
 }
 
@@ -159,6 +160,7 @@ int relay_add_container(struct relay *relay, uint32_t id, const struct attachmen
 	atomic_init(&container->references, 1);
 	container->id = id;
 	container->budget = with_defaults(budget);
+	names_set_limit(container->names, container->budget.names);
 	container->attachment = *attachment;
 	for (int i = 0; i < THREADS_MAX; i++)
 		container->shares[i].container = container;

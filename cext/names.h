@@ -8,7 +8,7 @@
 #include "hosts.h"
 
 #define NAME_ADDRESSES_MAX 16
-#define NAMES_MAX 4096 /* limit for the synthetic names of a container, and again for its real names */
+#define NAMES_MAX 65536 /* default limit for the synthetic names of a container, and again for its real names */
 
 struct name_place;            /* an address and the name that it leads to: names.c */
 
@@ -16,15 +16,15 @@ struct name {
 	struct name *next;        /* in its hash chain */
 	struct name_place *places; /* the addresses that lead to this name */
 	uint32_t rank;            /* real names: index in the heap by expiry */
-	char text[HOST_MAX + 1];
 	uint8_t synthetic[2][16]; /* zero if the name has none */
-	uint8_t addresses[NAME_ADDRESSES_MAX][16];
+	uint8_t (*addresses)[16]; /* owned; NULL if there are none */
 	uint32_t count;           /* of `addresses` */
 	int is_synthetic;
 	int is_asked;             /* 1: an EVENT_RESOLVE awaits its answer */
 	int has_failed;           /* 1: the last resolution failed */
 	uint32_t flows;           /* open flows to its synthetic addresses; while above 0, no other name gets these */
 	double expires;           /* seconds, CLOCK_MONOTONIC */
+	char text[];              /* NUL-terminated, at most HOST_MAX bytes */
 };
 
 struct names;
@@ -33,6 +33,9 @@ struct names;
  * them to collide in one hash chain. */
 struct names *names_new(uint64_t seed);
 void names_free(struct names *names);
+
+/* Sets another limit than NAMES_MAX, which is the highest. Call it before the first name. */
+void names_set_limit(struct names *names, uint32_t limit);
 
 /* Sets a name's addresses. Removes another name that has the same synthetic addresses. In a full table, a new real name
  * replaces the real name that expires first. Returns 0; -EBUSY if flows are open to the other name's synthetic

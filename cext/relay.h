@@ -37,6 +37,7 @@ struct relay_budget {
 	uint32_t openings;            /* flows that aren't decided yet */
 	uint32_t handoffs;            /* flows that Python has and hasn't returned */
 	uint32_t pipes;
+	uint32_t names;               /* synthetic ones, and again real ones; default and most: NAMES_MAX */
 };
 
 /* The size of the ring of events. If it is full, a flow to be handed off ends with END_NO_RESOURCES, and an

@@ -16,9 +16,11 @@ from pyinterceptor.bindings.env import configured, open_env, settings_of
 from pyinterceptor.bindings.state import state_directory
 from pyinterceptor.capture.gateway.gateway import open_gateway
 from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
+from pyinterceptor.dns.cache import CACHE_SIZE
 from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.dns.server import serve_udp
-from pyinterceptor.dns.upstream import Upstream
+from pyinterceptor.dns.servers import Servers
+from pyinterceptor.dns.upstream import open_upstream
 from pyinterceptor.errors import PolicyError, ungrouped
 from pyinterceptor.http.server import open_server
 from pyinterceptor.relay.hub import Hub
@@ -39,6 +41,7 @@ async def open_interceptor(
     settings: Mapping[str, str] | None = None,
     state: str | None = None,
     options: Options | None = None,
+    dns_cache: int = CACHE_SIZE,
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all three are closed when the block ends.
 
@@ -48,6 +51,7 @@ async def open_interceptor(
     `settings`: engines or texts of bindings, as {"KV": "redis://…"}; they override PYINTERCEPTOR_BINDING_KV.
     `state`: the directory below /var/lib/pyinterceptor of the bindings' own files (default: the instance's name).
     `options`: deadlines and limits of the relay.
+    `dns_cache`: bytes for DNS answers, which are kept by their TTL and shared by all containers.
 
     Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
 
@@ -59,8 +63,8 @@ async def open_interceptor(
     policies = {cls: app.policy(cls, 0) for cls in app.containers}  # a bad rule is reported before anything is opened
     bindings = configured(app.bindings, settings_of(os.environ) | dict(settings or {}))
     place = state_directory(state or instance)
+    servers = Servers(nameservers)
     v6 = has_ipv6()
-    upstream = Upstream(nameservers)
     try:
         with closing(Hub()) as hub:
             async with (
@@ -69,6 +73,7 @@ async def open_interceptor(
                 open_gateway(instance, v6=v6) as gateway,
                 open_relay(options or Options()) as relay,
                 open_server() as server,
+                open_upstream(servers, cache_size=dns_cache) as upstream,
                 trio.open_nursery() as nursery,
             ):
                 interceptor = Interceptor(

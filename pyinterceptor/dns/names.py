@@ -9,15 +9,15 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 from pyinterceptor._relay import lib
+from pyinterceptor.dns.answers import TTL
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import Address
 
 NAMES_MAX = int(lib.NAMES_MAX)  # per container: C has no room for more
-REUSE_AFTER = 3600.0  # seconds after the last query for a name, when its addresses may go to another name
-TRIES = 8  # address pairs to try for one new name; a pair with open flows can't be reused
+MARGIN = 60.0  # seconds beyond the TTL of an answer, since clients exceed it
+REUSE_AFTER = TTL + MARGIN  # seconds after the last query for a name, when its addresses may go to another name
 FIRST = 256  # offset of the first address in both networks
 
 
@@ -47,35 +47,54 @@ SYNTHETIC = Networks(
 )
 
 
-@dataclass(slots=True)
 class Synthetic:
-    """A name and its pair of addresses. `asked` is the time of its last query."""
+    """A name and its pair of addresses, as their offset in both networks. `asked` is the time of its last query."""
 
-    name: str
-    v4: ipaddress.IPv4Address
-    v6: ipaddress.IPv6Address
-    asked: float  # seconds
+    __slots__ = ("asked", "name", "networks", "offset")
+
+    def __init__(self, name: str, networks: Networks, offset: int, asked: float) -> None:
+        self.name = name
+        self.networks = networks
+        self.offset = offset
+        self.asked = asked  # seconds
+
+    @property
+    def v4(self) -> ipaddress.IPv4Address:
+        return self.networks.v4[self.offset]
+
+    @property
+    def v6(self) -> ipaddress.IPv6Address:
+        return self.networks.v6[self.offset]
+
+    def packed(self, version: int) -> bytes:
+        """Returns one of the addresses in network byte order."""
+        network = self.networks.v4 if version == 4 else self.networks.v6
+        return (int(network.network_address) + self.offset).to_bytes(4 if version == 4 else 16, "big")
 
 
 Publish = Callable[[Synthetic], bool]
 
 
 class Names:
-    """The synthetic names of one container."""
+    """The synthetic names of one container, at most `limit`."""
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, limit: int | None = None) -> None:
         self.networks = networks
-        self._by_name: OrderedDict[str, Synthetic] = OrderedDict()  # the least recently asked first
-        self._by_address: dict[Address, str] = {}
+        self._limit = NAMES_MAX if limit is None else min(limit, NAMES_MAX)
+        self._by_name: OrderedDict[str, Synthetic] = OrderedDict()  # the least recently used first
+        self._by_offset: list[Synthetic] = []  # less FIRST
 
     def name_of(self, address: Address) -> str | None:
         """Returns the name that has this address; None if no name has it."""
-        return self._by_address.get(address)
+        network = self.networks.v4 if address.version == 4 else self.networks.v6
+        at = int(address) - int(network.network_address) - FIRST
+        return self._by_offset[at].name if 0 <= at < len(self._by_offset) else None
 
     def pair(self, name: str, now: float, publish: Publish) -> Synthetic:
         """Returns the name's addresses. For a new name, they are published first.
 
-        `publish` returns False if flows to these addresses are still open. Raises NamesFull if no pair is free.
+        `publish` returns False if flows to these addresses are still open. If all addresses are taken, the least
+        recently used name without flows gives its own, REUSE_AFTER its last query. Raises NamesFull if there is none.
         """
         known = self._by_name.get(name)
         if known is None:
@@ -84,26 +103,22 @@ class Names:
         return known
 
     def _give(self, name: str, now: float, publish: Publish) -> Synthetic:
-        if len(self._by_name) < NAMES_MAX:
-            offset = FIRST + len(self._by_name)
-            given = Synthetic(name, self.networks.v4[offset], self.networks.v6[offset], now)
-            if publish(given):
-                return self._keep(given)
-            raise NamesFull(name)
-        for oldest in list(islice(self._by_name.values(), TRIES)):
-            if now - oldest.asked < REUSE_AFTER:
-                break
-            given = Synthetic(name, oldest.v4, oldest.v6, now)
+        if len(self._by_name) < self._limit:
+            given = Synthetic(name, self.networks, FIRST + len(self._by_name), now)
+            if not publish(given):
+                raise NamesFull(name)
+            self._by_offset.append(given)
+            self._by_name[name] = given
+            return given
+        # A name with flows counts as used now, so the loop passes each of them once in REUSE_AFTER.
+        while (oldest := next(iter(self._by_name.values()))) and now - oldest.asked >= REUSE_AFTER:
+            given = Synthetic(name, self.networks, oldest.offset, now)
             if publish(given):
                 del self._by_name[oldest.name]
-                return self._keep(given)
+                self._by_name[name] = self._by_offset[given.offset - FIRST] = given
+                return given
             self._touch(oldest, now)
         raise NamesFull(name)
-
-    def _keep(self, given: Synthetic) -> Synthetic:
-        self._by_name[given.name] = given
-        self._by_address[given.v4] = self._by_address[given.v6] = given.name
-        return given
 
     def _touch(self, known: Synthetic, now: float) -> None:
         known.asked = now

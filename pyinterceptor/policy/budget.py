@@ -13,7 +13,8 @@ from pyinterceptor.errors import PolicyError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Limits, each a count. A request beyond a limit is refused, and other containers are not affected.
+    """Limits, each a count. A request beyond a limit is refused, and other containers are not affected. `names` is at
+    most 65 536, its default.
 
     Raises PolicyError for a value that is not a count of at least 1.
     """
@@ -23,11 +24,16 @@ class Budget:
     handoffs: int = lib.BUDGET_HANDOFFS  # flows that Python serves
     pipes: int = lib.BUDGET_PIPES  # of 256 KiB, for splicing large bodies; further bodies are copied
     handlers: int = 256  # running at once
-    queries: int = 64  # DNS queries waiting for upstream
-    query_streams: int = 64  # DNS connections over TCP
+    names: int = lib.NAMES_MAX  # synthetic addresses for names that a rule serves, and again names of real addresses
+    queries: int = 64  # DNS queries waiting for upstream; further ones get TC over UDP, and wait over TCP
+    query_queue: int = 1024  # DNS queries over UDP waiting for their turn; further ones get TC
+    query_rate: int = 20_000  # DNS queries over UDP a second; the kernel refuses further ones
+    query_streams: int = 64  # DNS queries over TCP being answered; further ones wait
 
     def __post_init__(self) -> None:
         for field in fields(self):
             count = getattr(self, field.name)
             if type(count) is not int or not 1 <= count < 2**31:
                 raise PolicyError(f"budget: {field.name} must be a count of at least 1, not {count!r}")
+        if self.names > lib.NAMES_MAX:
+            raise PolicyError(f"budget: names must be at most {lib.NAMES_MAX}, not {self.names}")

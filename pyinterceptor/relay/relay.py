@@ -148,7 +148,9 @@ class Relay:
 
     def add_container(self, capture: int, attachment: Attachment, budget: Budget) -> None:
         """Adds a container, before its interface exists. Until a policy is published its flows are refused."""
-        limits = ffi.new("struct relay_budget *", (budget.flows, budget.openings, budget.handoffs, budget.pipes))
+        limits = ffi.new("struct relay_budget *")
+        limits.flows, limits.openings, limits.handoffs = budget.flows, budget.openings, budget.handoffs
+        limits.pipes, limits.names = budget.pipes, budget.names
         to = ffi.new("struct attachment *")
         to.capture, to.interface = capture, attachment.interface
         to.v4, to.v6 = packed(attachment.v4), packed(attachment.v6)
@@ -187,6 +189,12 @@ class Relay:
             self._handle, container, name.encode("ascii"), pair, real, len(some), seconds
         )
         return bool(result == 0)
+
+    def publish_addresses(self, container: int, name: str, packed: bytes, seconds: float) -> bool:
+        """As `publish_name`, for a name without synthetic addresses, with real ones of 16 bytes each."""
+        count = min(len(packed) // 16, lib.NAME_ADDRESSES_MAX)
+        text = name.encode("ascii")
+        return bool(lib.relay_publish_name(self._handle, container, text, ffi.NULL, packed, count, seconds) == 0)
 
     def name_failed(self, container: int, name: str) -> None:
         """Reports that the name has no address; flows that wait for it are reset."""

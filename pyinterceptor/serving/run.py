@@ -55,7 +55,8 @@ class Run:
         self.recorder = Recorder(channel, identity.owner, identity.policies)
         self.faults = Faults(log, identity.owner)
         questions = Questions(self.recorder, self.faults)
-        self.lookups = Lookups(self.number, self.decide_name, self.budget, Names(synthetic), questions)
+        names = Names(synthetic, self.budget.names)
+        self.lookups = Lookups(self.number, self.decide_name, self.budget, names, questions)
         self.flows = 0  # that Python serves now
         self.running = 0  # handlers that run now
         self.refused = 0  # requests beyond the budget of handlers

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
@@ -76,6 +77,18 @@ def response(query: dns.message.Message, *records: Record, code: int = dns.rcode
     return made
 
 
+def sent(made: dns.message.Message, udp: bool) -> bytes:
+    """Returns a response's bytes. Over UDP it is truncated if it exceeds what the query permits (EDNS)."""
+    if not udp:
+        return made.to_wire(max_size=65535)
+    try:
+        return made.to_wire()
+    except dns.exception.TooBig:
+        made.answer.clear()
+        made.flags |= dns.flags.TC
+        return made.to_wire()
+
+
 def zone(*records: Record) -> Answer:
     """Returns an answer function with these records. Other names don't exist."""
 
@@ -85,7 +98,7 @@ def zone(*records: Record) -> Answer:
         if not own:
             return [response(query, code=dns.rcode.NXDOMAIN).to_wire()]
         kind = dns.rdatatype.to_text(query.question[0].rdtype)
-        return [response(query, *(record for record in own if record[1] == kind)).to_wire()]
+        return [sent(response(query, *(record for record in own if record[1] == kind)), udp)]
 
     return answer
 

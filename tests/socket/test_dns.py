@@ -8,19 +8,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import dns.flags
 import dns.message
 import dns.rcode
+import dns.rrset
 import pytest
 import trio
 import trio.testing
 from dns.rdatatype import AAAA, A
 
-from pyinterceptor.dns.answers import addresses
 from pyinterceptor.dns.names import SYNTHETIC, Names
 from pyinterceptor.dns.query import QUERY_MAX
-from pyinterceptor.dns.resolver import KEPT, Counts, Lookups, Resolver, Waiting
+from pyinterceptor.dns.resolver import KEPT, Counts, Lookups, Resolver
 from pyinterceptor.dns.server import serve_udp
-from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, Upstream
+from pyinterceptor.dns.servers import Servers
+from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, open_upstream
+from pyinterceptor.policy.addresses import unpacked
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile, decide_name
@@ -32,6 +35,7 @@ LOOPBACK = socket.if_nametoindex("lo")
 OTHER = LO + 1000
 BUDGET = Budget(queries=20)
 IP_PKTINFO, IPV6_RECVPKTINFO = 8, 49  # linux/in.h, linux/in6.h
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 WWW = (("www.test", "A", "203.0.113.7"), ("www.test", "AAAA", "2001:db8::7"))
 
 
@@ -45,6 +49,10 @@ class Published:
         self.names.append((name, "synthetic" if synthetic else [str(address) for address in addresses], seconds))
         return True
 
+    def publish_addresses(self, container, name, packed, seconds):
+        addresses = [unpacked(packed[at : at + 16]) for at in range(0, len(packed), 16)]
+        return self.publish_name(container, name, None, addresses, seconds)
+
     def name_failed(self, container, name):
         self.names.append((name, "failed"))
 
@@ -54,7 +62,6 @@ class Asking:
     """A running container, as DNS sees it."""
 
     lookups: Lookups
-    nursery: trio.Nursery
 
 
 class Bench:
@@ -82,15 +89,18 @@ class Bench:
     def client(self, at: str = "127.0.0.1") -> trio.socket.SocketType:
         return trio.socket.socket(socket.AF_INET6 if ":" in at else socket.AF_INET, socket.SOCK_DGRAM)
 
-    def wait(self, name: str, container: int) -> Waiting:
-        """Returns a query that has its place in the budget and waits for upstream."""
+    async def ask_over_tcp(self, name: str, container: int) -> dns.message.Message:
+        """Returns the resolver's answer, after it has waited for a place."""
         wire = dns.message.make_query(name, "A").to_wire()
-        waiting = self.resolver.answer_nowait(self.containers[container].lookups, wire, udp=True)
-        assert isinstance(waiting, Waiting)
-        return waiting
+        return dns.message.from_wire(await self.resolver.answer(self.containers[container].lookups, wire))
 
     def count(self, container: int) -> Counts:
         return self.containers[container].lookups.counts
+
+
+def addresses(answer: dns.message.Message) -> list[str]:
+    """Returns the values of the A and AAAA records."""
+    return [record.address for records in answer.answer if records.rdtype in (A, AAAA) for record in records]
 
 
 class Observed:
@@ -112,16 +122,21 @@ async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
         ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         ours.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         ours.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        ours.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
         ours.bind(("::", 0))
-        async with open_nameserver(answer) as nameserver, trio.open_nursery() as nursery:
+        async with (
+            open_nameserver(answer) as nameserver,
+            open_upstream(Servers([nameserver.server])) as upstream,
+            trio.open_nursery() as nursery,
+        ):
             relay = Published()
-            resolver = Resolver(upstream=Upstream([nameserver.server]), relay=relay, v6=v6)
+            resolver = Resolver(upstream=upstream, relay=relay, v6=v6)
 
             def verdict(host: str) -> int:
                 return decide_name(table, host)
 
             containers = {
-                number: Asking(Lookups(number, verdict, BUDGET, Names(SYNTHETIC), Observed()), nursery)
+                number: Asking(Lookups(number, verdict, BUDGET, Names(SYNTHETIC), Observed()))
                 for number in (LO, OTHER)
             }
             nursery.start_soon(serve_udp, ours, {LOOPBACK: containers[LO]}.get, resolver)
@@ -133,8 +148,8 @@ async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
 @with_jumping_clock
 async def test_a_datagram_is_answered_from_the_address_it_was_sent_to(at):
     async with bench(zone(*WWW)) as here:
-        assert addresses(await here.ask("my.kv", at=at))[0] == ["198.18.1.0"]
-        assert addresses(await here.ask("www.test", at=at))[0] == ["203.0.113.7"]
+        assert addresses(await here.ask("my.kv", at=at)) == ["198.18.1.0"]
+        assert addresses(await here.ask("www.test", at=at)) == ["203.0.113.7"]
 
 
 @with_jumping_clock
@@ -154,10 +169,10 @@ async def test_noise_is_not_answered_and_does_not_disturb():
 async def test_an_upstream_answer_publishes_both_families_before_it_is_sent(kind):
     async with bench(zone(*WWW)) as here:
         answer = await here.ask("WWW.Test", kind)
-        assert addresses(answer)[0] == ["203.0.113.7" if kind == "A" else "2001:db8::7"]
+        assert addresses(answer) == ["203.0.113.7" if kind == "A" else "2001:db8::7"]
         [(name, texts, seconds)] = here.published
         assert (name, sorted(texts), seconds) == ("www.test", ["2001:db8::7", "203.0.113.7"], KEPT)
-        assert texts[0] == addresses(answer)[0][0]
+        assert texts[0] == addresses(answer)[0]
         assert sorted(map(str.lower, here.nameserver.asked)) == ["www.test. a udp", "www.test. aaaa udp"]
 
 
@@ -192,7 +207,7 @@ async def test_no_such_name_is_passed_on_and_nothing_is_published(name):
 async def test_a_name_that_no_host_has_is_passed_on_as_it_is():
     strange = r"B\195\188cher\032\046x.test"
     async with bench(lambda query, udp: [response(query, (strange, "A", "203.0.113.7")).to_wire()]) as here:
-        assert addresses(await here.ask(strange))[0] == ["203.0.113.7"]
+        assert addresses(await here.ask(strange)) == ["203.0.113.7"]
         assert here.published == []
 
 
@@ -215,7 +230,7 @@ async def test_a_silent_family_holds_the_other_up_for_a_moment_only():
 
     async with bench(half) as here:
         began = trio.current_time()
-        assert addresses(await here.ask("www.test"))[0] == ["203.0.113.7"]
+        assert addresses(await here.ask("www.test")) == ["203.0.113.7"]
         assert trio.current_time() - began < SECOND_FAMILY + 1
         assert here.published == [("www.test", ["203.0.113.7"], KEPT)]
 
@@ -241,7 +256,7 @@ async def test_the_family_that_was_asked_for_is_published_even_where_it_comes_la
         return None if kinds.count(A) == 1 and kinds[-1] == A else zone(*WWW)(query, udp)
 
     async with bench(answer) as here:
-        assert addresses(await here.ask("www.test"))[0] == ["203.0.113.7"]
+        assert addresses(await here.ask("www.test")) == ["203.0.113.7"]
         assert here.published == [("www.test", ["203.0.113.7", "2001:db8::7"], KEPT)]
         assert sorted(kinds) == [A, A, AAAA]
 
@@ -249,22 +264,23 @@ async def test_the_family_that_was_asked_for_is_published_even_where_it_comes_la
 @with_jumping_clock
 async def test_a_host_without_v6_publishes_and_answers_v4_alone():
     async with bench(zone(*WWW), v6=False) as here:
-        assert addresses(await here.ask("www.test"))[0] == ["203.0.113.7"]
+        assert addresses(await here.ask("www.test")) == ["203.0.113.7"]
         answer = await here.ask("www.test", "AAAA")
         assert (answer.rcode(), answer.answer) == (dns.rcode.NOERROR, [])
         assert [name[:2] for name in here.published] == [("www.test", ["203.0.113.7"])] * 2
 
 
 @with_jumping_clock
-async def test_an_answer_too_long_for_a_datagram_is_marked_and_comes_over_tcp():
+async def test_an_answer_too_long_for_a_datagram_has_what_fits_and_comes_whole_over_tcp():
     many = [("many.test", "A", f"203.0.113.{number}") for number in range(150)]
     async with bench(zone(*many)) as here:
         answer = await here.ask("many.test")
         assert answer.flags & dns.flags.TC
-        assert answer.answer == []
+        assert 0 < len(addresses(answer)) < 150
         asked = dns.message.make_query("many.test", "A").to_wire()
-        told = await here.resolver.answer(here.containers[LO].lookups, asked, udp=False)
-        assert len(addresses(dns.message.from_wire(told))[0]) == 150
+        told = await here.resolver.answer(here.containers[LO].lookups, asked)
+        assert len(addresses(dns.message.from_wire(told))) == 150
+        assert here.nameserver.asked.count("many.test. A udp") == 1
 
 
 @with_jumping_clock
@@ -275,40 +291,106 @@ async def test_without_an_answer_from_upstream_it_is_servfail_and_counted():
 
 
 @with_jumping_clock
-async def test_a_container_at_its_limit_is_refused_and_another_is_served():
+async def test_above_the_limit_udp_is_truncated_tcp_waits_and_another_container_is_served():
     async with bench(silent) as here:
         with here.client() as client:
             await client.connect(("127.0.0.1", here._port))
             for number in range(BUDGET.queries + 50):
                 await client.send(dns.message.make_query(f"n{number}.test", "A", id=number).to_wire())
-            refused = [dns.message.from_wire(await client.recv(65535)) for _ in range(50)]
-            assert {answer.rcode() for answer in refused} == {dns.rcode.SERVFAIL}
-            assert {answer.id for answer in refused} == set(range(BUDGET.queries, BUDGET.queries + 50))
+            cut = [dns.message.from_wire(await client.recv(65535)) for _ in range(50)]
+            assert all(answer.flags & dns.flags.TC and answer.rcode() == dns.rcode.NOERROR for answer in cut)
+            assert {answer.id for answer in cut} == set(range(BUDGET.queries, BUDGET.queries + 50))
             assert here.count(LO).over_budget == 50
-            assert addresses(await here.ask("my.kv"))[0] == ["198.18.1.0"]  # needs no answer from upstream
-            began = trio.current_time()
-            others = [here.wait(f"n{number}.test", OTHER) for number in range(BUDGET.queries)]
-            assert here.count(OTHER).over_budget == 0
+            assert addresses(await here.ask("my.kv")) == ["198.18.1.0"]  # needs no answer from upstream
+            began, told = trio.current_time(), []
+
+            async def ask(name: str, container: int) -> None:
+                told.append((container, (await here.ask_over_tcp(name, container)).rcode(), trio.current_time()))
+
             async with trio.open_nursery() as nursery:
-                for other in others:
-                    nursery.start_soon(here.resolver.passed, other)
+                nursery.start_soon(ask, "waits.test", LO)
+                nursery.start_soon(ask, "other.test", OTHER)
                 for _ in range(BUDGET.queries):
                     answer = dns.message.from_wire(await client.recv(65535))
                     assert answer.rcode() == dns.rcode.SERVFAIL
-            assert trio.current_time() - began < 2 * TRY + 2
-        here.wait("n0.test", LO)  # the budget's places are free again
+            assert [one[:2] for one in told] == [(OTHER, dns.rcode.SERVFAIL), (LO, dns.rcode.SERVFAIL)]
+            assert told[0][2] - began < 2 * TRY + 2
+            assert told[1][2] - began > 2 * TRY + 2  # it waited for a place
+            assert (here.count(LO).over_budget, here.count(OTHER).over_budget) == (51, 0)
+        assert here.containers[LO].lookups.waiting == 0
 
 
 @with_jumping_clock
-async def test_a_container_that_ends_while_it_waits_disturbs_no_other():
+async def test_more_datagrams_than_a_queue_holds_are_all_answered():
+    """The resolver reads all that wait before it answers one."""
+    count = BUDGET.query_queue + 500
+    async with bench(zone(*WWW)) as here:
+        with here.client() as client:
+            client.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
+            await client.connect(("127.0.0.1", here._port))
+            for number in range(count):
+                client._sock.send(dns.message.make_query("my.kv", "A", id=number).to_wire())
+            answers = [dns.message.from_wire(await client.recv(65535)) for _ in range(count)]
+        whole = [answer for answer in answers if addresses(answer) == ["198.18.1.0"]]
+        cut = [answer for answer in answers if answer.flags & dns.flags.TC]
+        assert {answer.id for answer in answers} == set(range(count))
+        assert len(whole) + len(cut) == count
+        assert len(cut) == here.count(LO).over_budget == 500
+
+
+@with_jumping_clock
+async def test_an_answer_is_asked_for_once_while_its_ttl_lasts_and_its_ttl_falls():
+    async with bench(zone(*WWW)) as here:
+        first = await here.ask("www.test")
+        await trio.sleep(10)
+        for name in ("www.test", "WWW.test", "www.TEST"):
+            again = await here.ask(name)
+            assert again.question[0].name.to_text() == name + "."
+            assert (addresses(again), again.answer[0].ttl) == (["203.0.113.7"], 20)
+        assert first.answer[0].ttl == 30
+        assert addresses(await here.ask("www.test", "AAAA")) == ["2001:db8::7"]
+        assert len(here.nameserver.asked) == 2
+        await trio.sleep(21)
+        await here.ask("www.test")
+        assert len(here.nameserver.asked) == 4
+
+
+@with_jumping_clock
+async def test_each_answer_from_the_cache_publishes_its_addresses():
+    """An address that two names share leads to the one that was asked last."""
+    records = [(name, kind, value) for name in ("a.test", "b.test") for _, kind, value in WWW]
+    async with bench(zone(*records)) as here:
+        for name in ("a.test", "b.test", "a.test", "b.test", "a.test"):
+            await here.ask(name)
+        assert [name for name, *_ in here.published] == ["a.test", "b.test", "a.test", "b.test", "a.test"]
+        assert len(here.nameserver.asked) == 4
+
+
+@with_jumping_clock
+async def test_a_denial_is_kept_for_the_time_of_its_soa():
+    def denied(query, udp):
+        made = response(query, code=dns.rcode.NXDOMAIN)
+        soa = "ns.test. root.test. 1 2 3 4 20"
+        made.authority.append(dns.rrset.from_text("test.", 100, "IN", "SOA", soa))
+        return [made.to_wire()]
+
+    async with bench(denied) as here:
+        for seconds, asked in ((0, 1), (19, 1), (2, 2)):
+            await trio.sleep(seconds)
+            answer = await here.ask("gone.test", "TXT")
+            assert (answer.rcode(), len(answer.authority)) == (dns.rcode.NXDOMAIN, 1)
+            assert len(here.nameserver.asked) == asked
+
+
+@with_jumping_clock
+async def test_a_query_that_is_cancelled_leaves_its_place():
     async with bench(silent) as here:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.resolver.passed, here.wait("www.test", OTHER))
-            async with trio.open_nursery() as leaving:
-                leaving.start_soon(here.resolver.passed, here.wait("www.test", LO))
-                await trio.testing.wait_all_tasks_blocked()
-                leaving.cancel_scope.cancel()
-            assert here.containers[LO].lookups.waiting == 0
+        async with trio.open_nursery() as leaving:
+            leaving.start_soon(here.ask_over_tcp, "www.test", LO)
+            await trio.testing.wait_all_tasks_blocked()
+            leaving.cancel_scope.cancel()
+        await here.ask_over_tcp("www.test", OTHER)
+        assert here.containers[LO].lookups.waiting == 0
         assert here.count(OTHER).unanswered == 1
 
 

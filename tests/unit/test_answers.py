@@ -13,8 +13,8 @@ from dns.rdatatype import AAAA, CNAME, HTTPS, SOA, A, RdataType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyinterceptor.dns.answers import UDP_MAX, addresses, passed, reply
-from pyinterceptor.dns.query import Query, read
+from pyinterceptor.dns.answers import UDP_MAX, Answer, passed, read_answer, reply
+from pyinterceptor.dns.query import HEADER, Query, folded, read
 from pyinterceptor.errors import PeerError
 
 LABELS = st.lists(st.binary(min_size=1, max_size=63), max_size=6).filter(lambda some: sum(map(len, some)) < 240)
@@ -148,17 +148,31 @@ def upstream(*records, name="www.example.test", kind="A"):
     return response
 
 
+def taken(response, now=0.0) -> Answer:
+    """Returns the answer that is read from a response."""
+    wire = response.to_wire(max_size=65535)
+    question = folded(wire[HEADER : HEADER + len(response.question[0].name.to_wire()) + 4])
+    answer = read_answer(wire, response.id, question, now)
+    assert answer is not None
+    return answer
+
+
+def addresses(response):
+    """Returns the values of the A and AAAA records."""
+    return [record.address for records in response.answer if records.rdtype in (A, AAAA) for record in records]
+
+
 def test_upstreams_answer_keeps_its_chain_and_the_askers_letters():
     sent = asked("WWW.eXample.test", use_edns=0)
     response = upstream(
         ("www.example.test.", "CNAME", "real.example.test."), ("real.example.test.", "A", "203.0.113.7", "203.0.113.8")
     )
     response.additional.append(dns.rrset.from_text("other.test.", 30, "IN", "A", "203.0.113.9"))
-    got = answered(passed(read(sent.to_wire()), response, v6=True, udp=True))
+    got = answered(passed(read(sent.to_wire()), taken(response), 0.0, v6=True, udp=True))
     assert sent.is_response(got)
     assert got.question[0].name.to_text() == "WWW.eXample.test."
     assert [records.rdtype for records in got.answer] == [CNAME, A]
-    assert sorted(addresses(got)[0]) == ["203.0.113.7", "203.0.113.8"]
+    assert sorted(addresses(got)) == ["203.0.113.7", "203.0.113.8"]
     assert got.additional == []
 
 
@@ -167,7 +181,7 @@ def test_upstreams_no_keeps_its_code_and_authority():
     response.set_rcode(dns.rcode.NXDOMAIN)
     soa = "ns.example.test. root.example.test. 1 2 3 4 5"
     response.authority.append(dns.rrset.from_text("example.test.", 30, "IN", "SOA", soa))
-    got = answered(passed(read(asked("www.example.test").to_wire()), response, v6=True, udp=True))
+    got = answered(passed(read(asked("www.example.test").to_wire()), taken(response), 0.0, v6=True, udp=True))
     assert got.rcode() == dns.rcode.NXDOMAIN
     assert [records.rdtype for records in got.authority] == [SOA]
 
@@ -179,7 +193,7 @@ def test_a_host_without_v6_names_no_v6_address(v6, kinds):
         ("real.example.test.", "AAAA", "2001:db8::7"),
         ("real.example.test.", "HTTPS", "1 . ipv6hint=2001:db8::7"),
     )
-    got = answered(passed(read(asked("www.example.test").to_wire()), response, v6=v6, udp=True))
+    got = answered(passed(read(asked("www.example.test").to_wire()), taken(response), 0.0, v6=v6, udp=True))
     assert [records.rdtype for records in got.answer] == kinds
     assert got.rcode() == dns.rcode.NOERROR
     assert len(response.answer) == 3  # the response is shared with other queries
@@ -193,12 +207,13 @@ def test_over_udp_an_answer_is_whole_or_marked_truncated(payload, count, fits):
     edns = {"use_edns": 0, "payload": payload} if payload else {}
     query = read(asked("www.example.test", **edns).to_wire())
     response = upstream(("www.example.test.", "A", *(f"203.0.113.{number}" for number in range(count))))
-    wire = passed(query, response, v6=True, udp=True)
+    wire = passed(query, taken(response), 0.0, v6=True, udp=True)
     assert len(wire) <= min(max(payload, 512), UDP_MAX)
     assert bool(answered(wire).flags & dns.flags.TC) is not fits
-    assert len(addresses(answered(wire))[0]) == (count if fits else 0)
-    whole = answered(passed(query, response, v6=True, udp=False))
-    assert (len(addresses(whole)[0]), whole.flags & dns.flags.TC) == (count, 0)
+    assert (len(addresses(answered(wire))) == count) is fits
+    assert len(addresses(answered(wire))) >= 25
+    whole = answered(passed(query, taken(response), 0.0, v6=True, udp=False))
+    assert (len(addresses(whole)), whole.flags & dns.flags.TC) == (count, 0)
 
 
 def test_a_record_of_our_own_is_the_questions():
@@ -206,3 +221,75 @@ def test_a_record_of_our_own_is_the_questions():
     got = answered(reply(read(sent.to_wire()), record=bytes([198, 18, 1, 0])))
     assert [str(records) for records in got.answer] == ["My.kv. 60 IN A 198.18.1.0"]
     assert Query(1, 0, dns.rcode.NOERROR).host == ""
+
+
+def denial(ttl, minimum, code=dns.rcode.NXDOMAIN, records=()):
+    response = upstream(*records)
+    response.set_rcode(code)
+    soa = f"ns.example.test. root.example.test. 1 2 3 4 {minimum}"
+    response.authority.append(dns.rrset.from_text("example.test.", ttl, "IN", "SOA", soa))
+    return response
+
+
+@pytest.mark.parametrize(
+    ("response", "seconds"),
+    [
+        (upstream(("www.example.test.", "A", "203.0.113.7")), 30),
+        (upstream(("www.example.test.", "CNAME", "a.test."), ("a.test.", "A", "203.0.113.7")), 30),
+        (denial(100, 20), 20),
+        (denial(10, 20), 10),
+        (denial(10**6, 10**6), 3 * 3600),
+        (denial(100, 90, dns.rcode.NOERROR, [("www.example.test.", "CNAME", "a.test.")]), 30),
+        (denial(100, 20, dns.rcode.NOERROR), 20),
+        (denial(100, 20, dns.rcode.SERVFAIL), 0),
+        (upstream(), 0),
+    ],
+    ids=["records", "a chain", "minimum", "SOA", "long", "a chain to nothing", "no record", "an error", "without SOA"],
+)
+def test_an_answer_is_kept_as_long_as_its_records_permit(response, seconds):
+    assert taken(response).ttl == seconds
+
+
+def test_an_answer_that_grows_old_has_lower_ttls_and_other_letters():
+    records = ("www.example.test.", "CNAME", "real.example.test."), ("real.example.test.", "A", "203.0.113.7")
+    answer = taken(upstream(*records), 100.0)
+    for age, ttl in ((0, 30), (0.9, 30), (29, 1), (31, 0)):
+        got = answered(passed(read(asked("wWw.example.test").to_wire()), answer, 100.0 + age, v6=True, udp=True))
+        assert [records.ttl for records in got.answer] == [ttl, ttl]
+        assert got.answer[0].name.to_text() == "wWw.example.test."
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda wire: wire[:2] + b"\1" + wire[3:],  # a query
+        lambda wire: b"\0\0" + wire[2:],
+        lambda wire: wire.replace(b"www", b"wwx", 1),
+        lambda wire: wire[:-1],
+        lambda wire: wire[:11],
+    ],
+    ids=["a query", "another id", "another name", "cut", "no header"],
+)
+def test_a_message_that_answers_another_question_is_none(change):
+    response = upstream(("www.example.test.", "A", "203.0.113.7"))
+    response.id = 7
+    wire, question = response.to_wire(), asked("www.example.test").to_wire()[HEADER:]
+    assert read_answer(wire, 7, question, 0.0) is not None
+    assert read_answer(change(wire), 7, question, 0.0) is None
+
+
+@given(st.data())
+def test_a_damaged_answer_is_passed_on_within_its_limit_or_refused(data):
+    response = upstream(
+        ("www.example.test.", "CNAME", "real.example.test."),
+        ("real.example.test.", "A", "203.0.113.7", "203.0.113.8"),
+        ("real.example.test.", "AAAA", "2001:db8::7"),
+    )
+    wire = bytearray(response.to_wire())
+    for _ in range(data.draw(st.integers(1, 5))):
+        wire[data.draw(st.integers(2, len(wire) - 1))] = data.draw(st.integers(0, 255))
+    query = read(asked("www.example.test", use_edns=0).to_wire())
+    answer = read_answer(bytes(wire), response.id, folded(query.question), 0.0)
+    if answer is not None:
+        for v6 in (True, False):
+            assert len(passed(query, answer, 0.0, v6=v6, udp=True)) <= UDP_MAX

@@ -11,7 +11,7 @@ CEXT = ROOT / "cext"
 # Pure files: bytes, numbers and time in, a result out.
 PURE = [
     *("abi", "protocol", "addresses", "hosts", "layout", "rows", "policy", "guard"),
-    *("reading", "frame", "sniff", "names", "timers", "subject", "follow"),
+    *("reading", "frame", "sniff", "names", "message", "timers", "subject", "follow"),
 ]
 # Declarations that the phases share with the files that implement them.
 DECLARED = ["records", "relay"]
@@ -19,7 +19,7 @@ DECLARED = ["records", "relay"]
 ORDER = [
     *PURE,
     *DECLARED,
-    "exchange",
+    *("datagrams", "exchange"),
     *("judge", "route", "dial", "container", "connect", "move", "events", "pump"),
     *("flow", "peek", "steps", "opening", "reaching", "passing", "thread", "accept", "state"),
 ]
