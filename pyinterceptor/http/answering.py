@@ -5,18 +5,17 @@ Pure. Whatever a handler put into its response, the head is one that every parse
 
 from __future__ import annotations
 
-from collections.abc import Set
 from http import HTTPStatus
 from typing import Literal
 
-from pyinterceptor.http.fields import HOP_BY_HOP, connection_options
+from pyinterceptor.http.fields import HOP_BY_HOP
 from pyinterceptor.web import Response
+from pyinterceptor.web.headers import connection_options
 
 # How the client finds the end of a response's body; "bare": there is none, whatever the head says of it.
 Framing = Literal["bare", "length", "chunked", "until close"]
 
 OURS = HOP_BY_HOP | {"content-length"}
-NOTHING: Set[str] = frozenset()
 WITHOUT_BODY = (204, 304)
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus if status >= 200}
 
@@ -30,20 +29,20 @@ def framing(response: Response, *, to_head: bool, is_old: bool) -> Framing:
     return "until close" if is_old else "chunked"
 
 
-def options_of(response: Response) -> Set[str]:
-    """What the handler says of the connection: "close", or fields that are for it alone."""
-    return connection_options(response.headers.items()) if "connection" in response.headers else NOTHING
+def asks_to_close(response: Response) -> bool:
+    """Whether the handler asks for the end of the connection after this response."""
+    return "connection" in response.headers and "close" in connection_options(response.headers.items())
 
 
 def response_head(
-    response: Response, framed: Framing, date: str, *, options: Set[str] = NOTHING, connection: str | None = None
+    response: Response, framed: Framing, date: str, *, connection: str | None = None
 ) -> bytes:
     """The head with its blank line; `connection` is "close", "keep-alive" or None, where nothing need be said."""
     status, is_dated = response.status, False
     head = STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
     for name, value in response.headers.items():
         lower = name.lower()
-        if lower not in OURS and lower not in options:
+        if lower not in OURS:
             head += f"{name}: {value}\r\n"
             is_dated = is_dated or lower == "date"
     if not is_dated:

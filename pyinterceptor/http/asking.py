@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyinterceptor.http.fields import Fields, end_to_end
+from pyinterceptor.http.fields import HOP_BY_HOP, Fields
 from pyinterceptor.web import URL
 from pyinterceptor.web.headers import TOKEN
 from pyinterceptor.web.url import split_host
@@ -40,7 +40,7 @@ def request_head(
     """
     if not TOKEN.fullmatch(method):
         raise ValueError(f"{method!r} is not a valid method")
-    passed = end_to_end(fields)
+    passed = [(name, value) for name, value in fields if name.lower() not in HOP_BY_HOP]
     names = {name.lower() for name, _ in passed}
     ours = {"host": host}
     if length is not None and (length or method in SAYS_NO_BODY or "content-length" in names):

@@ -18,7 +18,7 @@ import trio
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.boundary import parted
 from pyinterceptor.errors import FetchError, PeerError
-from pyinterceptor.http.answering import Framing, framing, options_of, response_head
+from pyinterceptor.http.answering import Framing, asks_to_close, framing, response_head
 from pyinterceptor.http.deadlines import NEVER, Deadline, Deadlines
 from pyinterceptor.http.faults import LOGGED, Faults
 from pyinterceptor.http.incoming import Incoming
@@ -230,15 +230,15 @@ class Connection:
 
     async def _send(self, response: Response, incoming: Incoming | None, frame: Any, *, is_old: bool) -> bool:
         """Writes the response, then deals with what is left of the request; True if the connection persists."""
-        body, options = response.body, options_of(response)
+        body = response.body
         content = body.content
         framed = framing(response, to_head=frame.is_head, is_old=is_old)
-        persists = bool(frame.keep_alive) and framed != "until close" and "close" not in options
+        persists = bool(frame.keep_alive) and framed != "until close" and not asks_to_close(response)
         if incoming is not None:
             is_streamed = content is None and framed != "bare"
             persists = await incoming.precede(self._limits.drain, is_streamed=is_streamed) and persists
         connection = "close" if not persists else "keep-alive" if is_old else None
-        head = response_head(response, framed, _date(), options=options, connection=connection)
+        head = response_head(response, framed, _date(), connection=connection)
         self.is_answering = True
         if framed == "bare":
             await self._write(head)

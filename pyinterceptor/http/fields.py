@@ -1,8 +1,14 @@
-"""Separates hop-by-hop header fields from end-to-end ones. Pure. RFC 9110 section 7.6.1."""
+"""Separates hop-by-hop header fields from end-to-end ones. Pure. RFC 9110 section 7.6.1.
+
+Fields that Connection names are removed once, when a message arrives. A field that a handler sets afterwards is end to
+end, so that no container can name it in its Connection and strip it. The fields of HOP_BY_HOP are always ours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from pyinterceptor.web.headers import connection_options
 
 Fields = Iterable[tuple[str, str]]
 
@@ -11,14 +17,8 @@ HOP_BY_HOP = frozenset(
 )
 
 
-def connection_options(fields: Fields) -> set[str]:
-    """Returns the options of all Connection fields, in lower case."""
-    values = (value for name, value in fields if name.lower() == "connection")
-    return {option.strip().lower() for value in values for option in value.split(",")} - {""}
-
-
 def end_to_end(fields: Fields) -> list[tuple[str, str]]:
-    """Returns the end-to-end fields: without the hop-by-hop ones and those that Connection names."""
+    """Returns the end-to-end fields of a message that has arrived."""
     given = list(fields)
     dropped = HOP_BY_HOP | connection_options(given)
     return [(name, value) for name, value in given if name.lower() not in dropped]

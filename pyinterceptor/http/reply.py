@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import httptools
 
 from pyinterceptor.errors import PeerError
-from pyinterceptor.http.fields import connection_options, upgrade_of
+from pyinterceptor.http.fields import upgrade_of
+from pyinterceptor.web.headers import connection_options
 
 # Bytes of status line, headers and interim responses together; curl accepts 300 KiB, browsers 256 KiB.
 MAX_HEAD = 256 * 1024

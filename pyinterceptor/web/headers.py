@@ -14,6 +14,8 @@ from multidict import CIMultiDict
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
 
+OF_CONNECTION = frozenset({"connection", "upgrade"})  # a handler may look at them
+
 Source = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
@@ -45,13 +47,19 @@ class Headers:
 
     @classmethod
     def read(cls, lines: str) -> Headers:
-        """Makes headers of the lines of a head that a strict parser has checked."""
+        """Makes headers of the lines of a container's head, which a strict parser has checked.
+
+        Fields that its Connection names are left out: they are for this connection alone (RFC 9110 section 7.6.1).
+        """
         headers = cls.__new__(cls)
         headers._fields = CIMultiDict()
         for line in lines.split("\r\n"):
             name, colon, value = line.partition(":")
             if colon:
                 headers._fields.add(name, value.strip(" \t"))
+        if "connection" in headers._fields:
+            for name in connection_options(headers._fields.items()) - OF_CONNECTION:
+                headers._fields.popall(name, None)
         return headers
 
     def get(self, name: str, default: str | None = None) -> str | None:
@@ -109,6 +117,12 @@ class Headers:
 
     def __repr__(self) -> str:
         return f"Headers({list(self._fields.items())!r})"
+
+
+def connection_options(fields: Iterable[tuple[str, str]]) -> set[str]:
+    """Returns the options of all Connection fields, in lower case."""
+    values = (value for name, value in fields if name.lower() == "connection")
+    return {option.strip().lower() for value in values for option in value.split(",")} - {""}
 
 
 def _pairs(fields: Any) -> Iterator[tuple[Any, Any]]:

@@ -59,7 +59,11 @@ async def ask(net: Internet, origin: Origin | None = None, answer: bytes = OK) -
         (Request("http://my.kv", "DELETE"), http("DELETE / HTTP/1.1", "host: my.kv")),
         (
             Request("http://my.kv", headers={"Content-Length": "9", "TE": "x", "Connection": "y", "Y": "z", "A": "b"}),
-            http("GET / HTTP/1.1", "host: my.kv", "Content-Length: 0", "A: b"),
+            http("GET / HTTP/1.1", "host: my.kv", "Content-Length: 0", "Y: z", "A: b"),
+        ),
+        (
+            incoming("GET", "/", [("Host", "my.kv"), ("Connection", "Y, close"), ("Y", "z"), ("A", "b")]),
+            http("GET / HTTP/1.1", "Host: my.kv", "A: b"),
         ),
         (
             incoming(

@@ -627,6 +627,51 @@ async def test_a_failure_of_the_relay_is_reported_once(cause: Cause, answer: byt
         await client.gets(OK)
 
 
+SIGNED = ("Authorization: Bearer ours", "X-Scope: one")
+
+
+@pytest.mark.parametrize(
+    ("named", "asked"),
+    [
+        ("authorization", ("Host: my.kv", "X-Scope: one", "Authorization: Bearer ours")),
+        ("Authorization, x-scope", ("Host: my.kv", *SIGNED)),
+        ("close, X-SCOPE,authorization", ("Host: my.kv", *SIGNED)),
+        ("host", ("host: my.kv", *SIGNED)),
+    ],
+)
+@in_trio
+async def test_a_container_cannot_strip_the_fields_that_a_handler_sets(named: str, asked: tuple[str, ...]) -> None:
+    async def sign(request: Any, env: Any, ctx: Any) -> Response:
+        request.headers["Authorization"] = "Bearer ours"
+        signed = Request(request)
+        signed.headers["X-Scope"] = "one"
+        return await fetch(signed)
+
+    async with internet() as net, container(handled_by(sign), net) as client:
+        fields = ("Host: my.kv", f"Connection: {named}", "Authorization: theirs", "X-Scope: all")
+        await client.sends(http("GET / HTTP/1.1", *fields))
+        origin = await net.dialled()
+        await origin.gets(http("GET / HTTP/1.1", *asked))
+        await origin.sends(OK)
+        end = ("connection: close",) if "close" in named else ()
+        await client.gets(http("HTTP/1.1 200 OK", "content-length: 2", *end, body=b"ok"))
+
+
+@in_trio
+async def test_what_a_handler_puts_into_an_origins_response_reaches_the_container() -> None:
+    async def add(request: Any, env: Any, ctx: Any) -> Response:
+        response = await fetch(request)
+        response.headers["X-Seen-By"] = "us"
+        response.headers.append("Connection", "x-seen-by")
+        return response
+
+    async with internet() as net, container(handled_by(add), net) as client:
+        await client.sends(GET)
+        origin = await net.dialled()
+        await origin.sends(http("HTTP/1.1 200 OK", "connection: x-seen-by", "x-seen-by: them", "content-length: 0"))
+        await client.gets(http("HTTP/1.1 200 OK", "X-Seen-By: us", "content-length: 0"))
+
+
 # --- other protocols ------------------------------------------------------------------------------------------------
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x")
