@@ -26,7 +26,7 @@ class Context:
     """
 
     container_id: str
-    container_class: str
+    class_name: str
     container_name: str
 
 

@@ -178,5 +178,6 @@ def failed(request: Request, error: BaseException, faults: Faults) -> Response |
 
 
 def refusal(status: int, host: str, why: str) -> Response:
-    """Returns a refusal with a readable reason."""
-    return Response(f"pyinterceptor: {host}: {why}\n", status)
+    """Returns a refusal with a readable reason. That of a disallowed host begins as in Workers."""
+    begin = "Origin is disallowed" if status == REFUSED else "pyinterceptor"
+    return Response(f"{begin}: {host}: {why}\n", status)

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol, overload
 
 from pyinterceptor.web.body import Body, Content
 from pyinterceptor.web.headers import Headers, Source
+from pyinterceptor.web.url import URL
 
 TEXT = (("content-type", "text/plain; charset=utf-8"),)
+REDIRECTS = frozenset({301, 302, 303, 307, 308})  # Fetch standard, "redirect status"
+
+
+class MakesJson(Protocol):
+    """The type of `Response.json`."""
+
+    def __call__(self, value: Any, status: int = 200, headers: Source | Headers | None = None) -> Response: ...
+
+
+class Json:
+    """`json` of the class makes a response, `json` of a response reads its body, as in the Fetch standard."""
+
+    @overload
+    def __get__(self, response: None, owner: type[Response]) -> MakesJson: ...
+    @overload
+    def __get__(self, response: Response, owner: type[Response]) -> Callable[[], Coroutine[Any, Any, Any]]: ...
+    def __get__(self, response: Response | None, owner: type[Response]) -> Any:
+        return partial(_of_json, owner) if response is None else response.body.json
 
 
 class Response:
@@ -31,13 +52,17 @@ class Response:
             if isinstance(body, str) and "content-type" not in self._headers:
                 self._headers.set(*TEXT[0])
 
+    json = Json()
+    """`Response.json(value, status=200, headers=None)` returns a response whose body is `value` as JSON; `await
+    response.json()` returns the whole body, parsed as JSON. Raises ValueError if it is not JSON."""
+
     @classmethod
-    def from_json(cls, value: Any, status: int = 200, headers: Source | Headers | None = None) -> Response:
-        """Returns a response whose body is `value` as JSON."""
-        response = cls(json.dumps(value).encode(), status, headers)
-        if "content-type" not in response.headers:
-            response.headers.set("content-type", "application/json")
-        return response
+    def redirect(cls, url: str | URL, status: int = 302) -> Response:
+        """Returns a redirect to an absolute URL. Raises ValueError for another URL, and for another status than 301,
+        302, 303, 307 and 308."""
+        if status not in REDIRECTS:
+            raise ValueError(f"a redirect's status is one of {sorted(REDIRECTS)}, not {status!r}")
+        return cls(None, status, {"location": str(URL(url))})
 
     # Assigned values are checked as in the constructor, so that a response can always be sent.
 
@@ -81,16 +106,21 @@ class Response:
         """Returns the whole body as UTF-8; invalid bytes are replaced."""
         return await self.body.text()
 
-    async def json(self) -> Any:
-        """Returns the whole body, parsed as JSON. Raises ValueError if it is not JSON."""
-        return await self.body.json()
-
     async def aclose(self) -> None:
         """Closes the source of the body: the connection of a fetched response, or a generator."""
         await self.body.aclose()
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
+
+
+def _of_json(
+    cls: type[Response], value: Any, status: int = 200, headers: Source | Headers | None = None
+) -> Response:
+    response = cls(json.dumps(value).encode(), status, headers)
+    if "content-type" not in response.headers:
+        response.headers.set("content-type", "application/json")
+    return response
 
 
 def _checked(status: int) -> int:

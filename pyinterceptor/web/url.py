@@ -1,4 +1,4 @@
-"""The URL of a request, parsed once. Pure. RFC 3986; http and https only."""
+"""The URL of a request, parsed once. Pure. http and https only. https://url.spec.whatwg.org/, RFC 3986."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ PORTS = {"http": 80, "https": 443}
 ABSOLUTE = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 AUTHORITY = re.compile(r"(\[[^]]*]|[^:]*)(?::([0-9]{0,5}))?")
 HOST = re.compile(r"[a-z0-9._~!$&'()*+,;=%-]+")  # reg-name, RFC 3986 section 3.2.2
+# "." and ".." as segments of a path, with each dot written as it is or as %2e (URL standard, section 4.1)
+DOT = re.compile(r"\.|%2e", re.IGNORECASE)
+DOTS = re.compile(r"(?:\.|%2e){2}", re.IGNORECASE)
+MAY_HAVE_DOTS = re.compile(r"[/\\](?:\.|%2e)|\\", re.IGNORECASE)
 ASCII = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"  # characters that are not percent-encoded, besides letters and digits
 
 
 class URL:
-    """An immutable URL. `str(url)` omits the fragment. `path` and `query` keep the percent-encoding that was given.
+    """An immutable URL. `str(url)` omits the fragment.
+
+    The path is normalised as the URL standard does: its segments `.` and `..` are resolved, also if their dots are
+    written as `%2e`, and a backslash is a slash. Other percent-encoding is kept as it was given.
 
     Raises ValueError if it isn't an absolute http or https URL, or contains a user name; TypeError if it is not a str.
     """
@@ -35,14 +42,14 @@ class URL:
         host, port = _authority(match[2], url)
         if not target.startswith("/"):
             target = f"/{target}"
-        self._scheme, self._host, self._target = scheme, host, quote(target, ASCII)
+        self._scheme, self._host, self._target = scheme, host, _normalised(quote(target, ASCII))
         self._port = PORTS[scheme] if port is None else port
 
     @classmethod
     def parsed(cls, scheme: str, host: str, port: int, target: str) -> URL:
-        """Makes a URL of parts that a strict parser has checked; they are not checked again."""
+        """Makes a URL of parts that a strict parser has checked; only the path is normalised."""
         url = cls.__new__(cls)
-        url._scheme, url._host, url._port, url._target = scheme, host, port, target
+        url._scheme, url._host, url._port, url._target = scheme, host, port, _normalised(target)
         return url
 
     @property
@@ -62,7 +69,7 @@ class URL:
 
     @property
     def target(self) -> str:
-        """Path and query as in a request line, or "*" (RFC 9112 section 3.2)."""
+        """Path and query as a request line has them, or "*" (RFC 9112 section 3.2)."""
         return self._target
 
     @property
@@ -102,6 +109,23 @@ class URL:
 
     def __hash__(self) -> int:
         return hash(str(self))
+
+
+def _normalised(target: str) -> str:
+    """Returns the target with a normalised path (URL standard, "path state")."""
+    path, mark, query = target.partition("?")
+    if not MAY_HAVE_DOTS.search(path):
+        return target
+    segments = path.replace("\\", "/").split("/")[1:]
+    kept: list[str] = []
+    for segment in segments:
+        if DOTS.fullmatch(segment):
+            del kept[-1:]
+        elif not DOT.fullmatch(segment):
+            kept.append(segment)
+    if DOT.fullmatch(segments[-1]) or DOTS.fullmatch(segments[-1]):
+        kept.append("")  # `/a/..` is a directory, `/`
+    return f"/{'/'.join(kept)}{mark}{query}"
 
 
 def split_host(authority: str) -> tuple[str, int | None]:

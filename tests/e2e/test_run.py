@@ -34,7 +34,7 @@ class Closed(Container):
 
 @Closed.outbound_by_host("my.kv")
 async def answer(request, env, ctx):
-    return Response(ctx.container_class + " " + await request.text())
+    return Response(ctx.class_name + " " + await request.text())
 
 class Open(Container):
     pass

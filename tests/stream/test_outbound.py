@@ -42,7 +42,8 @@ TEXT = "content-type: text/plain; charset=utf-8"
 
 
 def refusal(status: str, why: str) -> bytes:
-    body = f"pyinterceptor: {why}\n".encode()
+    begin = "Origin is disallowed" if status.startswith("520") else "pyinterceptor"
+    body = f"{begin}: {why}\n".encode()
     return http(f"HTTP/1.1 {status}", TEXT, f"content-length: {len(body)}", body=body)
 
 
@@ -105,7 +106,7 @@ def handled_by(handler: Any) -> type[Container]:
 @in_trio
 async def test_a_handler_is_given_the_request_the_env_and_whose_it_is() -> None:
     async def look(request: Any, env: Any, ctx: Any) -> Response:
-        return Response(f"{request.url} {env['an']} {ctx.container_class} {ctx.container_name} {ctx.container_id}")
+        return Response(f"{request.url} {env['an']} {ctx.class_name} {ctx.container_name} {ctx.container_id}")
 
     async with internet() as net, container(handled_by(look), net) as client:
         await client.sends(GET)

@@ -75,6 +75,13 @@ def everything_else(request: Request, env: Any, ctx: Context) -> Response:
 
 app = App(containers=[Sandbox], bindings={"KEY": "value"})
 """,
+    "responses": """
+async def both() -> None:
+    made: Response = Response.json({"a": 1}, status=201, headers={"a": "b"})
+    value: dict[str, int] = await made.json()
+    moved: Response = Response.redirect("http://my.kv/", 301)
+    print(value, moved)
+""",
     "assignment": """
 class Sandbox(Container):
     outbound = hello

@@ -23,7 +23,7 @@ from pyinterceptor.web.url import split_host
         ("https://my.kv:443/", "my.kv", 443, "/", "", "https://my.kv/"),
         ("http://my.kv:/", "my.kv", 80, "/", "", "http://my.kv/"),
         ("http://[2001:DB8:0::1]:8080/", "2001:db8::1", 8080, "/", "", "http://[2001:db8::1]:8080/"),
-        ("http://203.0.113.7/a%2Fb/../c;d", "203.0.113.7", 80, "/a%2Fb/../c;d", "", "http://203.0.113.7/a%2Fb/../c;d"),
+        ("http://203.0.113.7/a%2Fb/../c;d", "203.0.113.7", 80, "/c;d", "", "http://203.0.113.7/c;d"),
         ("http://my.kv//a?b?c", "my.kv", 80, "//a", "b?c", "http://my.kv//a?b?c"),
         ("http://my.kv/a?", "my.kv", 80, "/a", "", "http://my.kv/a?"),
         ("http://Bücher.example/ü?ß", "xn--bcher-kva.example", 80, "/%C3%BC", "%C3%9F", None),
@@ -46,6 +46,33 @@ def test_a_url_is_taken_apart(text: str, host: str, port: int, path: str, query:
 def test_a_url_that_is_not_absolute_http_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="."):
         URL(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("/a/../b", "/b"),
+        ("/a/%2e%2E/b", "/b"),
+        ("/a/.%2e/b", "/b"),
+        ("/a/%2E./b", "/b"),
+        ("/../../etc/passwd", "/etc/passwd"),
+        ("/a/./b/%2e/c", "/a/b/c"),
+        ("/a/b/..", "/a/"),
+        ("/a/b/.", "/a/b/"),
+        ("/a//../b", "/a/b"),
+        ("/a\\..\\b", "/b"),
+        ("/..", "/"),
+        ("/...", "/..."),
+        ("/.a/..b/%2ec/c..", "/.a/..b/%2ec/c.."),
+        ("/a%2F..%2Fb", "/a%2F..%2Fb"),
+        ("/a%252e%252e/b", "/a%252e%252e/b"),
+    ],
+)
+def test_a_path_is_normalised_as_the_url_standard_does(given: str, path: str) -> None:
+    assert URL(f"http://my.kv{given}?/../x").target == f"{path}?/../x"
+    request = Request.incoming("GET", given, ("http", "my.kv", 80, given), "", None)
+    assert (request.url.path, request.target) == (path, given)
+    assert URL(str(request.url)) == request.url
 
 
 def test_a_url_never_changes() -> None:
@@ -215,12 +242,37 @@ def test_closing_a_body_closes_its_generator_at_any_point() -> None:
 def test_json_and_text_of_messages() -> None:
     async def main() -> None:
         assert await Request("http://my.kv", "post", body='{"a": 1}').json() == {"a": 1}
-        assert await Response.from_json({"a": 1}).json() == {"a": 1}
+        assert await Response.json({"a": 1}).json() == {"a": 1}
         assert await Response(b"\xff").text() == "\ufffd"
         with pytest.raises(ValueError, match="."):
             await Response("{").json()
 
     asyncio.run(main())
+
+
+def test_json_of_the_class_makes_a_response() -> None:
+    response = Response.json({"a": [1, None]}, status=201, headers={"x": "y"})
+    assert (response.status, response.headers["x"]) == (201, "y")
+    assert response.headers["content-type"] == "application/json"
+    assert asyncio.run(response.json()) == {"a": [1, None]}
+    linked = Response.json(1, headers={"content-type": "application/ld+json"})
+    assert linked.headers["content-type"] == "application/ld+json"
+
+    class Own(Response):
+        pass
+
+    assert isinstance(Own.json(1), Own)
+
+
+def test_a_redirect_names_its_place() -> None:
+    response = Response.redirect("http://my.kv/a/../b?c")
+    assert (response.status, response.headers["location"]) == (302, "http://my.kv/b?c")
+    assert Response.redirect(URL("https://my.kv"), 308).status == 308
+    for status in (200, 300, 304, 305, 400):
+        with pytest.raises(ValueError, match="redirect"):
+            Response.redirect("http://my.kv/", status)
+    with pytest.raises(ValueError, match="absolute"):
+        Response.redirect("/b")
 
 
 # --- requests and responses -----------------------------------------------------------------------------------------
@@ -239,7 +291,7 @@ def test_a_text_response_gets_a_content_type_unless_one_is_given() -> None:
     assert Response("x", headers={"Content-Type": "text/html"}).headers["content-type"] == "text/html"
     assert Response("x", headers={"a": "b"}).headers["content-type"] == "text/plain; charset=utf-8"
     assert "content-type" not in Response(b"x").headers
-    assert Response.from_json([]).headers["content-type"] == "application/json"
+    assert Response.json([]).headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize("status", [0, 101, 199, 600, "200", "200 OK\r\nx: y", None, 200.0])
