@@ -26,7 +26,7 @@
 #define COUNTERS 7
 
 /* Bits of `flags` in a container's entry of the map `containers` (key: ifindex, u32). */
-#define CONTAINER_IPV6 1 /* the host has an IPv6 route; without this flag, IPv6 connections are refused */
+#define CONTAINER_IPV6 1 /* the host has an IPv6 route; without it only addresses in the map `served6` are reached */
 
 #define CONTAINERS_MAX 65536
 
@@ -35,6 +35,14 @@
 #define REFUSE_ALL 1
 #define REFUSE_ALL_BUT_DNS 2
 #define REFUSED_MAX 64
+
+#define SERVED6_MAX 65536
+
+/* Key of the map `served6`: an IPv6 address that a rule of the container on this interface gives to a handler. */
+struct served6_key {
+	uint32_t interface;
+	uint8_t address[16];
+};
 
 struct container_entry {
 	uint32_t flags;

@@ -35,6 +35,8 @@ BPF_TABLE("sockmap", u32, u64, listeners, 2);
 /* Destinations that are refused to all containers (REFUSE_*). Written by the daemon before the first container. */
 BPF_LPM_TRIE(refused4, struct v4_key, u32, REFUSED_MAX);
 BPF_LPM_TRIE(refused6, struct v6_key, u32, REFUSED_MAX);
+/* IPv6 addresses that handlers serve, which work where the host has no IPv6 route. Written by the daemon. */
+BPF_HASH(served6, struct served6_key, u32, SERVED6_MAX);
 /* The number of each outcome (COUNTER_*). Written by this program, read by the daemon. */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 
@@ -71,6 +73,14 @@ static inline int assign(struct bpf_sk_lookup *ctx, u32 slot, u32 outcome)
 	return SK_PASS;
 }
 
+static inline int is_served(u32 interface, const struct v6_key *to)
+{
+	struct served6_key key = { .interface = interface };
+
+	__builtin_memcpy(key.address, to->address, sizeof key.address);
+	return served6.lookup(&key) != 0;
+}
+
 int steer(struct bpf_sk_lookup *ctx)
 {
 	/* Load all words before the first branch. Otherwise clang merges the loads of the two families' branches into one
@@ -95,8 +105,8 @@ int steer(struct bpf_sk_lookup *ctx)
 		count(COUNTER_REFUSED_PROTOCOL);
 		return SK_DROP;
 	}
-	if (family == AF_INET6 && !is_dns && !(container->flags & CONTAINER_IPV6)) {
-		/* The host has no IPv6 route: the client should try IPv4 at once. DNS is excepted: we answer it. */
+	if (family == AF_INET6 && !is_dns && !(container->flags & CONTAINER_IPV6) && !is_served(interface, &to6)) {
+		/* The host has no IPv6 route: the client should try IPv4 at once. DNS and handlers need no route. */
 		count(COUNTER_REFUSED_FAMILY);
 		return SK_DROP;
 	}

@@ -18,6 +18,7 @@ from pyinterceptor.capture.gateway.gateway import open_gateway
 from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
 from pyinterceptor.dns.cache import CACHE_SIZE
 from pyinterceptor.dns.names import SYNTHETIC, Networks
+from pyinterceptor.dns.nat64 import add_prefixes, learn_prefixes
 from pyinterceptor.dns.server import serve_udp
 from pyinterceptor.dns.servers import Servers
 from pyinterceptor.dns.upstream import open_upstream
@@ -42,6 +43,7 @@ async def open_interceptor(
     state: str | None = None,
     options: Options | None = None,
     dns_cache: int = CACHE_SIZE,
+    nat64: Sequence[str] = (),
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all three are closed when the block ends.
 
@@ -52,6 +54,8 @@ async def open_interceptor(
     `state`: the directory below /var/lib/pyinterceptor of the bindings' own files (default: the instance's name).
     `options`: deadlines and limits of the relay.
     `dns_cache`: bytes for DNS answers, which are kept by their TTL and shared by all containers.
+    `nat64`: NAT64 prefixes of the host's network, beside those that its DNS names (RFC 7050): an IPv6 address below
+    one counts as the IPv4 address that it embeds.
 
     Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
 
@@ -64,6 +68,7 @@ async def open_interceptor(
     bindings = configured(app.bindings, settings_of(os.environ) | dict(settings or {}))
     place = state_directory(state or instance)
     servers = Servers(nameservers)
+    add_prefixes(nat64)
     v6 = has_ipv6()
     try:
         with closing(Hub()) as hub:
@@ -96,6 +101,7 @@ async def open_interceptor(
                 nursery.start_soon(gateway.follow)
                 nursery.start_soon(interceptor.recording.run)
                 nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
+                nursery.start_soon(learn_prefixes, upstream)
                 nursery.start_soon(serve_udp, gateway.dns, interceptor.run_on, interceptor.resolver)
                 yield interceptor
                 nursery.cancel_scope.cancel()

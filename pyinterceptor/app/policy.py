@@ -8,7 +8,9 @@ from typing import Any
 from pyinterceptor.app.container import Container, Handler
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy import rules, table
+from pyinterceptor.policy.addresses import V4_MAPPED, Network
 from pyinterceptor.policy.budget import Budget
+from pyinterceptor.policy.hosts import key, pattern
 from pyinterceptor.policy.pieces import Pieces, at_once
 
 CATCH_ALL = "*"  # the name of the catch-all in logs
@@ -22,6 +24,7 @@ class Policy:
     blob: bytes
     handlers: tuple[Handler, ...]  # by target
     names: tuple[str, ...]  # by rule
+    ipv6: frozenset[bytes]  # the IPv6 addresses that have a handler of their own
     stages: tuple[str, ...] = rules.STAGES
 
     def decide(self, protocol: int, host: str, destination: tuple[Any, int] | None) -> table.Decision:
@@ -64,7 +67,15 @@ def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
     yield
     blob = yield from table.compiling(read, generation)
     yield
-    return Policy(generation, blob, tuple(handlers), tuple(names))
+    addresses = frozenset(filter(None, map(_ipv6_of, hosts)))
+    return Policy(generation, blob, tuple(handlers), tuple(names), addresses)
+
+
+def _ipv6_of(host: str) -> bytes | None:
+    """Returns the IPv6 address of a rule for one; None for any other rule."""
+    found = key(pattern(host)) if ":" in host else None
+    is_ipv6 = isinstance(found, Network) and not found.address.startswith(V4_MAPPED)
+    return found.address if isinstance(found, Network) and is_ipv6 else None
 
 
 def _check_settings(cls: type[Container]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Set
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
@@ -54,6 +55,9 @@ class Capture(Protocol):
 
     async def detach(self, attachment: Attachment) -> None:
         """Cuts the container off and frees its attachment. A free attachment is no error."""
+
+    def serve_ipv6(self, attachment: Attachment, addresses: Set[bytes]) -> None:
+        """Sets the IPv6 addresses, of 16 bytes each, that handlers serve: they can be reached without an IPv6 route."""
 
     def container_on(self, interface: int) -> int | None:
         """Returns the number of the container whose traffic arrives on the interface; None if it has no container."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ from pyinterceptor.dns.names import Names, NamesFull, Synthetic
 from pyinterceptor.dns.query import Query, folded, question_of, read
 from pyinterceptor.dns.upstream import SECOND_FAMILY, Upstream
 from pyinterceptor.errors import PeerError
-from pyinterceptor.policy.addresses import Address, packed
+from pyinterceptor.policy.addresses import V4_MAPPED, Address, packed
 from pyinterceptor.policy.budget import Budget
 
 HOT_MAX = 512  # answers of one container
@@ -33,7 +33,6 @@ LOOPBACK = {int(A): ipaddress.IPv4Address("127.0.0.1").packed, int(AAAA): ipaddr
 VERSIONS = {int(A): 4, int(AAAA): 6}
 OTHER_FAMILY = {int(A): int(AAAA), int(AAAA): int(A)}
 ARPA = b"\4arpa\0"
-V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class Publisher(Protocol):
@@ -87,6 +86,7 @@ class Lookups:
     budget: Budget
     names: Names
     observer: Observer
+    own: tuple[str, Mapping[int, bytes]] = ("", {})  # the container's host name, and its addresses by type
     counts: Counts = field(default_factory=Counts)
     hot: dict[bytes, Hot] = field(default_factory=dict)  # by a query's bytes after its id
     upstream: trio.Semaphore = field(init=False)  # places of queries that wait for upstream
@@ -235,6 +235,8 @@ class Resolver:
             return reply(query, query.code)
         if host == "localhost" or host.endswith(".localhost"):  # always the container itself (RFC 6761)
             return self._one_of(query, LOOPBACK.get(query.kind))
+        if host and host == lookups.own[0]:
+            return self._one_of(query, lookups.own[1].get(query.kind))
         if (address := _reversed(query)) is not None and address in lookups.names.networks:
             return self._pointer(lookups, query, address)
         if verdict == lib.VERDICT_HANDLE:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pyinterceptor.errors import PolicyError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+V4_MAPPED = bytes(10) + b"\xff\xff"  # its first bytes
 V4_PREFIX = 96  # bits before a v4-mapped address
 
 
@@ -23,7 +24,7 @@ class Network(NamedTuple):
 
 def packed(address: Address) -> bytes:
     """Returns the 16 bytes of an address."""
-    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+    return address.packed if address.version == 6 else V4_MAPPED + address.packed
 
 
 def unpacked(address: bytes) -> Address:

@@ -27,7 +27,6 @@ class Budget:
     names: int = lib.NAMES_MAX  # synthetic addresses for names that a rule serves, and again names of real addresses
     queries: int = 64  # DNS queries waiting for upstream; further ones get TC over UDP, and wait over TCP
     query_queue: int = 1024  # DNS queries over UDP waiting for their turn; further ones get TC
-    query_rate: int = 20_000  # DNS queries over UDP a second; the kernel refuses further ones
     query_streams: int = 64  # DNS queries over TCP being answered; further ones wait
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import STATE
 from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SETGID, SETUID, SYS_ADMIN, hand_down
 from pyinterceptor.runtime.filesystem import mount_arguments
+from pyinterceptor.runtime.hostname import hostname
 from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import install_filter
@@ -43,7 +44,6 @@ FIRST = (*SWITCH, "env", "--ignore-signal=CHLD", "cat")
 NAMESPACES = ("pid", "ipc", "uts", "net", "mnt")
 ENDED = "the container has ended, because its first process has ended"
 START_TIMEOUT = 20.0  # seconds
-HOSTNAME_LENGTH = 63  # bytes, a DNS label
 # Variables that a command inherits. Others are withheld, because they may hold secrets of the handlers, such as keys.
 ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|LANGUAGE|LC_[A-Z]+")
 
@@ -274,11 +274,6 @@ def _namespaces(pid: int, netns_fd: int) -> Iterator[dict[str, int]]:
 
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name)}
-
-
-def hostname(name: str) -> str:
-    """Returns a host name made from the container's name."""
-    return re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")[:HOSTNAME_LENGTH] or "container"
 
 
 def _call(function: str, *arguments: int) -> None:

@@ -22,7 +22,7 @@ import trio
 
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import RESOLV_CONF
-from pyinterceptor.runtime.netns import hostname
+from pyinterceptor.runtime.hostname import hostname
 from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import narrow

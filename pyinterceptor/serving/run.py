@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
+from dns.rdatatype import AAAA, A
 
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.dns.names import Names, Networks
@@ -15,6 +16,7 @@ from pyinterceptor.dns.resolver import Lookups
 from pyinterceptor.errors import InterceptorError, RuntimeFailure
 from pyinterceptor.http.client import Client
 from pyinterceptor.relay.relay import Relay
+from pyinterceptor.runtime.hostname import hostname
 from pyinterceptor.runtime.runtime import Life
 from pyinterceptor.serving.channel import Channel
 from pyinterceptor.serving.container import Identity
@@ -56,7 +58,9 @@ class Run:
         self.faults = Faults(log, identity.owner)
         questions = Questions(self.recorder, self.faults)
         names = Names(synthetic, self.budget.names)
-        self.lookups = Lookups(self.number, self.decide_name, self.budget, names, questions)
+        addresses = {int(A): attachment.v4.packed, int(AAAA): attachment.v6.packed}
+        own = hostname(identity.name).lower(), addresses
+        self.lookups = Lookups(self.number, self.decide_name, self.budget, names, questions, own)
         self.flows = 0  # that Python serves now
         self.running = 0  # handlers that run now
         self.refused = 0  # requests beyond the budget of handlers

@@ -8,13 +8,22 @@ from typing import Any
 
 import trio
 
-from pyinterceptor import Container
+from pyinterceptor import Container, Response
 from tests.e2e.clients import output, running_container
 from tests.world import ORIGIN_V4, ORIGIN_V6, World
 from tests.world.world import run
 
 ROUTE = ["default", "via", "2001:db8:ffff::1", "dev", "world0"]
 ASK = "import socket; print({info[4][0] for info in socket.getaddrinfo('origin.test', 80)})"
+
+
+class Served(Container):
+    """An IPv6 address without a server is handled, in the internet and without it."""
+
+
+@Served.outbound_by_host("2001:db8:77::7")
+async def answer(request: Any, env: Any, ctx: Any) -> Response:
+    return Response(f"handled {request.host}\n")
 
 
 class Spliced(Container):
@@ -64,5 +73,17 @@ def test_a_host_that_gains_ipv6_later_gives_it_to_running_containers(world: Worl
                 container = await stack.enter_async_context(running_container(Spliced, instance, []))
                 assert not await has_both(container)
             assert await has_both(container)
+
+    trio.run(main)
+
+
+def test_an_ipv6_address_with_a_handler_is_served_where_the_host_has_no_ipv6(world: World, instance: str) -> None:
+    async def main() -> None:
+        with without_v6():
+            async with running_container(Served, instance, []) as container:
+                url = ["curl", "-sSg", "-m", "20"]
+                assert await output(container, [*url, "http://[2001:db8:77::7]/"]) == "handled 2001:db8:77::7\n"
+                other = await container.exec([*url, "http://[2001:db8:77::8]/"])
+                assert other.returncode == 7  # curl(1): refused at once, so that a client tries IPv4
 
     trio.run(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,8 +17,10 @@ import pytest
 import trio
 import trio.testing
 from dns.rdatatype import AAAA, A
+from pyinterceptor._relay import lib
 
 from pyinterceptor.dns.names import SYNTHETIC, Names
+from pyinterceptor.dns.nat64 import AGAIN, learn_prefixes
 from pyinterceptor.dns.query import QUERY_MAX
 from pyinterceptor.dns.resolver import KEPT, Counts, Lookups, Resolver
 from pyinterceptor.dns.server import serve_udp
@@ -403,3 +406,19 @@ async def test_a_flow_that_waits_for_a_name_gets_its_addresses_or_a_failure():
     async with bench(silent, v6=False) as here:
         await here.resolver.refresh(LO, "www.test")
         assert here.published == [("www.test", "failed")]
+
+
+@with_jumping_clock
+async def test_the_networks_nat64_prefix_is_learnt_and_local_addresses_behind_it_are_local():
+    behind = ipaddress.IPv6Address("2a40:64::10.0.0.1").packed
+    records = [("ipv4only.arpa", "AAAA", "2a40:64::192.0.0.170"), ("ipv4only.arpa", "AAAA", "2a40:64::192.0.0.171")]
+    async with open_nameserver(zone(*records)) as nameserver, open_upstream(Servers([nameserver.server])) as upstream:
+        assert not lib.guard_is_local(behind)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(learn_prefixes, upstream)
+            await trio.sleep(AGAIN / 2)
+            assert lib.guard_is_local(behind)
+            assert len(nameserver.asked) == 1
+            await trio.sleep(AGAIN)
+            assert len(nameserver.asked) == 2
+            nursery.cancel_scope.cancel()

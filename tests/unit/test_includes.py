@@ -35,6 +35,7 @@ PHASES = {"judge", "connect", "follow", "move"}
 
 PURE_SOURCES = [*PURE, "judge"]
 SYSTEM = {"endian.h", "stddef.h", "stdint.h", "string.h", "strings.h", "stdlib.h", "errno.h"}
+SYSTEM |= {"pthread.h", "stdatomic.h"}
 INET_PTON = {("hosts.c", "arpa/inet.h")}  # text to bytes and back: inet_pton(3), inet_ntop(3)
 
 

@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import ExitStack, asynccontextmanager
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -103,6 +103,7 @@ class Gateway:
         self._reserved: dict[int, Attachment] = {}
         self._attached: dict[int, Attachment] = {}
         self._gone: dict[int, trio.Event] = {}  # by interface
+        self._served: dict[int, frozenset[bytes]] = {}  # IPv6 addresses, by interface
         self._links = parts.links
         self._own = parts.own
         self._one_at_a_time = trio.Lock()  # the netlink socket is shared, and its answers must not mix
@@ -165,6 +166,8 @@ class Gateway:
         """Cuts the container off and frees its attachment. A free attachment is no error."""
         if self._reserved.pop(attachment.interface, None) is None:
             return
+        self.serve_ipv6(attachment, frozenset())
+        del self._served[attachment.interface]
         if attachment.interface in self._attached:
             self._forget(attachment)
             async with self._one_at_a_time:
@@ -176,6 +179,19 @@ class Gateway:
         self._flags = lib.CONTAINER_IPV6 if v6 else 0
         for attachment in self._attached.values():
             self._write_entry(attachment)
+
+    def serve_ipv6(self, attachment: Attachment, addresses: Set[bytes]) -> None:
+        """Sets the IPv6 addresses, of 16 bytes each, that handlers serve: they can be reached without an IPv6 route.
+
+        Raises CaptureError if the kernel's map is full.
+        """
+        served = self._served.get(attachment.interface, frozenset())
+        key = struct.pack("=I", attachment.interface)
+        for address in served - addresses:
+            self._maps["served6"].delete(key + address)
+        self._served[attachment.interface] = frozenset(addresses)
+        for address in addresses - served:
+            self._maps["served6"].update(key + address, struct.pack("=I", 1))
 
     def container_on(self, interface: int) -> int | None:
         """Returns the number of the container at this interface; None if it has no container."""

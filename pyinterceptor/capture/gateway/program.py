@@ -13,7 +13,7 @@ import sys
 
 SK_LOOKUP_PROGRAM = 30  # enum bpf_prog_type; loading requires the expected attach type
 SK_LOOKUP_ATTACH = 36  # enum bpf_attach_type
-MAPS = ("containers", "listeners", "refused4", "refused6", "counters")
+MAPS = ("containers", "listeners", "refused4", "refused6", "served6", "counters")
 NO_BCC = 3
 
 
