@@ -12,6 +12,7 @@ from pathlib import Path
 RUN = Path("/run/pyinterceptor")  # a directory for each running instance; hidden from containers
 STATE = Path("/var/lib/pyinterceptor")  # a directory for each app's bindings; hidden from containers
 RESOLV_CONF = Path("/etc/resolv.conf")  # resolv.conf(5), on the host and in a container
+HOSTS = Path("/etc/hosts")  # hosts(5), on the host and in a container
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "a name must be 1 to 64 letters, digits, dots, dashes or underscores"  # the rule of is_name, for errors
 

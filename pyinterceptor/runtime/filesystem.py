@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pyinterceptor.errors import RuntimeFailure
-from pyinterceptor.paths import RESOLV_CONF, RUN, STATE
+from pyinterceptor.paths import HOSTS, RESOLV_CONF, RUN, STATE
 
 FRESH = ("dev", "proc", "run", "sys", "tmp")  # top-level directories that the container gets new, not from the host
 UNUSABLE = ("/dev", "/proc", "/sys", RUN, STATE)  # refused as working directories, as is /run itself
@@ -31,8 +31,8 @@ PROC_MASKED = (
 Mount = tuple[str, list[str]]  # a path, and bwrap's arguments for it
 
 
-def mount_arguments(workdir: Path, resolv_conf_fd: int) -> list[str]:
-    """Returns bwrap's arguments. bwrap reads the container's resolv.conf from `resolv_conf_fd` and closes it.
+def mount_arguments(workdir: Path, resolv_conf_fd: int, hosts_fd: int) -> list[str]:
+    """Returns bwrap's arguments. bwrap reads the container's resolv.conf and hosts from the descriptors.
 
     Raises RuntimeFailure if the working directory is unusable.
     """
@@ -41,12 +41,16 @@ def mount_arguments(workdir: Path, resolv_conf_fd: int) -> list[str]:
     state = os.path.realpath(STATE)  # it may be a link to a larger disk
     mounts.append((state, ["--tmpfs", state, "--remount-ro", state]))
     closing = ["--remount-ro", "/run", "--remount-ro", "/", "--chdir", str(workdir)]
-    place = resolv_conf_place()
-    if place is None:
-        place, etc = str(RESOLV_CONF), str(RESOLV_CONF.parent)
-        mounts += [(etc, ["--perms", "0755", "--tmpfs", etc]), *_read_only(etc, [os.path.basename(place)])]
+    places = [place_of(RESOLV_CONF), place_of(HOSTS)]
+    if None in places:
+        etc = str(HOSTS.parent)
+        names = [os.path.basename(path) for path in (RESOLV_CONF, HOSTS)]
+        mounts += [(etc, ["--perms", "0755", "--tmpfs", etc]), *_read_only(etc, names)]
         closing = ["--remount-ro", etc, *closing]
-    mounts.append((place, ["--perms", "0644", "--ro-bind-data", str(resolv_conf_fd), place]))
+        places = [str(RESOLV_CONF), str(HOSTS)]
+    for place, fd in zip(places, (resolv_conf_fd, hosts_fd), strict=True):
+        assert place is not None
+        mounts.append((place, ["--perms", "0644", "--ro-bind-data", str(fd), place]))
     if workdir != Path("/"):
         mounts.append((str(workdir), ["--bind", str(workdir), str(workdir)]))
     # Mount deeper paths later, so that no mount covers one that another argument has made.
@@ -54,12 +58,12 @@ def mount_arguments(workdir: Path, resolv_conf_fd: int) -> list[str]:
     return [*(word for _, words in mounts for word in words), *closing]
 
 
-def resolv_conf_place() -> str | None:
-    """Returns the path in the container at which the file behind /etc/resolv.conf's links can be mounted.
+def place_of(file: Path) -> str | None:
+    """Returns the path in the container at which the file behind the links of a file in /etc can be mounted.
 
     None if no such path exists: the file is missing, or its links lead to a missing file in a read-only directory.
     """
-    path = str(RESOLV_CONF)
+    path = str(file)
     for _ in range(40):  # the number of links that the kernel follows
         path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
         if path.split("/")[1] in FRESH:

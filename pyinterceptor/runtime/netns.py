@@ -33,7 +33,10 @@ from pyinterceptor.runtime.user import User, invoking_user, named_user
 from pyinterceptor.threads import on_own_thread
 
 CLONE_FS = 0x00000200
+CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+# The first port that needs no capability: ip-sysctl.rst. Each network namespace has its own.
+FIRST_FREE_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 # Process 1 inside reads the pipe that we hold. When it ends, the kernel ends all others, orphans included. Its children
 # are reaped because SIGCHLD is ignored (sigaction(2), SA_NOCLDWAIT); a reaper would have to wait for them. It has a uid
 # of its own: a command with the same uid could stop it (ptrace(2)), or open the pipe's other end in /proc.
@@ -43,6 +46,11 @@ FIRST = (*SWITCH, "env", "--ignore-signal=CHLD", "cat")
 # The mount namespace comes last: the others are opened in the host's /proc.
 NAMESPACES = ("pid", "ipc", "uts", "net", "mnt")
 ENDED = "the container has ended, because its first process has ended"
+# hosts(5). The container's own name has an address of its own, as on Debian, which no other name has.
+HOSTS = """127.0.0.1 localhost
+::1 localhost ip6-localhost ip6-loopback
+127.0.1.1 {0}
+"""
 START_TIMEOUT = 20.0  # seconds
 # Variables that a command inherits. Others are withheld, because they may hold secrets of the handlers, such as keys.
 ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|LANGUAGE|LC_[A-Z]+")
@@ -128,21 +136,29 @@ class NetnsRuntime:
     def _why(self) -> str:
         return self._why_stopped if self._stopped else ENDED
 
-    def _enter(self) -> None:
+    def _enter(self) -> int:
         """Moves the calling thread, and so its children, into the container.
 
+        Returns a copy of its mount namespace, by which the command's descendants are known; none of them can leave it.
         No program is executed inside with more rights than the command has, because a command may have planted it.
         """
         try:
-            for name in NAMESPACES:
-                if name == "mnt":
-                    _call("unshare", CLONE_FS)
-                _call("setns", self._namespaces[name], 0)
-            os.chdir(self._workdir)
+            own = os.open("/proc/thread-self/ns", os.O_RDONLY | os.O_CLOEXEC)  # the container's /proc lacks us
+            try:
+                for name in NAMESPACES:
+                    if name == "mnt":
+                        _call("unshare", CLONE_FS)
+                    _call("setns", self._namespaces[name], 0)
+                _call("unshare", CLONE_NEWNS)
+                os.chdir(self._workdir)
+                mounts = os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
+            finally:
+                os.close(own)
         except OSError as error:
             raise RuntimeFailure(f"enter the container: {error.strerror}") from error
         hand_down()
         install_filter()
+        return mounts
 
 
 @asynccontextmanager
@@ -188,6 +204,7 @@ def _prepared(workdir: Path | None) -> Path:
 def _new_netns() -> int:
     try:
         _call("unshare", CLONE_NEWNET)
+        FIRST_FREE_PORT.write_text("0")
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise RuntimeFailure(f"make a network namespace: {error.strerror}") from error
@@ -196,10 +213,8 @@ def _new_netns() -> int:
 async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) -> tuple[Running, int]:
     """Starts bwrap. Returns it, and the host pid of process 1 inside."""
     with ExitStack() as stack:
-        text_fd = os.memfd_create("resolv.conf")
-        stack.callback(os.close, text_fd)
-        os.write(text_fd, f"nameserver {nameserver}\n".encode())
-        os.lseek(text_fd, 0, os.SEEK_SET)
+        resolv_conf = stack.enter_context(_text(f"nameserver {nameserver}\n"))
+        hosts = stack.enter_context(_text(HOSTS.format(hostname(name))))
         info_read, info_write = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, info_read)
         closing = ExitStack()
@@ -208,7 +223,7 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
         argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
         argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         argv += ["--new-session", "--info-fd", str(info_write)]
-        argv += [*mount_arguments(workdir, text_fd), "--as-pid-1", "--", *FIRST]
+        argv += [*mount_arguments(workdir, resolv_conf, hosts), "--as-pid-1", "--", *FIRST]
 
         def enter() -> None:
             _call("setns", netns_fd, CLONE_NEWNET)
@@ -216,7 +231,7 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
             install_filter()
 
         pipe = subprocess.PIPE
-        fds = (info_write, text_fd)
+        fds = (info_write, resolv_conf, hosts)
         init = await start_process(
             argv,
             enter=enter,
@@ -235,6 +250,18 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
         except BaseException:
             await init.aclose()
             raise
+
+
+@contextmanager
+def _text(text: str) -> Iterator[int]:
+    """Opens a file in memory with this text."""
+    fd = os.memfd_create("text")
+    try:
+        os.write(fd, text.encode())
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 async def _wait_until_up(init: Running) -> None:

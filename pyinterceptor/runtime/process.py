@@ -7,6 +7,7 @@ the container and starts the process. No other thread of this process ever enter
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import shlex
@@ -54,8 +55,11 @@ class Finished:
 class Running:
     """A process in a container. `pid` is its number on the host. Its pipes, if requested, are Trio streams."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], mounts: int | None = None) -> None:
+        """Takes `mounts`, a mount namespace that only this process and its descendants have; None if it has none."""
         self._process = process
+        self._mounts = mounts
+        self._discarding: set[trio.CancelScope] = set()
         self._pidfd = os.pidfd_open(process.pid)
         self._reaping = trio.Lock()
         self.stdin, self.stdout, self.stderr = (
@@ -81,6 +85,11 @@ class Running:
         """Whether the process has ended, even if it hasn't been waited for."""
         return self._process.returncode is not None or bool(select.select([self._pidfd], [], [], 0)[0])
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been reaped, and no process that it left running can still write to its pipes."""
+        return self._process.returncode is not None and not self._discarding
+
     async def wait(self) -> int:
         """Waits until the process has ended. Returns its exit code."""
         async with self._reaping:
@@ -88,6 +97,8 @@ class Running:
                 await trio.lowlevel.wait_readable(self._pidfd)
                 self._process.wait()
                 os.close(self._pidfd)
+                if self._mounts is not None:
+                    os.close(self._mounts)
         code = self.returncode
         assert code is not None
         return code
@@ -121,21 +132,60 @@ class Running:
                     await trio.aclose_forcefully(stream)
 
     async def finish(self, input: bytes | None) -> Finished:
-        """Writes `input`, reads the output and waits for the end. If cancelled, kills the process."""
-        gathered: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+        """Writes `input`, reads the output and waits for the end.
+
+        The output of processes that the command has left running is discarded from then on, until
+        `stop_discarding`. If cancelled, kills the command and all of its descendants.
+        """
+        gathered = {"stdout": bytearray(), "stderr": bytearray()}
+        outputs = {name: stream for name in gathered if (stream := getattr(self, name)) is not None}
         try:
             async with trio.open_nursery() as nursery:
                 if self.stdin is not None:
                     nursery.start_soon(_feed, self.stdin, input or b"")
-                for name in gathered:
-                    stream = getattr(self, name)
-                    if stream is not None:
-                        nursery.start_soon(_gather, stream, name, gathered)
-            await self.wait()
+                for name, stream in outputs.items():
+                    nursery.start_soon(_gather, stream, gathered[name])
+                await self.wait()
+                nursery.cancel_scope.cancel()
+            left = [stream for name, stream in outputs.items() if not _drain(stream, gathered[name])]
+            self.stdout = self.stderr = None
+            for stream in outputs.values():
+                if stream not in left:
+                    await trio.aclose_forcefully(stream)
+            for stream in left:
+                self._discarding.add(scope := trio.CancelScope())
+                trio.lowlevel.spawn_system_task(self._discard, stream, scope)
         finally:
+            await self._kill_descendants()
             await self.aclose()
         assert self.returncode is not None
-        return Finished(self.returncode, gathered["stdout"], gathered["stderr"])
+        return Finished(self.returncode, bytes(gathered["stdout"]), bytes(gathered["stderr"]))
+
+    def stop_discarding(self) -> None:
+        """Closes the output of processes that the command has left running."""
+        for scope in self._discarding:
+            scope.cancel()
+
+    async def _discard(self, stream: trio.lowlevel.FdStream, scope: trio.CancelScope) -> None:
+        """Reads until the last writer has ended. A closed pipe would end it by SIGPIPE, and a full one block it."""
+        async with stream:
+            with scope, contextlib.suppress(trio.BrokenResourceError):
+                while await stream.receive_some(CHUNK):
+                    pass
+        self._discarding.discard(scope)
+
+    async def _kill_descendants(self) -> None:
+        """Kills all processes in the command's mount namespace, if it still runs. None of them can leave it."""
+        if self._process.returncode is not None or self._mounts is None:
+            return
+        mounts = os.fstat(self._mounts)
+        with trio.move_on_after(REAP_TIMEOUT, shield=True):
+            while killed := await trio.to_thread.run_sync(_kill_in, mounts):  # they may have forked meanwhile
+                with contextlib.ExitStack() as stack:
+                    for pidfd in killed:
+                        stack.callback(os.close, pidfd)
+                    for pidfd in killed:
+                        await trio.lowlevel.wait_readable(pidfd)
 
 
 class Started:
@@ -146,7 +196,7 @@ class Started:
 
     def add(self, running: Running) -> Running:
         """Adds a process and returns it."""
-        self._running = [earlier for earlier in self._running if earlier.returncode is None]
+        self._running = [earlier for earlier in self._running if not earlier.is_over]
         self._running.append(running)
         return running
 
@@ -154,6 +204,7 @@ class Started:
         """Reaps all processes. To be called after the container's end, which ends them too. Their output stays
         readable."""
         for running in self._running:
+            running.stop_discarding()
             with trio.move_on_after(REAP_TIMEOUT):
                 await running.wait()
             running.send_signal(signal.SIGKILL)
@@ -179,15 +230,24 @@ def split(argv: str | Sequence[str]) -> list[str]:
 
 
 async def start_process(
-    argv: Sequence[str], *, enter: Callable[[], None] = lambda: None, **options: Any
+    argv: Sequence[str], *, enter: Callable[[], int | None] = lambda: None, **options: Any
 ) -> Running:
     """Starts a process from a temporary thread, on which `enter` runs first, for example to enter a container.
 
+    `enter` may return a descriptor of the mount namespace that it has made for this process.
     `options` are those of subprocess.Popen. Raises CommandNotRun, RuntimeFailure, or an exception of `enter`.
     """
 
-    def work() -> subprocess.Popen[bytes]:
-        enter()
+    def work() -> Running:
+        with contextlib.ExitStack() as stack:
+            mounts = enter()
+            if mounts is not None:
+                stack.callback(os.close, mounts)
+            running = Running(popen(), mounts)
+            stack.pop_all()
+        return running
+
+    def popen() -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(argv, **options)
         except FileNotFoundError as error:
@@ -197,7 +257,7 @@ async def start_process(
                 raise CommandNotRun(f"run {argv[0]}: {error.strerror}", NOT_EXECUTABLE) from error
             raise RuntimeFailure(f"run {argv[0]}: {error.strerror}") from error
 
-    return Running(await trio.to_thread.run_sync(on_own_thread, work))
+    return await trio.to_thread.run_sync(on_own_thread, work)
 
 
 def exit_code(returncode: int | None) -> int | None:
@@ -214,9 +274,36 @@ async def _feed(stream: trio.abc.SendStream, data: bytes) -> None:
             return
 
 
-async def _gather(stream: trio.abc.ReceiveStream, name: str, gathered: dict[str, bytes]) -> None:
-    chunks = bytearray()
-    async with stream:
-        async for chunk in stream:
-            chunks += chunk
-    gathered[name] = bytes(chunks)
+async def _gather(stream: trio.lowlevel.FdStream, gathered: bytearray) -> None:
+    while chunk := await stream.receive_some(CHUNK):
+        gathered += chunk
+
+
+def _drain(stream: trio.lowlevel.FdStream, gathered: bytearray) -> bool:
+    """Reads the bytes that the pipe holds. Returns whether no process can write more."""
+    # As much as a pipe may hold, since a process that goes on writing could keep us here: fcntl(2), F_SETPIPE_SZ.
+    for _ in range(fcntl.fcntl(stream.fileno(), fcntl.F_GETPIPE_SZ) // CHUNK + 1):
+        try:
+            chunk = os.read(stream.fileno(), CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            return True
+        gathered += chunk
+    return False
+
+
+def _kill_in(mounts: os.stat_result) -> list[int]:
+    """Kills the processes in a mount namespace. Returns a pidfd of each."""
+    killed: list[int] = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # OSError: it has ended
+            pidfd = os.pidfd_open(int(entry.name))
+            stack.callback(os.close, pidfd)
+            if os.path.samestat(os.stat(f"/proc/{entry.name}/ns/mnt"), mounts):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                stack.pop_all()
+                killed.append(pidfd)
+    return killed

@@ -3,6 +3,8 @@
 It refuses calls that namespaces don't confine: sockets outside of network namespaces (AF_VSOCK reaches the hypervisor
 past every veth), terminal input injection, user namespaces, the host's keyrings, and BPF. It also refuses io_uring and
 foreign system-call tables, through which the same calls would bypass the filter. All other calls are allowed.
+
+In the embedded runtime it also refuses set-user-ID and set-group-ID bits: the host could execute such a file.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import errno
 import os
 import platform
 import socket
+import stat
 import struct
 from typing import Any
 
@@ -54,6 +57,20 @@ TABLES = {
         },
     ),
 }
+# The calls that set a file's mode, and the position of that argument. These bits are refused in it.
+MODES = {
+    "x86_64": (
+        {"open": (2, 2), "openat": (257, 3), "creat": (85, 1)},
+        {"chmod": (90, 1), "fchmod": (91, 1), "fchmodat": (268, 2), "mknod": (133, 1), "mknodat": (259, 2)},
+    ),
+    "aarch64": (
+        {"openat": (56, 3)},
+        {"fchmod": (52, 1), "fchmodat": (53, 2), "mknodat": (33, 2)},
+    ),
+}
+SET_ID = stat.S_ISUID | stat.S_ISGID
+CREATING = os.O_CREAT | (os.O_TMPFILE & ~os.O_DIRECTORY)  # flags with which open(2) reads its mode
+POINTED = {"openat2": 437, "fchmodat2": 452}  # on every architecture
 X32 = 0x40000000  # this bit of a call's number selects the x32 table, whose architecture is also x86-64
 CLONE_NEWUSER = 0x10000000
 TIOCSTI = 0x5412
@@ -92,8 +109,28 @@ def compile_filter(machine: str) -> bytes:
     program += _when(calls["ioctl"], 1, injections)
     families = [op for family in FAMILIES for op in (_op(EQUAL, family, 0, 1), _op(RETURN, ALLOW))]
     program += _when(calls["socket"], 0, [*families, _refuse(errno.EAFNOSUPPORT)])
+    program += _without_set_id(machine)
     program.append(_op(RETURN, ALLOW))
     return b"".join(program)
+
+
+def _without_set_id(machine: str) -> list[bytes]:
+    """Returns the rules against set-user-ID and set-group-ID bits. Without such a mode, the calls are allowed.
+
+    openat2 has its mode behind a pointer. fchmodat2 is newer than the C libraries that need it, which fall back.
+    """
+    program = [op for call in POINTED.values() for op in (_op(EQUAL, call, 0, 1), _refuse(errno.ENOSYS))]
+    opening, changing = MODES[machine]
+    refusal = [_op(ANY_BIT, SET_ID, 0, 1), _refuse(errno.EPERM)]
+    for name, (call, mode) in opening.items():
+        body = refusal
+        if name != "creat":
+            flags = _op(LOAD, ARGUMENTS + 8 * (mode - 1))
+            body = [flags, _op(ANY_BIT, CREATING, 0, 3), _op(LOAD, ARGUMENTS + 8 * mode), *refusal]
+        program += _when(call, mode, body)
+    for call, mode in changing.values():
+        program += _when(call, mode, refusal)
+    return program
 
 
 def narrow(profile: dict[str, Any]) -> dict[str, Any]:

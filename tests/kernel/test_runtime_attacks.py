@@ -364,3 +364,50 @@ def test_programs_and_libraries_that_it_plants_are_run_as_itself_at_most(workdir
     )
     assert direct.stdout.splitlines()[-1] == "0"
     assert "CapEff:\t0000000000000000" not in direct.stdout
+
+
+SET_ID = """
+import platform, stat
+x86 = platform.machine() == "x86_64"
+at = -100
+def name(text): return ctypes.c_char_p(f"{text}-of-a-test".encode())
+def made(text, mode=0o755):
+    os.close(os.open(f"{text}-of-a-test", os.O_CREAT | os.O_WRONLY, mode))
+    return f"{text}-of-a-test"
+bits = int(sys.argv[1], 8)
+def chmod(): os.chmod(made("chmod"), bits | 0o755)
+def fchmod():
+    with open(made("fchmod")) as file: os.fchmod(file.fileno(), bits | 0o755)
+def fchmodat(): call(268 if x86 else 53, at, ctypes.c_char_p(made("fchmodat").encode()), bits | 0o755)
+def creat(): os.close(call(85, name("creat"), bits | 0o755)) if x86 else made("creat", bits | 0o755)
+def open_creating(): os.close(call(2, name("open"), os.O_CREAT, bits | 0o755)) if x86 else made("open", bits | 0o755)
+def openat_creating(): made("openat", bits | 0o755)
+def open_unnamed(): os.close(os.open(".", os.O_TMPFILE | os.O_WRONLY, bits | 0o755))
+def mknod(): os.mknod("mknod-of-a-test", stat.S_IFREG | bits | 0o755)
+tell([chmod, fchmod, fchmodat, creat, open_creating, openat_creating, open_unnamed, mknod])
+"""
+BEYOND = """
+class How(ctypes.Structure):
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+def openat2():
+    how = How(os.O_CREAT | os.O_WRONLY, 0o4755, 0)
+    os.close(call(437, -100, ctypes.c_char_p(b"openat2"), ctypes.byref(how), 24))
+def fchmodat2(): call(452, -100, ctypes.c_char_p(b"."), 0o4755, 0)
+tell([openat2, fchmodat2])
+"""
+
+
+@USERS
+@pytest.mark.parametrize("bits", ["04000", "02000", "06000"])
+def test_no_file_gets_a_set_user_id_bit(user: str, bits: str, instance: str, workdir: Path) -> None:
+    """The controls: the same calls without these bits, and the same calls outside."""
+    inside = partial(attempts_inside, SET_ID, instance=instance, user=user, workdir=workdir)
+    assert set(inside(bits).values()) == {"EPERM"}
+    assert not [path for path in workdir.iterdir() if path.stat().st_mode & 0o6000]
+    for path in workdir.iterdir():
+        path.unlink()
+    assert set(inside("0").values()) == {"done"}
+    assert not set(attempts_inside(BEYOND, instance=instance, user=user, workdir=workdir).values()) - {"ENOSYS"}
+    assert set(attempts_outside(f"os.chdir('/dev/shm')\n{SET_ID}", bits).values()) == {"done"}
+    for path in Path("/dev/shm").glob("*-of-a-test"):
+        path.unlink()
