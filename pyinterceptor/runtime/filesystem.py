@@ -38,6 +38,7 @@ def mount_arguments(workdir: Path, resolv_conf_fd: int, hosts_fd: int) -> list[s
     """
     _check(workdir)
     mounts = [*_read_only("/", FRESH), *_hidden_kernels(workdir), *_fresh(), *_proc()]
+    secrets = list(_secrets("/etc"))
     state = os.path.realpath(STATE)  # it may be a link to a larger disk
     mounts.append((state, ["--tmpfs", state, "--remount-ro", state]))
     closing = ["--remount-ro", "/run", "--remount-ro", "/", "--chdir", str(workdir)]
@@ -46,16 +47,52 @@ def mount_arguments(workdir: Path, resolv_conf_fd: int, hosts_fd: int) -> list[s
         etc = str(HOSTS.parent)
         names = [os.path.basename(path) for path in (RESOLV_CONF, HOSTS)]
         mounts += [(etc, ["--perms", "0755", "--tmpfs", etc]), *_read_only(etc, names)]
+        secrets = [mount for mount in secrets if mount[0] not in (str(RESOLV_CONF), str(HOSTS))]
         closing = ["--remount-ro", etc, *closing]
         places = [str(RESOLV_CONF), str(HOSTS)]
     for place, fd in zip(places, (resolv_conf_fd, hosts_fd), strict=True):
         assert place is not None
         mounts.append((place, ["--perms", "0644", "--ro-bind-data", str(fd), place]))
     if workdir != Path("/"):
-        mounts.append((str(workdir), ["--bind", str(workdir), str(workdir)]))
+        mounts += [(str(workdir), ["--bind", str(workdir), str(workdir)]), *_git(workdir)]
+    mounts += [mount for mount in secrets if mount[0] not in places]
     # Mount deeper paths later, so that no mount covers one that another argument has made.
     mounts.sort(key=lambda mount: len(Path(mount[0]).parts))
     return [*(word for _, words in mounts for word in words), *closing]
+
+
+def _git(workdir: Path) -> Iterator[Mount]:
+    """Yields mounts that make the files of a repository read-only which name programs that git runs outside.
+
+    The repository becomes a mount too: otherwise it could be renamed, and another put in its place.
+    """
+    repository = workdir / ".git"
+    if repository.is_symlink() or not repository.exists():
+        return
+    if not repository.is_dir():  # it names the repository: gitrepository-layout(5)
+        yield str(repository), ["--ro-bind", str(repository), str(repository)]
+        return
+    yield str(repository), ["--bind", str(repository), str(repository)]
+    for name in ("hooks", "config", "config.worktree"):
+        path = repository / name
+        if path.exists() and not path.is_symlink():
+            yield str(path), ["--ro-bind", str(path), str(path)]
+
+
+def _secrets(top: str) -> Iterator[Mount]:
+    """Yields a mount over each file that not all users may read, and each socket: the container may run as root."""
+    for directory, names, files in os.walk(top):
+        for name in list(names):
+            path = os.path.join(directory, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISDIR(mode) and mode & 0o005 != 0o005:
+                names.remove(name)
+                yield path, _emptied(path)
+        for name in files:
+            path = os.path.join(directory, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISSOCK(mode) or (stat.S_ISREG(mode) and not mode & 0o004):
+                yield path, _emptied(path)
 
 
 def place_of(file: Path) -> str | None:

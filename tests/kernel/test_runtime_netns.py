@@ -438,6 +438,50 @@ def test_resolv_conf_is_ours_whatever_the_host_has_there(on_host: str, workdir: 
     assert ran.stdout.decode().splitlines() == ["nameserver 169.254.1.1", "kept", "1"]
 
 
+def test_secrets_in_etc_are_not_read_by_root_either() -> None:
+    secret, public = Path("/etc/secret-of-a-test"), Path("/etc/public-of-a-test")
+    try:
+        for path, mode in ((secret, 0o640), (public, 0o644)):
+            path.write_text("text")
+            path.chmod(mode)
+        for path in (secret, Path("/etc/shadow")):
+            assert outside("cat", str(path)).stdout
+            assert inside("cat", str(path), user="root").stdout == b""
+        assert inside("cat", str(public), user="root").text == "text"
+    finally:
+        for path in (secret, public):
+            path.unlink(missing_ok=True)
+
+
+GIT = "git -c user.name=one -c user.email=one@example.com"
+
+
+def test_a_repository_is_committed_to_but_its_hooks_and_config_are_not_written(workdir: Path) -> None:
+    script = f"""
+    set -e; cd {workdir}
+    {GIT} init -q -b main . ; echo one >file; git add file; {GIT} commit -q -m one
+    git clone -q . {workdir}/other; git remote add origin {workdir}/other
+    """
+    subprocess.run(["sh", "-c", script], check=True)
+    used = f"set -e; echo two >file; {GIT} commit -qam two; git checkout -q -b more; git fetch -q origin; git gc -q"
+    assert inside("sh", "-c", used, workdir=workdir, user="root") == Finished(0, b"", b"")
+    assert outside("git", "log", "--format=%s", "more", cwd=workdir).stdout == b"two\none\n"
+    config = (workdir / ".git/config").read_bytes()
+    hooks = sorted((workdir / ".git/hooks").iterdir())
+    for attempt in (
+        "git config core.fsmonitor /bin/false",
+        "echo x >>.git/config",
+        "touch .git/hooks/post-checkout",
+        "mv .git/hooks .git/old",
+        "mv .git old",
+        "rm -rf .git/config",
+    ):
+        assert inside("sh", "-c", attempt, workdir=workdir, user="root").returncode != 0
+    assert (workdir / ".git/config").read_bytes() == config
+    assert sorted((workdir / ".git/hooks").iterdir()) == hooks
+    assert outside("git", "config", "core.fsmonitor", "false", cwd=workdir).returncode == 0  # the control
+
+
 # --- processes, namespaces, devices ---
 
 
