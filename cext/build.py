@@ -14,7 +14,8 @@ HEADERS = [ABI] + [
     HERE / f"{name}.h"
     for name in (
         *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
-        *("reading", "frame", "sniff", "names", "message", "datagrams", "route", "records", "relay"),
+        *("reading", "frame", "chunks", "response", "content", "sniff", "names", "message", "datagrams"),
+        *("route", "records", "relay"),
         *("subject", "judge", "follow", "timers"),
     )
 ]

@@ -324,6 +324,12 @@ static void earlier(double *earliest, double now, double when)
 		*earliest = when + ROUNDING;
 }
 
+/* Returns 1 if a followed flow only waits for its server to close, and all bytes of it have passed. */
+static int is_closing(const struct flow *flow)
+{
+	return flow->state == FLOW_FOLLOWING && follow_is_over(&flow->follow) && direction_is_empty(&flow->received);
+}
+
 static double deadline_of(const struct flows *flows, const struct flow *flow)
 {
 	const struct relay_options *options = flows->options;
@@ -343,6 +349,8 @@ static double deadline_of(const struct flows *flows, const struct flow *flow)
 		earlier(&earliest, now, flow->last_byte + options->idle_deadline);
 		if (is_half_closed)
 			earlier(&earliest, now, flow->last_byte + options->linger_deadline);
+		if (is_closing(flow))
+			earlier(&earliest, now, flow->last_byte + options->close_deadline);
 	}
 	earlier(&earliest, now, flow->look_again);
 	return earliest;
@@ -365,6 +373,17 @@ static int is_idle(const struct flows *flows, const struct flow *flow)
 	       (idle >= flows->options->idle_deadline || (is_half_closed && idle >= flows->options->linger_deadline));
 }
 
+/* Closes a flow in place of its server: first towards the client, which may still read, then whole. */
+static void close_over(struct flows *flows, struct flow *flow)
+{
+	if (flow->received.has_ended) {
+		enter(flows, flow, end(END_DONE));
+		return;
+	}
+	flow->received.has_ended = 1;
+	step(flows, flow);
+}
+
 /* Allows the next peek. */
 static void wake(struct side *side)
 {
@@ -376,6 +395,10 @@ static void wake(struct side *side)
 static void serve_due(struct flows *flows, struct flow *flow)
 {
 	timer_clear(&flows->timers, &flow->timer);
+	if (is_closing(flow) && flows->now - flow->last_byte >= flows->options->close_deadline) {
+		close_over(flows, flow);
+		return;
+	}
 	if (is_idle(flows, flow)) {
 		enter(flows, flow, end(END_IDLE_DEADLINE));
 		return;

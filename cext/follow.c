@@ -6,9 +6,9 @@
 
 #include "follow.h"
 
-static enum place place_of(const struct frame *frame)
+static enum place place_of(uint32_t body)
 {
-	return frame->body == BODY_CHUNKED ? IN_CHUNKS : IN_LENGTH;
+	return body == BODY_CHUNKED ? IN_CHUNKS : IN_LENGTH;
 }
 
 /* Parses the framing of a chunked body that has arrived, and allows the chunk data that follows it. */
@@ -33,7 +33,7 @@ uint64_t follow_pass_request(struct follow *follow, const struct frame *frame)
 {
 	memset(&follow->request_head, 0, sizeof follow->request_head);
 	memset(&follow->request_chunks, 0, sizeof follow->request_chunks);
-	follow->request = (uint8_t)place_of(frame);
+	follow->request = (uint8_t)place_of(frame->body);
 	follow->is_awaited = 1;
 	follow->status = 0;
 	follow->to_head = frame->is_head;
@@ -71,11 +71,6 @@ enum followed follow_request(struct follow *follow, const uint8_t *bytes, uint32
 
 /* ---- responses ---- */
 
-void follow_until_close(struct follow *follow)
-{
-	follow->is_last = 1;
-}
-
 void follow_response_passed(struct follow *follow)
 {
 	if (follow->response == AT_HEAD || is_in_chunks(follow->response, &follow->response_chunks))
@@ -84,44 +79,95 @@ void follow_response_passed(struct follow *follow)
 	follow->is_awaited = 0;
 }
 
-/* Passes a response whose end isn't framed: its bytes pass until the server closes. */
+/* Passes all further bytes, until the server closes. */
 static enum followed pass_until_close(struct follow *follow, uint64_t *allowed)
 {
-	follow_until_close(follow);
+	follow->is_last = 1;
+	follow->response = UNTIL_CLOSE;
 	*allowed = UINT64_MAX;
 	return FOLLOWED_PASS;
 }
 
-static enum followed look_at_response(struct follow *follow, const struct frame *frame, uint64_t *allowed)
+/* If the connection ends with this response anyway, its end isn't in doubt. */
+static enum followed unframed(struct follow *follow, uint64_t *allowed)
 {
+	return follow->is_last ? pass_until_close(follow, allowed) : FOLLOWED_UNFRAMED;
+}
+
+void follow_in_doubt(struct follow *follow)
+{
+	follow->is_last = 1;
+	follow->response = IN_DOUBT;
+}
+
+static enum followed begin_response(struct follow *follow, uint64_t head_length, uint64_t *allowed)
+{
+	struct response response = follow->response_head;
 	memset(&follow->response_head, 0, sizeof follow->response_head);
-	if (frame->status_code == 101 || frame->status_code >= 200)
-		follow->status = frame->status_code;
-	if (frame->status_code == 101)
+	follow->is_long_head = 0;
+	if (response.status_code == 101 || response.status_code >= 200)
+		follow->status = (uint16_t)response.status_code;
+	if (response.status_code == 101)
 		return FOLLOWED_SWITCHED;
-	*allowed = frame->head_length;
-	if (frame->status_code < 200)
+	*allowed = head_length;
+	if (response.status_code < 200)
 		return FOLLOWED_PASS;
-	follow->is_last |= !frame->keep_alive;
-	if (frame->body == BODY_UNTIL_CLOSE)
+	follow->is_last |= !response.keep_alive;
+	if (response.body == BODY_UNTIL_CLOSE)
 		return pass_until_close(follow, allowed);
-	memset(&follow->response_chunks, 0, sizeof follow->response_chunks);
-	*allowed += frame->body_length;
-	follow->response = (uint8_t)place_of(frame);
+	follow->response_chunks = (struct chunks){.is_lenient = 1};
+	*allowed += response.body_length;
+	follow->response = (uint8_t)place_of(response.body);
 	return FOLLOWED_PASS;
+}
+
+/* Looks at bytes that follow no request: an empty line behind a body, or for example "408 Request Timeout" before a
+ * close. */
+static enum followed look_behind(struct follow *follow, const uint8_t *bytes, uint32_t length, uint64_t *allowed)
+{
+	uint32_t empty = 0;
+	while (empty < length && (bytes[empty] == '\r' || bytes[empty] == '\n'))
+		empty++;
+	*allowed = empty;
+	return empty ? FOLLOWED_PASS : unframed(follow, allowed);
 }
 
 enum followed follow_response(struct follow *follow, const uint8_t *bytes, uint32_t length, int is_end, uint64_t *allowed)
 {
-	struct frame frame;
-	if (is_in_chunks(follow->response, &follow->response_chunks))
-		return look_at_chunks(&follow->response_chunks, bytes, length, allowed);
+	enum reading reading;
+	if (is_in_chunks(follow->response, &follow->response_chunks)) {
+		enum followed followed = look_at_chunks(&follow->response_chunks, bytes, length, allowed);
+		return followed == FOLLOWED_UNFRAMED ? unframed(follow, allowed) : followed;
+	}
 	if (!follow->is_awaited)
-		return pass_until_close(follow, allowed); /* without a request: for example "408 Request Timeout" before a close */
-	enum reading reading = frame_response(&follow->response_head, bytes, length, follow->to_head, &frame);
+		return look_behind(follow, bytes, length, allowed);
+	uint32_t parsed = follow->parsed;
+	parsed += response_eat(&follow->response_head, bytes + parsed, length - parsed, follow->to_head, &reading);
+	follow->parsed = 0;
 	if (reading == READING_BAD)
-		return FOLLOWED_UNFRAMED;
-	if (reading == READING_MORE)
-		return is_end ? pass_until_close(follow, allowed) : FOLLOWED_MORE;
-	return look_at_response(follow, &frame, allowed);
+		return unframed(follow, allowed);
+	if (reading == READING_WHOLE)
+		return begin_response(follow, parsed, allowed);
+	if (is_end)
+		return pass_until_close(follow, allowed);
+	if (length < RESPONSE_HELD && !follow->is_long_head) {
+		follow->parsed = parsed;
+		return FOLLOWED_MORE;
+	}
+	follow->is_long_head = 1; /* unread bytes can fill the receive buffer, so that no more come: none is held from here on */
+	*allowed = parsed;
+	return FOLLOWED_PASS;
+}
+
+/* ---- the end ---- */
+
+int follow_is_last_passed(const struct follow *follow)
+{
+	return follow->is_last && (follow->request == AT_END || follow->request == AT_HEAD);
+}
+
+int follow_is_over(const struct follow *follow)
+{
+	int goes_on = follow->is_awaited || follow->response == UNTIL_CLOSE;
+	return follow_is_last_passed(follow) && (follow->response == IN_DOUBT || !goes_on);
 }

@@ -7,19 +7,26 @@
 #ifndef PYINTERCEPTOR_FOLLOW_H
 #define PYINTERCEPTOR_FOLLOW_H
 
-#include "frame.h"
+#include "chunks.h"
+#include "response.h"
 
-/* The position of one direction of a followed flow within its messages. */
-enum place { AT_HEAD = 0, IN_LENGTH = 1, IN_CHUNKS = 2, AT_END = 3 };
+/* Bytes of a response's head that are held until it is complete. A longer one passes as it comes. */
+#define RESPONSE_HELD 16384
+
+/* The position of one direction of a followed flow within its messages. UNTIL_CLOSE: the response ends when the server
+ * closes. IN_DOUBT: its end is unknown. */
+enum place { AT_HEAD = 0, IN_LENGTH = 1, IN_CHUNKS = 2, AT_END = 3, UNTIL_CLOSE = 4, IN_DOUBT = 5 };
 
 struct follow {
-	struct head request_head, response_head; /* progress of parsing them */
+	struct head request_head; /* progress of parsing them */
+	struct response response_head;
 	struct chunks request_chunks, response_chunks;
+	uint32_t parsed;          /* bytes of the response's head that were parsed, but may not pass yet */
 	uint8_t request, response; /* enum place */
 	uint8_t is_awaited;       /* 1: a request was passed and its response isn't complete */
 	uint8_t to_head;          /* 1: that request's method is HEAD */
 	uint8_t is_last;          /* 1: the connection serves no further request */
-	uint8_t reserved;
+	uint8_t is_long_head;     /* 1: a part of the response's head has passed */
 	uint16_t status;          /* of the response to that request (101, or 200 and above); 0: none yet */
 };
 
@@ -28,7 +35,7 @@ enum followed {
 	FOLLOWED_PASS = 1,        /* `allowed` bytes may pass */
 	FOLLOWED_REQUEST = 2,     /* a request head is complete, malformed or cut off: decide on `frame` */
 	FOLLOWED_SWITCHED = 3,    /* status 101 changed the protocol: pass all further bytes */
-	FOLLOWED_UNFRAMED = 4     /* the end of this message is unknown */
+	FOLLOWED_UNFRAMED = 4     /* the end of this message, or of bytes that follow no request, is unknown */
 };
 
 /* Begins to follow a flow with its first request, which was decided to pass. Returns the number of bytes that may
@@ -53,7 +60,13 @@ enum followed follow_response(struct follow *follow, const uint8_t *bytes, uint3
 /* Passes the request that was parsed, with its body. Returns the number of bytes that may pass. */
 uint64_t follow_pass_request(struct follow *follow, const struct frame *frame);
 
-/* Notes that the response ends when the server closes, so the connection serves no further request. */
-void follow_until_close(struct follow *follow);
+/* Passes a response whose end is in doubt: all its bytes pass, and the connection serves no further request. */
+void follow_in_doubt(struct follow *follow);
+
+/* Returns 1 if the connection serves no further request and the last one has passed whole. */
+int follow_is_last_passed(const struct follow *follow);
+
+/* Returns 1 if the connection also has no response that is known to go on: it only waits to be closed. */
+int follow_is_over(const struct follow *follow);
 
 #endif

@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Frames HTTP/1.1 messages (RFC 9112). Owns nothing. frame.h lists the faults that are refused. Called by sniff, judge,
+ * Frames HTTP/1.1 requests (RFC 9112). Owns nothing. frame.h lists the faults that are refused. Called by sniff, judge,
  * follow and Python.
  */
 #include <string.h>
 #include <strings.h>
 
 #include "frame.h"
-
-struct slice {
-	const uint8_t *at;
-	uint32_t length;
-};
+#include "slice.h"
 
 static const char *const bad_line = "the first line is malformed";
 
@@ -20,48 +16,6 @@ static enum reading bad(struct frame *out, uint32_t answer, const char *reason)
 	out->answer = answer;
 	out->reason = reason;
 	return READING_BAD;
-}
-
-static int is_token_byte(uint8_t byte)
-{
-	if ((byte >= '0' && byte <= '9') || (byte >= 'A' && byte <= 'Z') || (byte >= 'a' && byte <= 'z'))
-		return 1;
-	return byte && strchr("!#$%&'*+-.^_`|~", byte) != NULL;
-}
-
-static int is_token(struct slice text)
-{
-	for (uint32_t i = 0; i < text.length; i++)
-		if (!is_token_byte(text.at[i]))
-			return 0;
-	return text.length > 0;
-}
-
-static int equals(struct slice text, const char *other)
-{
-	return text.length == strlen(other) && strncasecmp((const char *)text.at, other, text.length) == 0;
-}
-
-static struct slice trimmed(struct slice text)
-{
-	while (text.length && (*text.at == ' ' || *text.at == '\t'))
-		text.at++, text.length--;
-	while (text.length && (text.at[text.length - 1] == ' ' || text.at[text.length - 1] == '\t'))
-		text.length--;
-	return text;
-}
-
-/* Removes the next member of a comma-separated list from `rest`. Returns 0 at the end of the list. */
-static int next_member(struct slice *rest, struct slice *member)
-{
-	if (rest->length == 0)
-		return 0;
-	const uint8_t *comma = memchr(rest->at, ',', rest->length);
-	uint32_t length = comma ? (uint32_t)(comma - rest->at) : rest->length;
-	*member = trimmed((struct slice){rest->at, length});
-	rest->at += length + (comma != NULL);
-	rest->length -= length + (comma != NULL);
-	return 1;
 }
 
 /* Finds the end of the line that begins at `head->line`. Returns READING_BAD for a bare CR or LF or a control byte. */
@@ -378,164 +332,4 @@ enum reading frame_request(struct head *head, const uint8_t *bytes, uint32_t len
 	if (reading == READING_WHOLE)
 		reading = read_fields(head, bytes, length, out);
 	return reading == READING_WHOLE ? set_request(head, bytes, out) : reading;
-}
-
-/* ---- responses ---- */
-
-static enum reading read_status_line(struct slice line, struct head *head, struct frame *out)
-{
-	if (line.length < 12 || !is_version((struct slice){line.at, 8}, &head->minor) || line.at[8] != ' ')
-		return bad(out, 502, bad_line);
-	head->status_code = 0;
-	for (int i = 9; i < 12; i++) {
-		if (line.at[i] < '0' || line.at[i] > '9')
-			return bad(out, 502, bad_line);
-		head->status_code = (uint16_t)(head->status_code * 10 + line.at[i] - '0');
-	}
-	if (head->status_code < 100 || (line.length > 12 && line.at[12] != ' '))
-		return bad(out, 502, bad_line);
-	return READING_WHOLE;
-}
-
-static enum reading first_response_line(struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out)
-{
-	struct slice line;
-	enum reading found = find_line(head, bytes, length, &line);
-	if (found == READING_BAD || (found == READING_MORE && length >= HEAD_MAX))
-		return bad(out, 502, bad_line);
-	if (found == READING_MORE)
-		return READING_MORE;
-	if (read_status_line(line, head, out) == READING_BAD)
-		return READING_BAD;
-	pass_line(head);
-	return READING_WHOLE;
-}
-
-static void set_response(const struct head *head, int to_head, struct frame *out)
-{
-	int is_interim = head->status_code < 200, is_bare = head->status_code == 204 || head->status_code == 304;
-	out->status_code = head->status_code;
-	out->keep_alive = persists(head);
-	out->upgrade = head->status_code == 101;
-	out->is_plain = head->minor == 1;
-	if (to_head || is_interim || is_bare)
-		return;
-	set_body(head, out);
-	if (!head->codings && !head->lengths) {
-		out->body = BODY_UNTIL_CLOSE;
-		out->keep_alive = 0;
-	}
-}
-
-enum reading frame_response(struct head *head, const uint8_t *bytes, uint32_t length, int to_head, struct frame *out)
-{
-	memset(out, 0, sizeof *out);
-	enum reading reading = head->lines ? READING_WHOLE : first_response_line(head, bytes, length, out);
-	if (reading == READING_WHOLE)
-		reading = read_fields(head, bytes, length, out);
-	if (reading == READING_BAD)
-		out->answer = 502;
-	if (reading != READING_WHOLE)
-		return reading;
-	if (head->minor == 0 && head->codings)
-		return bad(out, 502, "HTTP/1.0 does not allow Transfer-Encoding");
-	set_response(head, to_head, out);
-	return READING_WHOLE;
-}
-
-/* ---- chunked bodies (RFC 9112 section 7.1) ---- */
-
-enum { SIZE, SIZE_MORE, EXTENSION, SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER_START, TRAILER, TRAILER_LF, END_LF };
-
-#define EXTENSION_MAX 1024 /* bytes of extensions of one chunk */
-
-static int hex(uint8_t byte)
-{
-	if (byte >= '0' && byte <= '9')
-		return byte - '0';
-	byte |= 0x20;
-	return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
-}
-
-static int is_line_byte(uint8_t byte)
-{
-	return (byte >= 0x20 && byte != 0x7f) || byte == '\t';
-}
-
-/* Parses one byte of framing. Returns the next state, or -1 if the byte is invalid here. */
-static int next_state(struct chunks *state, uint8_t byte)
-{
-	switch (state->state) {
-	case SIZE:
-	case SIZE_MORE:
-		if (hex(byte) >= 0) {
-			if (state->remaining >> 58)
-				return -1;
-			state->remaining = state->remaining * 16 + (uint64_t)hex(byte);
-			return SIZE_MORE;
-		}
-		if (state->state == SIZE)
-			return -1;
-		state->seen = 0;
-		return byte == ';' ? EXTENSION : byte == '\r' ? SIZE_LF : -1;
-	case EXTENSION:
-		if (byte == '\r')
-			return SIZE_LF;
-		return is_line_byte(byte) && ++state->seen <= EXTENSION_MAX ? EXTENSION : -1;
-	case SIZE_LF:
-		state->seen = 0;
-		return byte != '\n' ? -1 : state->remaining ? DATA : TRAILER_START;
-	case DATA_CR:
-		return byte == '\r' ? DATA_LF : -1;
-	case DATA_LF:
-		return byte == '\n' ? SIZE : -1;
-	case TRAILER_START:
-		if (byte == '\r')
-			return END_LF;
-		return is_token_byte(byte) && ++state->seen <= HEAD_MAX ? TRAILER : -1;
-	case TRAILER:
-		if (byte == '\r')
-			return TRAILER_LF;
-		return is_line_byte(byte) && ++state->seen <= HEAD_MAX ? TRAILER : -1;
-	case TRAILER_LF:
-		return byte == '\n' ? TRAILER_START : -1;
-	default: /* END_LF */
-		if (byte != '\n')
-			return -1;
-		state->reading = READING_WHOLE;
-		return END_LF;
-	}
-}
-
-uint64_t chunks_ahead(const struct chunks *state)
-{
-	return state->state == DATA ? state->remaining : 0;
-}
-
-void chunks_skip(struct chunks *state, uint64_t count)
-{
-	state->remaining -= count;
-	if (count && state->remaining == 0)
-		state->state = DATA_CR;
-}
-
-uint32_t chunks_eat(struct chunks *state, const uint8_t *bytes, uint32_t length)
-{
-	uint32_t eaten = 0;
-	while (eaten < length && state->reading == READING_MORE) {
-		if (state->state == DATA) {
-			uint64_t run = length - eaten < state->remaining ? length - eaten : state->remaining;
-			chunks_skip(state, run);
-			eaten += (uint32_t)run;
-			continue;
-		}
-		int next = next_state(state, bytes[eaten]);
-		if (next < 0) {
-			state->reading = READING_BAD;
-			break;
-		}
-		state->state = (uint32_t)next;
-		eaten++;
-	}
-	return eaten;
 }

@@ -1,8 +1,9 @@
-/* Finds where an HTTP/1.1 message ends (RFC 9112).
+/* Finds where an HTTP/1.1 request ends (RFC 9112).
  *
- * Pure: no I/O, no allocation. Only the plain, unambiguous subset is framed. A message that two parsers could read
+ * Pure: no I/O, no allocation. Only the plain, unambiguous subset is framed. A request that two parsers could read
  * differently is READING_BAD: C gives the flow to Python, and Python refuses the request. C and Python both call
- * frame_request(), so that they agree on which requests are ambiguous.
+ * frame_request(), so that they agree on which requests are ambiguous. Responses are read leniently (response.h), since
+ * nothing is decided by them.
  */
 #ifndef PYINTERCEPTOR_FRAME_H
 #define PYINTERCEPTOR_FRAME_H
@@ -26,33 +27,31 @@ struct head {
 	uint32_t method_length;
 	uint32_t target_at, target_length;
 	uint32_t host_at, host_length;
-	uint16_t status_code;
 	uint8_t minor;            /* minor version: 0 or 1 */
 	uint8_t hosts, lengths, codings, upgrades; /* number of Host, Content-Length and Upgrade fields, and of codings */
 	uint8_t chunked, close, keep_alive, expect_continue, connection_upgrade, http2;
-	uint8_t reserved[3];
+	uint8_t reserved[1];
 };
 
 struct frame {
 	uint32_t answer;          /* READING_BAD: the status of our response: 400, 431, 501 (unknown transfer coding) or
-	                             505; for a malformed response 502 */
+	                             505 */
 	uint32_t head_length;     /* bytes, including the blank line */
 	const char *reason;       /* READING_BAD: the fault as a static sentence for the client; else NULL */
 	uint32_t body;            /* enum body_kind */
-	uint32_t method_length;   /* requests: the method begins at the first byte */
+	uint32_t method_length;   /* the method begins at the first byte */
 	uint64_t body_length;     /* BODY_LENGTH: bytes */
-	uint32_t target_at;       /* requests: offset of the target */
+	uint32_t target_at;       /* offset of the target */
 	uint32_t target_length;
 	uint32_t host_length;
-	char host[HOST_MAX + 1];  /* requests: as the client wrote it, with its port; NUL-terminated */
-	uint16_t status_code;     /* responses */
-	uint8_t is_plain;         /* 1: can be followed; 0: valid, but HTTP/1.0, or a request that is CONNECT, TRACE, an
-	                             upgrade to h2c or in absolute form */
-	uint8_t is_head;          /* requests: the method is HEAD, so the response has no body */
+	char host[HOST_MAX + 1];  /* as the client wrote it, with its port; NUL-terminated */
+	uint8_t is_plain;         /* 1: can be followed; 0: valid, but HTTP/1.0, CONNECT, TRACE, an upgrade to h2c or in
+	                             absolute form */
+	uint8_t is_head;          /* the method is HEAD, so the response has no body */
 	uint8_t is_connect;
-	uint8_t keep_alive;       /* the connection persists after this message */
-	uint8_t expect_continue;  /* requests: Expect: 100-continue */
-	uint8_t upgrade;          /* requests: Upgrade, also listed in Connection; responses: status 101 */
+	uint8_t keep_alive;       /* the connection persists after this request */
+	uint8_t expect_continue;  /* Expect: 100-continue */
+	uint8_t upgrade;          /* Upgrade, also listed in Connection */
 };
 
 /* Frames a request head. Returns READING_BAD for: a bare LF or CR, NUL or another control byte, several Host fields, no
@@ -64,30 +63,5 @@ struct frame {
  * or a control byte is reported at once, another fault of a line when the line is complete, and a fault of the whole
  * head (a field that is missing, repeated or in conflict with another) at the blank line or before. */
 enum reading frame_request(struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out);
-
-/* Frames a response head. `to_head` is 1 if the request's method was HEAD: then, and for 1xx, 204 and 304, the response
- * has no body. */
-enum reading frame_response(struct head *head, const uint8_t *bytes, uint32_t length, int to_head, struct frame *out);
-
-/* The progress of parsing a chunked body. Zero it before a body. */
-struct chunks {
-	uint64_t remaining;       /* private: the size parsed so far; then the bytes left of the chunk's data */
-	uint32_t state;           /* private */
-	uint32_t seen;            /* private: bytes of the current line or trailer section */
-	uint32_t reading;         /* enum reading: WHOLE after the blank line that ends the body; BAD: pass no more bytes */
-	uint32_t reserved;
-};
-
-/* Parses up to `length` bytes and stops at the end of the body. Returns the number of bytes that belong to the body,
- * including framing; for READING_BAD, the number before the fault. Limits: 1 KiB of extensions for a chunk, HEAD_MAX
- * bytes of trailers. */
-uint32_t chunks_eat(struct chunks *state, const uint8_t *bytes, uint32_t length);
-
-/* Returns how many bytes of chunk data come next. The caller may move them without parsing, and then calls
- * chunks_skip(). */
-uint64_t chunks_ahead(const struct chunks *state);
-
-/* Skips `count` bytes of chunk data that the caller has moved; at most chunks_ahead(). */
-void chunks_skip(struct chunks *state, uint64_t count);
 
 #endif

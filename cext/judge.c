@@ -8,8 +8,8 @@
 
 /* HTTP can't be followed if its head isn't plain or if the server spoke first. Then it goes to Python if another of its
  * requests could be decided differently, and otherwise passes unframed. */
-static enum judged judge_http(const struct subject *subject, const void *table, const struct opening *opening,
-                              struct first_bytes *look)
+static enum judged judge_http(const struct subject *subject, const void *table, const struct relay_options *options,
+                              const struct opening *opening, struct first_bytes *look)
 {
 	struct head head = {0};
 	if (subject->decision.verdict != VERDICT_SPLICE)
@@ -17,6 +17,9 @@ static enum judged judge_http(const struct subject *subject, const void *table, 
 	if (opening->ambiguous || look->has_greeted)
 		return policy_differs(table) ? JUDGED_SERVE : JUDGED_UNFRAMED;
 	frame_request(&head, look->bytes, opening->head_length, &look->first);
+	/* A server could take the content for requests, which would bypass a rule: Python sends it on a connection of its own. */
+	if (content_is_unusual(&look->first, look->bytes, options->content_methods) && policy_differs(table))
+		return JUDGED_SERVE;
 	return JUDGED_FOLLOW;
 }
 
@@ -39,7 +42,7 @@ static enum judged judge_opening(struct subject *subject, const void *table, con
 	look->protocol = opening->protocol;
 	subject_decide(subject, table, is_answer ? PROTOCOL_NONE : opening->protocol, subject->host);
 	if (opening->protocol == PROTOCOL_HTTP)
-		return judge_http(subject, table, opening, look);
+		return judge_http(subject, table, options, opening, look);
 	if (is_opaque && is_kept_back(subject, table, options, look))
 		return JUDGED_KEEP;
 	/* The preface of HTTP/2 without TLS doesn't name the hosts of its requests: it is refused if rules could decide them

@@ -4,7 +4,9 @@
  * called by flow.c.
  */
 #include <errno.h>
+#include <sys/socket.h>
 
+#include "content.h"
 #include "exchange.h"
 #include "peek.h"
 #include "steps.h"
@@ -73,17 +75,24 @@ static struct next pass_unseen(struct flow *flow, enum flow_state state)
 }
 
 /* Handles a message whose end is unknown. If no rule could decide another request differently, all bytes pass unparsed.
- * Otherwise a request resets the flow, and a response passes until the server closes: the connection serves no further
- * request. */
+ * Otherwise a request resets the flow, and a response passes until the server closes or close_deadline: the connection
+ * serves no further request. */
 static struct next unframed(struct flow *flow, const void *table, int is_request)
 {
 	if (!policy_differs(table))
 		return pass_unseen(flow, FLOW_UNFRAMED);
 	if (is_request)
 		return end(END_RESET);
-	follow_until_close(&flow->follow);
+	follow_in_doubt(&flow->follow);
 	flow->received.allowed = ALLOW_ALL;
 	return stay(flow);
+}
+
+/* Returns 1 if Python must send the request on a connection of its own: its server could take the content for further
+ * requests, which would bypass a rule. */
+static int is_ours_to_send(const struct flows *flows, const void *table, const struct frame *frame)
+{
+	return content_is_unusual(frame, flows->workspace->buffer, flows->options->content_methods) && policy_differs(table);
 }
 
 static struct next decide_request(struct flows *flows, struct flow *flow, const void *table, enum reading reading,
@@ -95,7 +104,7 @@ static struct next decide_request(struct flows *flows, struct flow *flow, const 
 	subject_decide(&flow->subject, table, PROTOCOL_HTTP, host);
 	if (flow->subject.decision.verdict != VERDICT_SPLICE)
 		return go(FLOW_SERVED);
-	if (reading == READING_WHOLE && frame->is_plain) {
+	if (reading == READING_WHOLE && frame->is_plain && !is_ours_to_send(flows, table, frame)) {
 		flow->sent.allowed = follow_pass_request(&flow->follow, frame);
 		begin_exchange(flows, flow, frame);
 		return stay(flow);
@@ -136,16 +145,21 @@ static struct next look_at_request(struct flows *flows, struct flow *flow, const
 	return next;
 }
 
-/* No request is expected now; checks only whether the client has closed. */
-static void look_for_end(struct flows *flows, struct flow *flow)
+/* No request is expected now: checks only whether the client has closed. If it sends more after the connection's last
+ * request, and no rule could decide it differently, all further bytes pass unparsed. */
+static struct next look_for_end(struct flows *flows, struct flow *flow, const void *table)
 {
-	if (flow->client.has_closed)
-		flow->sent.has_ended = peek(flows, &flow->client, 1) == 0;
+	int is_last = follow_is_last_passed(&flow->follow) && !policy_differs(table);
+	ssize_t got = flow->client.has_closed || is_last ? peek(flows, &flow->client, 1) : -1;
+	if (got > 0 && is_last)
+		return pass_unseen(flow, FLOW_UNFRAMED);
+	flow->sent.has_ended = got == 0;
+	return stay(flow);
 }
 
 static struct next look_at_response(struct flows *flows, struct flow *flow, const void *table)
 {
-	ssize_t got = peek(flows, &flow->upstream, flow->follow.response == IN_CHUNKS ? BUFFER_SIZE : HEAD_MAX);
+	ssize_t got = peek(flows, &flow->upstream, flow->follow.response == IN_CHUNKS ? BUFFER_SIZE : RESPONSE_HELD);
 	if (got == -1)
 		return stay(flow);
 	if (got < 0)
@@ -183,8 +197,25 @@ static struct next look_at_both(struct flows *flows, struct flow *flow, const vo
 	follow_request_passed(&flow->follow);
 	if (follow_expects_request(&flow->follow))
 		return look_at_request(flows, flow, table);
-	look_for_end(flows, flow);
-	return next;
+	return look_for_end(flows, flow, table);
+}
+
+/* Ends a flow after its last response. The client's bytes are discarded until it closes or close_deadline: closing a socket
+ * with unread bytes would reset it, and the reset could overtake the response. */
+static struct next discard_rest(struct flows *flows, struct flow *flow)
+{
+	if (!flow->sent.is_shut)
+		shutdown(flow->upstream.fd, SHUT_RDWR);
+	flow->sent.has_ended = flow->sent.is_shut = 1;
+	for (int round = 0; round < ROUNDS_MAX; round++) {
+		ssize_t got = recv(flow->client.fd, flows->workspace->buffer, BUFFER_SIZE, MSG_TRUNC);
+		if (got == 0)
+			return end(END_DONE);
+		if (got < 0)
+			return errno == EAGAIN ? stay(flow) : failed(errno);
+	}
+	serve_later(flows, flow);
+	return stay(flow);
 }
 
 struct next step_follow(struct flows *flows, struct flow *flow, const void *table)
@@ -193,7 +224,10 @@ struct next step_follow(struct flows *flows, struct flow *flow, const void *tabl
 		enum moved moved = move_both(flows, flow);
 		if (moved == MOVED_BROKEN)
 			return failed(flow->sent.error ? flow->sent.error : flow->received.error);
-		/* Bytes that a client sent after the connection's last request are never forwarded, and must not keep the flow open. */
+		if (flow->received.is_shut && wants_look(&flow->sent))
+			follow_request_passed(&flow->follow);
+		if (flow->received.is_shut && follow_is_last_passed(&flow->follow))
+			return discard_rest(flows, flow);
 		if (flow->received.is_shut && (flow->sent.is_shut || flow->client.has_closed))
 			return end(END_DONE);
 		if (moved == MOVED_MORE)

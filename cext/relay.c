@@ -41,6 +41,8 @@ static void set_defaults(struct relay_options *options)
 	set_default(&options->idle_deadline, 3600);
 	set_default(&options->dial_deadline, 15);
 	set_default(&options->linger_deadline, 120);
+	set_default(&options->close_deadline, 10);
+	options->content_methods[CONTENT_METHODS_MAX - 1] = 0;
 }
 
 struct relay_options relay_options_of(const struct relay *relay)

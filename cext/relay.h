@@ -8,6 +8,7 @@
 #ifndef PYINTERCEPTOR_RELAY_H
 #define PYINTERCEPTOR_RELAY_H
 
+#include "content.h"
 #include "policy.h"
 #include "records.h"
 
@@ -24,6 +25,10 @@ struct relay_options {
 	double idle_deadline;         /* without a byte in either direction; default 3600 */
 	double dial_deadline;         /* for resolving and all attempts together; default 15 */
 	double linger_deadline;       /* without a byte after one side has closed its half; default 120 */
+	double close_deadline;        /* without a byte after a connection's last response, or after a part of one whose end
+	                                 is in doubt: then both sides are closed; default 10 */
+	char content_methods[CONTENT_METHODS_MAX]; /* further methods, separated by commas, whose requests usually have
+	                                 content (content.h); NUL-terminated; default: none */
 };
 
 #define BUDGET_FLOWS 4000

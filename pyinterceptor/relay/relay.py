@@ -29,7 +29,11 @@ PACE = 0.02  # seconds between two reads of records, so that they come in batche
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Counts, and deadlines in seconds; 0 takes the default of `struct relay_options` (cext/relay.h)."""
+    """Counts, and deadlines in seconds; 0 takes the default of `struct relay_options` (cext/relay.h).
+
+    `content_methods` adds methods whose requests usually have content, separated by commas, to POST, PUT, PATCH,
+    QUERY, PROPFIND, REPORT and SEARCH: such a request stays on its connection.
+    """
 
     threads: int = 0
     flows: int = 0
@@ -38,6 +42,8 @@ class Options:
     idle_deadline: float = 0.0
     dial_deadline: float = 0.0
     linger_deadline: float = 0.0
+    close_deadline: float = 0.0
+    content_methods: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +295,8 @@ async def open_relay(options: Options) -> AsyncIterator[Relay]:
     """
     given = ffi.new("struct relay_options *")
     for name in Options.__dataclass_fields__:
-        setattr(given, name, getattr(options, name))
+        value = getattr(options, name)
+        setattr(given, name, value.encode() if isinstance(value, str) else value)
     handle = lib.relay_open(given)
     if handle == ffi.NULL:
         raise CaptureError(f"start the relay: {os.strerror(ffi.errno)}")

@@ -88,14 +88,15 @@ def test_options_of_zero_take_the_documented_defaults() -> None:
     relay = lib.relay_open(given)
     effective = lib.relay_options_of(relay)
     lib.relay_close(relay)
-    names = ("opening_deadline", "sniff_wait", "idle_deadline", "dial_deadline", "linger_deadline")
-    assert [getattr(effective, name) for name in names] == [10.0, 0.5, 3600.0, 15.0, 120.0]
+    names = ("opening_deadline", "sniff_wait", "idle_deadline", "dial_deadline", "linger_deadline", "close_deadline")
+    assert [getattr(effective, name) for name in names] == [10.0, 0.5, 3600.0, 15.0, 120.0, 10.0]
+    assert ffi.string(effective.content_methods) == b""
     assert effective.threads in {1, 2}
     assert effective.flows == min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1_000_000) * 3 // 8
 
 
 def test_options_that_are_given_stay() -> None:
-    given = ffi.new("struct relay_options *", (3, 7, 1.5, 2.5, 3.5, 4.5, 5.5))
+    given = ffi.new("struct relay_options *", (3, 7, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, b"LOCK,ACL"))
     relay = lib.relay_open(given)
     assert ffi.buffer(ffi.new("struct relay_options *", lib.relay_options_of(relay)))[:] == ffi.buffer(given)[:]
     lib.relay_close(relay)

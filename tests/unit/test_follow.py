@@ -128,6 +128,7 @@ def test_a_head_that_ends_with_its_connection_is_decided_as_it_is() -> None:
     [
         b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
         b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
+        b"ICY 200 OK\r\n\r\nuntil the end",
     ],
 )
 def test_no_request_follows_a_response_that_ends_with_the_close(response: bytes) -> None:
@@ -138,17 +139,85 @@ def test_no_request_follows_a_response_that_ends_with_the_close(response: bytes)
     assert not lib.follow_expects_request(following.follow)
 
 
-def test_a_server_s_last_words_without_a_request_pass_until_the_close() -> None:
+@pytest.mark.parametrize("piece", [1, 10_000])
+def test_an_empty_line_behind_a_response_passes_and_the_next_request_is_expected(piece: int) -> None:
+    following = Following(GET)
+    lib.follow_request_passed(following.follow)
+    behind = b"\r\n\n\r\n"
+    assert following.response_in_pieces(OK + b"ok" + behind, piece) == (lib.FOLLOWED_PASS, len(OK) + 2 + len(behind))
+    lib.follow_request_passed(following.follow)
+    assert following.request(GET)[0] == lib.FOLLOWED_REQUEST
+    lib.follow_pass_request(following.follow, following.frame)
+    assert following.response_in_pieces(b"\r\n" + OK + b"ok", piece) == (lib.FOLLOWED_PASS, 2 + len(OK) + 2)
+    lib.follow_request_passed(following.follow)
+    assert lib.follow_expects_request(following.follow)
+
+
+@pytest.mark.parametrize("piece", [1, 1_013, 16_384])
+def test_a_long_head_passes_as_it_comes(piece: int) -> None:
+    head = b"HTTP/1.1 200 OK\nX: y\n folded\nbad name: x\n" + b"Y: " + b"z" * 20_000 + b"\n"
+    head += b"X-Field: value\r\n" * (20_000 if piece > 1 else 20) + b"Content-Length: 2\n\n"
+    following = Following(GET)
+    lib.follow_request_passed(following.follow)
+    assert following.response_in_pieces(head + b"ok", piece) == (lib.FOLLOWED_PASS, len(head) + 2)
+    assert following.follow.status == 200
+    lib.follow_request_passed(following.follow)
+    assert lib.follow_expects_request(following.follow)
+
+
+def test_a_server_s_last_words_without_a_request_are_unframed() -> None:
     following = Following(GET)
     lib.follow_request_passed(following.follow)
     following.response_in_pieces(OK + b"ok", 10_000)
-    assert following.response(b"HTTP/1.1 408 Request Timeout\r\n\r\n") == (lib.FOLLOWED_PASS, ALL)
+    assert following.response(b"HTTP/1.1 408 Request Timeout\r\n\r\n")[0] == lib.FOLLOWED_UNFRAMED
+    lib.follow_in_doubt(following.follow)
     lib.follow_request_passed(following.follow)
     assert not lib.follow_expects_request(following.follow)
+    assert lib.follow_is_over(following.follow)
+
+
+def test_a_doubt_behind_the_last_response_passes_until_the_close() -> None:
+    following = Following(GET)
+    lib.follow_request_passed(following.follow)
+    following.response_in_pieces(OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + b"ok", 10_000)
+    assert lib.follow_is_over(following.follow)
+    assert following.response(b"more") == (lib.FOLLOWED_PASS, ALL)
+
+
+@pytest.mark.parametrize("size", [b"3  ", b" 3", b"003"])
+def test_padded_chunk_sizes_are_framed(size: bytes) -> None:
+    following = Following(GET)
+    lib.follow_request_passed(following.follow)
+    response = CHUNKED + size + b"\r\nabc\r\n0 \r\nBad Trailer: x\r\n\r\n"
+    assert following.response_in_pieces(response, 1) == (lib.FOLLOWED_PASS, len(response))
+    lib.follow_request_passed(following.follow)
+    assert lib.follow_expects_request(following.follow)
+
+
+def test_a_connection_is_over_after_its_last_exchange_or_a_doubt() -> None:
+    following = Following(POST)
+    assert not lib.follow_is_over(following.follow)
+    lib.follow_in_doubt(following.follow)
+    assert not lib.follow_is_over(following.follow)  # its request still passes
+    lib.follow_request_passed(following.follow)
+    assert lib.follow_is_over(following.follow)
+    following = Following(GET)
+    lib.follow_request_passed(following.follow)
+    following.response(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert lib.follow_is_last_passed(following.follow)
+    assert not lib.follow_is_over(following.follow)  # the server ends it
 
 
 @pytest.mark.parametrize("piece", [1, 10_000])
-@pytest.mark.parametrize("response", [b"ICY 200 OK\r\n\r\nx", CHUNKED + b"not a chunk\r\n"])
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HELLO 200 OK\r\n\r\nx",
+        CHUNKED + b"not a chunk\r\n",
+        CHUNKED + b"3\nabc\n0\n\n",
+        CHUNKED.replace(b"\r\n", b"\r\nContent-Length: 5\r\n", 1) + CHUNKS,
+    ],
+)
 def test_a_response_without_a_certain_end_is_unframed(response: bytes, piece: int) -> None:
     assert Following(GET).response_in_pieces(response, piece)[0] == lib.FOLLOWED_UNFRAMED
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 heads and chunked bodies, framed by C for requests and responses."""
+"""HTTP/1.1 request heads, framed by C."""
 
 
 import pytest
@@ -56,11 +56,6 @@ AMBIGUOUS = [
 def request(data: bytes):
     frame = ffi.new("struct frame *")
     return lib.frame_request(ffi.new("struct head *"), data, len(data), frame), frame
-
-
-def response(data: bytes, to_head: bool = False):
-    frame = ffi.new("struct frame *")
-    return lib.frame_response(ffi.new("struct head *"), data, len(data), to_head, frame), frame
 
 
 def request_in_pieces(data: bytes, size: int):
@@ -177,61 +172,3 @@ def test_looking_16_000_times_takes_no_longer_than_a_few_hundred_whole_looks():
 def test_a_legal_head_that_is_not_plain_is_marked(head):
     reading, frame = request(head)
     assert (reading, frame.is_plain) == (lib.READING_WHOLE, 0)
-
-
-@pytest.mark.parametrize(
-    ("head", "to_head", "body"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", False, lib.BODY_LENGTH),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", True, lib.BODY_NONE),
-        (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n", False, lib.BODY_NONE),
-        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", False, lib.BODY_NONE),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", False, lib.BODY_NONE),
-        (b"HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n", False, lib.BODY_CHUNKED),
-        (b"HTTP/1.1 200 OK\r\n\r\n", False, lib.BODY_UNTIL_CLOSE),
-    ],
-)
-def test_a_response_is_framed(head, to_head, body):
-    reading, frame = response(head, to_head)
-    assert (reading, frame.is_plain, frame.body, frame.head_length) == (lib.READING_WHOLE, 1, body, len(head))
-
-
-@pytest.mark.parametrize("head", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 20 OK\r\n\r\n", b"HTTP/1.1 200 OK\nA: b\r\n\r\n"])
-def test_a_response_that_is_none_is_bad(head):
-    reading, frame = response(head)
-    assert (reading, frame.answer) == (lib.READING_BAD, 502)
-
-
-def eat(pieces):
-    state, total = ffi.new("struct chunks *"), 0
-    for piece in pieces:
-        eaten = lib.chunks_eat(state, piece, len(piece))
-        total += eaten
-        if eaten < len(piece):
-            break
-    return total, state.reading
-
-
-def test_chunks_end_at_the_same_byte_whole_byte_by_byte_and_with_a_tail():
-    body = b"3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: t\r\n\r\n"
-    assert eat([body]) == (len(body), lib.READING_WHOLE)
-    assert eat([body[i : i + 1] for i in range(len(body))]) == (len(body), lib.READING_WHOLE)
-    assert eat([body + b"GET / HTTP/1.1"]) == (len(body), lib.READING_WHOLE)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"\r\n",
-        b"-1\r\n",
-        b"0x1\r\na\r\n",
-        b"1\na\r\n",
-        b"1\r\nab\r\n",
-        b"1\r\na\n0\r\n\r\n",
-        b"1 \r\na\r\n",
-        b"f" * 17 + b"\r\n",
-    ]
-    + [b"0\r\n folded\r\n\r\n", b"1;" + b"x" * 2000 + b"\r\n"],
-)
-def test_malformed_chunks_are_bad(body):
-    assert eat([body])[1] == lib.READING_BAD

@@ -11,7 +11,7 @@ from tests.unit.test_sniff import client_hello, in_records
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 4
-PURE = ("addresses", "hosts", "layout", "rows", "policy", "guard", "sniff", "frame", "message")
+PURE = ("addresses", "hosts", "layout", "rows", "policy", "guard", "sniff", "frame", "chunks", "response", "message")
 HOSTS = {pattern: 0 for pattern in ("my.kv", "*.kv", "*.my.kv", "my.*", "m*v", "203.0.113.7", "64:ff9b::1")}
 TABLE = compile(Rules(HOSTS, 0, True, ("10.0.0.0/8", "10.1.0.0/16")), 1)
 HELLO = client_hello("my.kv", ["h2"])
@@ -24,7 +24,6 @@ SEEDS = {
     ],
     "frame": [
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"3;a=b\r\nabc\r\n0\r\nt: 1\r\n\r\n",
     ],
     "message": [
@@ -32,6 +31,12 @@ SEEDS = {
         bytes.fromhex("000781800001000100000000")
         + b"\3www\7example\4test\0\0\1\0\1\xc0\x0c\0\1\0\1\0\0\0\x1e\0\4\xcb\0\x71\7",
         bytes.fromhex("000781800001000100000000") + b"\xc0\x0c\0\1\0\1\0\0\0\x1e\0\4\xcb\0\x71\7",
+    ],
+    "response": [
+        b"\x03HTTP/1.1 200 OK\nContent-Length: 2, 2\r\nX: y\n folded\r\nConnection: close\r\n\r\nok",
+        b"\x80HTTP/1.0 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n3 ;a\r\nabc\r\n0\r\n\r\n",
+        b"\x1fICY 200 OK\r\nX: " + b"y" * 17_000 + b"\r\n\r\n",
+        b"\x05 3 ;a=b\r\nabc\r\n0\r\nt u: 1\r\n\r\n",
     ],
     "policy": [b"[2001:db8::1]:80", b"my.kv.:8080", TABLE],
 }
