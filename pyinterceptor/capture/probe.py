@@ -39,7 +39,7 @@ CAPABILITIES = {
 KERNEL = "use a kernel of 5.9 or later with"
 # Programs and their Debian packages: those of the embedded runtime, then those for containers with an image.
 EMBEDDED = {"bwrap": "bubblewrap"}
-IN_IMAGES = {"podman": "podman", "runc": "runc"}
+IN_IMAGES = {"podman": "podman", "runc": "runc", "catatonit": "catatonit"}
 
 
 @dataclass(frozen=True, slots=True)

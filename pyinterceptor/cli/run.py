@@ -118,7 +118,7 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
         counting(interceptor, tally),
         watching(interceptor, cls, options.app) if options.watch else nullcontext(),
     ):
-        container = await interceptor.get_container(cls, "run", user=options.user)
+        container = await interceptor.get_container(cls, "run", user=options.user, replaced=True)
         code = await container.run_inherited(options.command, env=options.env)
         await container.stop()
     if (line := tally.line()) is not None:

@@ -23,9 +23,12 @@ __all__ = [
 
 
 def open_runtime(
-    *, image: str | None, name: str, user: str | None, attach: Attach
+    *, image: str | None, name: str, user: str | None, attach: Attach, replaced: bool = False
 ) -> AbstractAsyncContextManager[Runtime]:
-    """Opens the runtime of a container: podman if `image` is given, the embedded one if it is None."""
+    """Opens the runtime of a container: podman if `image` is given, the embedded one if it is None.
+
+    `replaced`: a later command replaces the image's own, which isn't run.
+    """
     if image is None:
         return open_netns_container(name=name, user=user, attach=attach)
-    return open_podman_container(name=name, image=image, user=user, attach=attach)
+    return open_podman_container(name=name, image=image, user=user, attach=attach, replaced=replaced)

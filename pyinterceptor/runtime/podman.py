@@ -1,7 +1,9 @@
 """The podman runtime: runs an image with runc. The rules hold before its first instruction.
 
-`podman init` makes the namespaces without running a process; then the network is attached; then the image's command
-starts. A container whose owner was killed is removed when the next one opens.
+`podman init` makes the namespaces without running a process; then the network is attached; then the first process
+starts: the image's own command, or one that only waits if the image has none or another command replaces it. Root
+inside has a range of uids of its own outside, so that limits that the kernel counts by uid aren't shared. A container
+whose owner was killed is removed when the next one opens.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import select
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -26,11 +27,14 @@ from pyinterceptor.runtime.hostname import hostname
 from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import narrow
+from pyinterceptor.runtime.slots import UIDS, Slot, left_slots, open_slot, without_owner
 
 ENDED = "the container has ended, because its image's own command has ended"
 PODMAN = ("podman", "--runtime", "runc")
+IDLE = "catatonit"  # a static program that waits as process 1 and reaps orphans
+IDLE_INSIDE = "/run/catatonit"
 PREFIX = "pyinterceptor-"
-OWNER = "pyinterceptor.owner"  # label: pid and start time of the process that made the container
+SLOT = "pyinterceptor.slot"  # label: the number of the container's slot, which its owner holds locked
 STOP_SECONDS = "2"  # between SIGTERM and SIGKILL
 # Podman's defaults can exceed the limits of the machine; runc would fail then.
 LIMITS = ("--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1000:1000")
@@ -42,8 +46,9 @@ PROFILE = Path("/usr/share/containers/seccomp.json")  # podman's default profile
 class PodmanRuntime:
     """A podman container, made by `open_podman_container`. Its commands end with it."""
 
-    def __init__(self, identifier: str) -> None:
+    def __init__(self, identifier: str, entrypoint: Sequence[str]) -> None:
         self._identifier = identifier
+        self._entrypoint = entrypoint  # precedes a command that replaces the image's own
         self._started = Started()
         self._stopped = False
         self._why_stopped = "the container is stopped"
@@ -77,9 +82,13 @@ class PodmanRuntime:
     async def start_inherited(
         self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str]
     ) -> Running:
-        """Starts a command on our own streams, with a terminal inside if we have one."""
+        """Starts a command on our own streams, with a terminal inside if we have one.
+
+        The image's entrypoint precedes it if the command replaces the image's own, as in podman-run(1).
+        """
         terminal = ["--tty"] if os.isatty(0) and os.isatty(1) else []
-        return await start_process([*prefix, *self._exec(terminal, words, env)], process_group=0)
+        command = self._exec(terminal, [*self._entrypoint, *words], env)
+        return await start_process([*prefix, *command], process_group=0)
 
     async def stop(self) -> None:
         """Stops and removes the container. A second call does nothing."""
@@ -88,7 +97,7 @@ class PodmanRuntime:
         self._stopped = True
         seconds = STOP_SECONDS if _heeds_sigterm(self.pid) else "0"
         with trio.move_on_after(STOP_DEADLINE, shield=True) as scope:
-            await _podman("rm", "--force", "--ignore", "--time", seconds, self._identifier)
+            await _remove(seconds, self._identifier)
             await self._started.reap()
         if scope.cancelled_caught:
             raise RuntimeFailure(f"stop the podman container: it has not ended in {STOP_DEADLINE:.0f} s")
@@ -111,28 +120,31 @@ async def open_podman_container(
     attach: Attach,
     nameserver: str = NAMESERVER,
     user: str | None = None,
+    replaced: bool = False,
 ) -> AsyncIterator[PodmanRuntime]:
-    """Opens a container of `image`, which runs the image's own command with an open standard input.
+    """Opens a container of `image`, which runs the image's own command, if it has one, with an open standard input.
 
     `attach(netns_fd)` is called before any process inside runs. `user` is a user of the image (default: the one that
-    the image names).
+    the image names). `replaced`: a later command replaces the image's own, which isn't run.
 
     Raises RuntimeFailure, and the errors of `attach`.
     """
     if shutil.which("podman") is None or shutil.which("runc") is None:
-        raise RuntimeFailure("start a podman container: podman or runc is missing; run: apt install podman runc")
+        remedy = "run: apt install podman runc catatonit"
+        raise RuntimeFailure(f"start a podman container: podman or runc is missing; {remedy}")
     await _remove_leftovers()
     async with AsyncExitStack() as stack:
         identifier = f"{PREFIX}{hostname(name)}-{secrets.token_hex(4)}"
-        directory = _scratch(identifier)
-        directory.mkdir(mode=0o700)
-        stack.callback(shutil.rmtree, directory)
-        runtime = PodmanRuntime(identifier)
-        stack.push_async_callback(runtime.stop)
-        options = [*_confinement(directory), "--hostname", hostname(name), *_network(directory, nameserver)]
-        options += ["--name", identifier, "--label", f"{OWNER}={_mark(os.getpid())}"]
-        options += [] if user is None else ["--user", user]
+        slot = stack.enter_context(open_slot())
         await _have_image(image)
+        config = json.loads(await _podman("image", "inspect", "--format", "{{json .Config}}", image))
+        entrypoint, command = config.get("Entrypoint") or [], config.get("Cmd") or []
+        runtime = PodmanRuntime(identifier, entrypoint if replaced else [])
+        stack.push_async_callback(runtime.stop)
+        identity = _identity(config.get("User", "") if user is None else user)
+        options = [*_confinement(slot), *identity, *_network(slot.directory, nameserver)]
+        options += [] if (entrypoint or command) and not replaced else _idle()
+        options += ["--hostname", hostname(name), "--name", identifier, "--label", f"{SLOT}={slot.number}"]
         await _podman("create", "--interactive", *options, image)
         await _podman("init", identifier)
         runtime.pid = int(await _podman("inspect", "--format", "{{.State.Pid}}", identifier))
@@ -140,6 +152,26 @@ async def open_podman_container(
         await attach(netns_fd)
         await _podman("start", identifier)
         yield runtime
+
+
+def _identity(user: str) -> list[str]:
+    """Returns the options for a user of the image and its capabilities.
+
+    Podman makes the capabilities of another user ambient, so that each of its programs has them. So they are given to
+    uid 0 alone, by its number: an image may call any uid root.
+    """
+    name, colon, group = user.partition(":")
+    if name not in ("", "root") and not (name.isdecimal() and int(name) == 0):
+        return ["--user", user]
+    return ["--user", f"0{colon}{group}", f"--cap-add={CAPABILITIES}"]
+
+
+def _idle() -> list[str]:
+    """Returns the options by which the first process only waits. Raises RuntimeFailure if its program is missing."""
+    program = shutil.which(IDLE)
+    if program is None:
+        raise RuntimeFailure(f"start a podman container: {IDLE} is missing; run: apt install {IDLE}")
+    return ["--volume", f"{program}:{IDLE_INSIDE}:ro", "--entrypoint", json.dumps([IDLE_INSIDE, "-P"])]
 
 
 async def _have_image(image: str) -> None:
@@ -153,15 +185,16 @@ async def _have_image(image: str) -> None:
             raise RuntimeFailure(f"image {image!r} is not on this machine and can't be pulled: {error}") from error
 
 
-def _confinement(directory: Path) -> Iterator[str]:
+def _confinement(slot: Slot) -> Iterator[str]:
     """Yields the options that narrow podman's default confinement."""
-    yield from (*LIMITS, "--cap-drop=all", f"--cap-add={CAPABILITIES}", "--security-opt=no-new-privileges")
+    yield from (*LIMITS, "--cap-drop=all", "--security-opt=no-new-privileges")
+    yield from (f"--{kind}map=0:{slot.first_uid}:{UIDS}" for kind in ("uid", "gid"))
     try:
         profile = json.loads(PROFILE.read_text())
     except OSError as error:
         remedy = "run: apt install golang-github-containers-common"
         raise RuntimeFailure(f"start a podman container: read {PROFILE}: {error.strerror}; {remedy}") from error
-    narrowed = directory / "seccomp.json"
+    narrowed = slot.directory / "seccomp.json"
     narrowed.write_text(json.dumps(narrow(profile)))
     yield f"--security-opt=seccomp={narrowed}"
 
@@ -188,19 +221,26 @@ def _first_process(pid: int) -> Iterator[tuple[int, int]]:
 
 
 async def _remove_leftovers() -> None:
-    """Removes the podman containers of owners that no longer exist."""
-    form = '{{.Names}} {{index .Labels "' + OWNER + '"}}'
-    listed = await _podman("ps", "--all", "--filter", f"label={OWNER}", "--format", form)
+    """Removes the podman containers and files of owners that no longer exist."""
+    form = '{{.Names}} {{index .Labels "' + SLOT + '"}}'
+    listed = await _podman("ps", "--all", "--filter", f"label={SLOT}", "--format", form)
+    slots: dict[int, list[str]] = {number: [] for number in left_slots()}
     for line in listed.splitlines():
-        identifier, owner = line.split(" ", 1)
-        if identifier.startswith(PREFIX) and _mark(int(owner.partition("-")[0])) != owner:
-            await _podman("rm", "--force", "--ignore", "--time", "0", identifier)
-            shutil.rmtree(_scratch(identifier), ignore_errors=True)
+        identifier, label = line.split(" ", 1)
+        slots.setdefault(int(label), []).append(identifier)
+    for number, identifiers in slots.items():
+        with without_owner(number) as is_left:
+            if is_left and identifiers:
+                await _remove("0", *identifiers)
 
 
-def _scratch(identifier: str) -> Path:
-    """Returns the directory of a container's seccomp profile and resolv.conf."""
-    return Path(tempfile.gettempdir(), identifier)
+async def _remove(seconds: str, *identifiers: str) -> None:
+    """Stops and removes containers. Tries twice: podman can find a mount of a container busy that just ended."""
+    words = ("rm", "--force", "--ignore", "--time", seconds, *identifiers)
+    try:
+        await _podman(*words)
+    except RuntimeFailure:
+        await _podman(*words)
 
 
 def _heeds_sigterm(pid: int) -> bool:
@@ -211,15 +251,6 @@ def _heeds_sigterm(pid: int) -> bool:
         return False
     caught = int(status.split("SigCgt:")[1].split()[0], 16)
     return bool(caught >> (signal.SIGTERM - 1) & 1)
-
-
-def _mark(pid: int) -> str:
-    """Returns the pid with its start time (proc(5), stat field 22), by which a reused pid differs."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return f"{pid}-{fields[19]}"
 
 
 async def _podman(*arguments: str) -> str:

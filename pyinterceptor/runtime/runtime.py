@@ -68,11 +68,12 @@ class Runtime(Life, Protocol):
 class OpenRuntime(Protocol):
     """Starts a container's first process in a network namespace, after `attach` was called with that namespace.
 
-    `image` is None for the embedded runtime. The processes have ended when the block ends.
+    `image` is None for the embedded runtime. If `replaced`, the image's own command isn't run. The processes
+    have ended when the block ends.
     """
 
     def __call__(
-        self, *, image: str | None, name: str, user: str | None, attach: Attach
+        self, *, image: str | None, name: str, user: str | None, attach: Attach, replaced: bool = False
     ) -> AbstractAsyncContextManager[Runtime]: ...
 
 

@@ -79,12 +79,13 @@ class Interceptor:
         self._generations = itertools.count(1)  # numbers of policies
 
     async def get_container(
-        self, cls: type[Container], name: str = "default", *, user: str | None = None
+        self, cls: type[Container], name: str = "default", *, user: str | None = None, replaced: bool = False
     ) -> ContainerHandle:
         """Returns the container of this class and name; it is started if it does not run.
 
         It runs as `user`, by default the user that invoked us; in an image one of the image's, by default the one that
-        the image names. Containers of different names start side by side.
+        the image names. Containers of different names start side by side. The image's own command runs too, unless
+        `replaced`: then a command given to run_inherited() takes its place, behind the image's entrypoint.
 
         Raises PolicyError for a class that the app doesn't have, or an invalid rule; RuntimeFailure or
         CaptureError if it can't be started or attached.
@@ -93,7 +94,7 @@ class Interceptor:
         async with identity.starting:
             run = await self._current_run(identity)
             if run is None:
-                handle = await self._nursery.start(self._run, identity, partial(self._processes, user))
+                handle = await self._nursery.start(self._run, identity, partial(self._processes, user, replaced))
             else:
                 handle = run.handle
         if not isinstance(handle, ContainerHandle):
@@ -214,10 +215,13 @@ class Interceptor:
         return None
 
     @asynccontextmanager
-    async def _processes(self, user: str | None, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
+    async def _processes(self, user: str | None, replaced: bool, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
         """Opens the processes of a runtime, which makes their namespace."""
         image, name = run.identity.cls.image, run.identity.name
-        async with self._open_runtime(image=image, name=name, user=user, attach=partial(self._tie, run)) as runtime:
+        opening = self._open_runtime(
+            image=image, name=name, user=user, attach=partial(self._tie, run), replaced=replaced
+        )
+        async with opening as runtime:
             yield runtime, ContainerHandle(run, runtime)
 
     @asynccontextmanager

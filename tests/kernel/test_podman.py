@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import trio
 
 from pyinterceptor import App, Container, Response, open_interceptor
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.paths import PODMAN as PODMAN_FILES
 from pyinterceptor.runtime import Finished, PodmanRuntime, execute, open_podman_container
 from tests.world import ORIGIN_V4, World
 from tests.world.image import PODMAN, busybox_image, remove_image, root_archive
@@ -54,7 +55,7 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def images(attack: Path) -> Iterator[None]:
-    assert shutil.which("podman") is not None, "apt install podman runc"
+    assert shutil.which("podman") is not None, "apt install podman runc catatonit"
     busybox_image(IMAGE)
     import_image(AT_ONCE, ["/bin/sh", "-c", "wget -qO/first http://first.kv/instruction; cat"])
     import_image(ENDING, ["/bin/true"], {"attack": attack.read_bytes()})
@@ -62,6 +63,10 @@ def images(attack: Path) -> Iterator[None]:
     yield
     for name in (IMAGE, AT_ONCE, ENDING, f"{IMAGE}-attack"):
         remove_image(name)
+
+
+async def nothing(container: PodmanRuntime) -> None:
+    """Leaves the container at once."""
 
 
 async def no_network(netns_fd: int) -> None:
@@ -185,6 +190,7 @@ trio.run(main)
 
 
 def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_living_ones_is() -> None:
+    files = set(PODMAN_FILES.glob("*"))
     with subprocess.Popen([sys.executable, "-c", KILLED, IMAGE], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
@@ -204,7 +210,101 @@ def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_liv
 
         in_container(instead)
     assert ours() == []
-    assert list(Path(tempfile.gettempdir()).glob("pyinterceptor-*")) == []
+    assert set(PODMAN_FILES.glob("*")) <= files
+
+
+@pytest.mark.parametrize("entrypoint", [[], ["/bin/sh", "-c", "echo entered; exec \"$@\"", "entry"]])
+def test_a_command_given_replaces_the_images_own_and_an_image_without_one_works(entrypoint: list[str]) -> None:
+    name = f"{IMAGE}-bare"
+    change = [f"--change=ENTRYPOINT {json.dumps(entrypoint)}"] if entrypoint else []
+    importing = [*PODMAN, "import", *change, "-", name]
+    subprocess.run(importing, input=root_archive(), capture_output=True, check=True)
+
+    async def replaced(image: str) -> tuple[str, str]:
+        async with open_podman_container(name="one", image=image, attach=no_network, replaced=True) as container:
+            first = (await execute(container, "cat /proc/1/cmdline")).text
+            running = await container.start_inherited(["true"], None, ["echo"])  # prints the command to run
+            assert await running.wait() == 0
+            return first, (await execute(container, "id -u")).text
+
+    async def main() -> None:
+        for image in (name, AT_ONCE):
+            first, uid = await replaced(image)
+            assert "catatonit" in first
+            assert uid == "0\n"
+        if not entrypoint:
+            async with open_podman_container(name="one", image=name, attach=no_network) as container:
+                assert (await execute(container, "echo up")).text == "up\n"
+
+    try:
+        trio.run(main)
+    finally:
+        remove_image(name)
+    assert ours() == []
+
+
+def test_a_living_container_survives_a_second_owner_in_another_pid_namespace() -> None:
+    other = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", KILLED, IMAGE]
+
+    async def beside(container: PodmanRuntime) -> None:
+        def second() -> None:
+            with subprocess.Popen(other, stdout=subprocess.PIPE) as owner:
+                assert owner.stdout is not None
+                assert owner.stdout.readline() == b"up\n"
+                owner.kill()
+
+        await trio.to_thread.run_sync(second)
+        assert (await execute(container, "echo alive")).text == "alive\n"
+
+    in_container(beside)
+    in_container(nothing)  # removes the second's
+    assert ours() == []
+
+
+@pytest.mark.parametrize("user", ["65534:65534", "4242", "nobody", None])
+def test_capabilities_are_for_uid_0_alone(user: str | None) -> None:
+    name = f"{IMAGE}-user"
+    written = io.BytesIO(root_archive())
+    with tarfile.open(fileobj=written, mode="a") as archive:
+        content = b"root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
+        entry = tarfile.TarInfo("etc/passwd")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    importing = [*PODMAN, "import", "--change", 'CMD ["/bin/cat"]', "--change", "USER nobody", "-", name]
+    subprocess.run(importing, input=written.getvalue(), capture_output=True, check=True)
+
+    async def capabilities(user: str | None) -> set[str]:
+        async with open_podman_container(name="one", image=name, attach=no_network, user=user) as container:
+            first = (await execute(container, "cat /proc/1/status /proc/self/status")).text
+            return {line.split()[1] for line in first.splitlines() if line.startswith(("CapPrm", "CapEff", "CapAmb"))}
+
+    async def main() -> None:
+        assert await capabilities(user) == {"0" * 16}
+        if user is None:
+            for root in ("0:65534", "root"):
+                assert await capabilities(root) == {"0" * 16, "00000000000404fb"}  # none is ambient
+
+    try:
+        trio.run(main)
+    finally:
+        remove_image(name)
+
+
+def test_root_of_each_container_is_a_uid_of_its_own_outside() -> None:
+    async def uid(container: PodmanRuntime) -> str:
+        assert (await execute(container, "id -u")).text == "0\n"
+        return Path(f"/proc/{container.pid}/uid_map").read_text().split()[1]
+
+    async def main() -> None:
+        async with (
+            open_podman_container(name="one", image=IMAGE, attach=no_network) as one,
+            open_podman_container(name="two", image=IMAGE, attach=no_network) as two,
+        ):
+            uids = {await uid(one), await uid(two), "0"}
+            assert len(uids) == 3
+            assert os.stat(f"/proc/{one.pid}").st_uid != 0
+
+    trio.run(main)
 
 
 def test_the_user_is_one_of_the_images() -> None:

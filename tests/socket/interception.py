@@ -139,7 +139,7 @@ async def interception(
 
             @asynccontextmanager
             async def open_sockets(
-                *, image: str | None, name: str, user: str | None, attach: Attach
+                *, image: str | None, name: str, user: str | None, attach: Attach, replaced: bool = False
             ) -> AsyncIterator[Sockets]:
                 if starting is not None:
                     await starting(name)
