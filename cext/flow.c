@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "abi.h"
+#include "alert.h"
 #include "events.h"
 #include "exchange.h"
 #include "peek.h"
@@ -180,9 +181,16 @@ void connection_refused(struct flows *flows, struct container *container, const 
 	record_end(flows, &flow);
 }
 
+/* Answers a refused TLS client that has received nothing yet. Returns 1 if it was answered. */
+static int answer_refused(const struct flow *flow)
+{
+	return flow->protocol == PROTOCOL_TLS && is_refusal((enum end_cause)flow->cause) && !flow->received.moved &&
+	       !flow->is_broken && alert_send(flow->client.fd);
+}
+
 static void finish(struct flows *flows, struct flow *flow)
 {
-	set_linger(flow->client.fd, flow->cause != END_DONE);
+	set_linger(flow->client.fd, flow->cause != END_DONE && !answer_refused(flow));
 	set_linger(flow->upstream.fd, flow->cause != END_DONE);
 	count_end(flows, flow);
 	end_exchange(flows, flow);

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from tests.world import ORIGIN_V4, World
 
 DEADLINE = 20.0  # seconds, of a whole dialogue
 PORT = 8000  # of origins; servers may speak first on this port
+ACCESS_DENIED = bytes([21, 3, 3, 0, 2, 2, 49])  # RFC 8446 section 6.2
 
 
 class End:
@@ -69,6 +70,15 @@ class End:
 
     async def hears_the_end(self) -> None:
         assert await self.reads(1) == b""
+
+    async def hears_a_refusal(self) -> None:
+        """Asserts that the connection is reset, or that TLS's alert comes and then the end."""
+        heard = b""
+        with suppress(trio.BrokenResourceError):
+            while said := await self._stream.receive_some():
+                heard += said
+            assert heard == ACCESS_DENIED
+        assert heard in (b"", ACCESS_DENIED)
 
     async def hears_a_reset(self) -> None:
         with pytest.raises(trio.BrokenResourceError) as caught:

@@ -63,6 +63,7 @@ MEMORY = Sanitizers(
         "tests/socket/test_passage.py::test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment",
         "tests/socket/test_passage.py::test_a_flow_that_ends_with_its_container_is_counted",
         "tests/socket/test_relay.py",
+        "tests/socket/test_alert.py",
         "tests/e2e/test_follow.py",
         "tests/e2e/test_evasion.py",
         "tests/e2e/test_flows.py::test_300_uploads_at_once_arrive_whole_and_are_answered_after_half_close[300000]",

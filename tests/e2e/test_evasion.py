@@ -93,7 +93,7 @@ def test_nothing_but_http_can_be_asked_of_a_ruled_host(first: bytes, port: int, 
             address = await synthetic(opened)
             client = await opened.client(address, port)
             await client.says(first)
-            await client.hears_a_reset()
+            await client.hears_a_refusal()
             await other_protocols_still_pass(opened, address)
 
     trio.run(main)
@@ -246,7 +246,7 @@ def test_a_rule_for_an_address_holds_for_the_forms_that_hide_it(world: World, in
             assert await client.response() == (200, b"handled")
             client = await opened.client(hidden, 80)
             await client.says(hello("x.test"))
-            await client.hears_a_reset()
+            await client.hears_a_refusal()
             client = await opened.client(ORIGIN_V4, 80)
             await client.says(b"GET / HTTP/1.1\r\nHost: x.test\r\n\r\n")
             assert await client.response() == (200, b"handled")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import trio.testing
 from pyinterceptor import App, Container
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.dns.names import SYNTHETIC
-from pyinterceptor.dns.upstream import Upstream
+from pyinterceptor.dns.upstream import open_upstream
 from pyinterceptor.http.server import open_server
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Options, open_relay
@@ -59,6 +59,9 @@ class LoopbackCapture:
 
     async def detach(self, attachment: Attachment) -> None:
         self.reserved.pop(attachment.interface, None)
+
+    def serve_ipv6(self, attachment: Attachment, addresses: Set[bytes]) -> None:
+        """Does nothing: the loopback interface has both families."""
 
     def container_on(self, interface: int) -> int | None:
         attachment = self.reserved.get(interface)
@@ -135,7 +138,12 @@ async def interception(
         hub = Hub()
         stack.callback(hub.close)
         capture = LoopbackCapture(stack)
-        async with open_relay(Options(threads=1)) as relay, open_server() as server, trio.open_nursery() as nursery:
+        async with (
+            open_relay(Options(threads=1)) as relay,
+            open_server() as server,
+            open_upstream(["127.0.0.1"]) as upstream,
+            trio.open_nursery() as nursery,
+        ):
 
             @asynccontextmanager
             async def open_sockets(
@@ -159,7 +167,7 @@ async def interception(
                 capture=capture,
                 relay=relay,
                 hub=hub,
-                upstream=Upstream(["127.0.0.1"]),
+                upstream=upstream,
                 open_runtime=open_sockets,
                 v6=False,
                 synthetic=SYNTHETIC,

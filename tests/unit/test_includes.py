@@ -20,7 +20,7 @@ DECLARED = ["records", "relay"]
 ORDER = [
     *PURE,
     *DECLARED,
-    *("datagrams", "exchange"),
+    *("datagrams", "exchange", "alert"),
     *("judge", "route", "dial", "container", "connect", "move", "events", "pump"),
     *("flow", "peek", "steps", "opening", "reaching", "passing", "thread", "accept", "state"),
 ]
