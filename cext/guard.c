@@ -2,6 +2,9 @@
  *
  * Classifies addresses as local, and finds those that a policy permits. Owns nothing. Called by dial.c.
  */
+#include <stddef.h>
+#include <string.h>
+
 #include "guard.h"
 #include "rows.h"
 
@@ -26,8 +29,45 @@ static const struct range local_ranges[] = {
 	{{0}, 128},               {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 128},
 };
 
+#define V4_ONE(a, b, c, d) {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d}
+
+/* The metadata services and host agents of clouds, which give credentials or control of the machine. Most are in a local
+ * range as well. From the documentation of each cloud. */
+static const uint8_t metadata[][16] = {
+	V4_ONE(169, 254, 169, 254), /* AWS, Azure, Google, DigitalOcean, Hetzner, OpenStack, Oracle, Vultr and others */
+	V4_ONE(168, 63, 129, 16),   /* Azure: WireServer, host agent and DNS, at a public address */
+	V4_ONE(169, 254, 170, 2),   /* AWS: credentials of ECS tasks */
+	V4_ONE(169, 254, 170, 23),  /* AWS: EKS Pod Identity */
+	V4_ONE(100, 100, 100, 200), /* Alibaba */
+	V4_ONE(192, 0, 0, 192),     /* Oracle, classic */
+	V4_ONE(169, 254, 0, 23),    /* Tencent */
+	V4_ONE(169, 254, 42, 42),   /* Scaleway */
+	{0xfd, 0x00, 0x0e, 0xc2, [14] = 0x02, 0x54},             /* AWS: fd00:ec2::254 */
+	{0xfd, 0x00, 0x0e, 0xc2, [15] = 0x23},                   /* AWS: EKS Pod Identity, fd00:ec2::23 */
+	{0xfd, 0x20, 0x00, 0xce, [14] = 0x02, 0x54},             /* Google: fd20:ce::254 */
+	{0xfd, 0x00, 0x00, 0xc1, [12] = 0xa9, 0xfe, 0xa9, 0xfe}, /* Oracle: fd00:c1::a9fe:a9fe */
+	{0xfd, 0x00, 0x00, 0x42, [15] = 0x42},                   /* Scaleway: fd00:42::42 */
+};
+
+#define METADATA (sizeof metadata / sizeof *metadata)
+
+const uint8_t *guard_metadata(uint32_t index)
+{
+	return index < METADATA ? metadata[index] : NULL;
+}
+
+static int is_metadata(const uint8_t *address)
+{
+	for (uint32_t i = 0; i < METADATA; i++)
+		if (memcmp(address, metadata[i], sizeof metadata[i]) == 0)
+			return 1;
+	return 0;
+}
+
 static int is_in_local_range(const uint8_t *address)
 {
+	if (is_metadata(address))
+		return 1;
 	for (uint32_t i = 0; i < sizeof local_ranges / sizeof *local_ranges; i++)
 		if (address_in_network(address, local_ranges[i].address, local_ranges[i].prefix))
 			return 1;

@@ -2,7 +2,7 @@
  * the route.
  *
  * Local addresses: unspecified, loopback, link-local, private, CGNAT, multicast, broadcast, 0/8, 240/4, synthetic
- * 198.18/15, ULA, Teredo, local NAT64, and every address that embeds one of these (addresses.h). Documentation ranges
+ * 198.18/15, ULA, Teredo, local NAT64, the metadata services of clouds, and every address that embeds one of these (addresses.h). Documentation ranges
  * are not local.
  */
 #ifndef PYINTERCEPTOR_GUARD_H
@@ -12,6 +12,10 @@
 
 /* Returns 1 if the address, or the v4 address embedded in it, is local. */
 int guard_is_local(const uint8_t *address);
+
+/* Returns the address of a cloud's metadata service or host agent by its number, from 0 on; NULL after the last. Python
+ * gives them to the kernel program. */
+const uint8_t *guard_metadata(uint32_t index);
 
 /* Returns 1 if the table's local_networks contain exactly this address and port. They don't permit another address
  * that embeds it. */

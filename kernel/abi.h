@@ -27,13 +27,15 @@
 
 /* Bits of `flags` in a container's entry of the map `containers` (key: ifindex, u32). */
 #define CONTAINER_IPV6 1 /* the host has an IPv6 route; without it only addresses in the map `served6` are reached */
+#define CONTAINER_METADATA 2 /* a rule of the container names a metadata address: the relay decides */
 
 #define CONTAINERS_MAX 65536
 
-/* Values in the tries `refused4` and `refused6`: an address is refused for all traffic, or for all traffic except
- * DNS. */
+/* Values in the tries `refused4` and `refused6`: an address is refused for all traffic, or for all traffic except DNS, or
+ * so unless the container has CONTAINER_METADATA. */
 #define REFUSE_ALL 1
 #define REFUSE_ALL_BUT_DNS 2
+#define REFUSE_METADATA 3
 #define REFUSED_MAX 64
 
 #define SERVED6_MAX 65536

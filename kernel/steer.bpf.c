@@ -48,9 +48,11 @@ static inline void count(u32 outcome)
 		*counter += 1;
 }
 
-static inline int refused(u32 *rule, int is_dns)
+static inline int refused(u32 *rule, int is_dns, u32 flags)
 {
-	return rule && !(is_dns && *rule == REFUSE_ALL_BUT_DNS);
+	if (!rule || (is_dns && *rule != REFUSE_ALL))
+		return 0;
+	return *rule != REFUSE_METADATA || !(flags & CONTAINER_METADATA);
 }
 
 static inline int assign(struct bpf_sk_lookup *ctx, u32 slot, u32 outcome)
@@ -112,7 +114,7 @@ int steer(struct bpf_sk_lookup *ctx)
 	}
 	u32 *rule = family == AF_INET ? refused4.lookup(&to4) : refused6.lookup(&to6);
 
-	if (refused(rule, is_dns)) {
+	if (refused(rule, is_dns, container->flags)) {
 		/* The gateway itself, another container, a link-local (metadata) address, or no unicast address. */
 		count(COUNTER_REFUSED_DESTINATION);
 		return SK_DROP;

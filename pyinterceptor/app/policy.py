@@ -11,6 +11,7 @@ from pyinterceptor.policy import rules, table
 from pyinterceptor.policy.addresses import V4_MAPPED, Network
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.hosts import key, pattern
+from pyinterceptor.policy.metadata import names_metadata
 from pyinterceptor.policy.pieces import Pieces, at_once
 
 CATCH_ALL = "*"  # the name of the catch-all in logs
@@ -25,6 +26,7 @@ class Policy:
     handlers: tuple[Handler, ...]  # by target
     names: tuple[str, ...]  # by rule
     ipv6: frozenset[bytes]  # the IPv6 addresses that have a handler of their own
+    metadata: bool  # a rule names the address of a cloud's metadata service
     stages: tuple[str, ...] = rules.STAGES
 
     def decide(self, protocol: int, host: str, destination: tuple[Any, int] | None) -> table.Decision:
@@ -67,8 +69,9 @@ def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
     yield
     blob = yield from table.compiling(read, generation)
     yield
+    metadata = yield from names_metadata(hosts, local_networks)
     addresses = frozenset(filter(None, map(_ipv6_of, hosts)))
-    return Policy(generation, blob, tuple(handlers), tuple(names), addresses)
+    return Policy(generation, blob, tuple(handlers), tuple(names), addresses, metadata)
 
 
 def _ipv6_of(host: str) -> bytes | None:

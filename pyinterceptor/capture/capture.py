@@ -56,8 +56,12 @@ class Capture(Protocol):
     async def detach(self, attachment: Attachment) -> None:
         """Cuts the container off and frees its attachment. A free attachment is no error."""
 
-    def serve_ipv6(self, attachment: Attachment, addresses: Set[bytes]) -> None:
-        """Sets the IPv6 addresses, of 16 bytes each, that handlers serve: they can be reached without an IPv6 route."""
+    def set_reach(self, attachment: Attachment, *, ipv6: Set[bytes], metadata: bool) -> None:
+        """Sets the destinations that this container reaches and others don't.
+
+        `ipv6`: the addresses, of 16 bytes each, that handlers serve, also without an IPv6 route. `metadata`: those of
+        clouds' metadata services.
+        """
 
     def container_on(self, interface: int) -> int | None:
         """Returns the number of the container whose traffic arrives on the interface; None if it has no container."""

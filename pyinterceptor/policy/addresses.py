@@ -52,6 +52,12 @@ def network(text: str) -> tuple[Network, int]:
     return Network(packed(parsed.network_address), bits), port
 
 
+def overlap(one: Network, other: Network) -> bool:
+    """Whether one network holds the other."""
+    shift = 128 - min(one.prefix, other.prefix)
+    return int.from_bytes(one.address, "big") >> shift == int.from_bytes(other.address, "big") >> shift
+
+
 def split_port(text: str) -> tuple[str, int]:
     """Returns host and port of `host`, `host:port`, `[v6]` or `[v6]:port`; the port is 0 if there is none.
 

@@ -145,7 +145,7 @@ class Interceptor:
         for run in self.runs.values():
             if run.identity in replaced:
                 self._relay.publish_policy(run.number, policy.blob)
-                self._capture.serve_ipv6(run.attachment, policy.ipv6)
+                self._capture.set_reach(run.attachment, ipv6=policy.ipv6, metadata=policy.metadata)
 
     def count(self, cls: type[Container] | None = None, name: str = "default") -> Counters:
         """Counts the flows of one container, or of all since the start. Raises KeyError if it does not run."""
@@ -296,7 +296,8 @@ class Interceptor:
                 self.runs[number] = run
                 self.recording.begin(number, run.recorder)
                 self._relay.publish_policy(number, identity.policies.now.blob)
-                self._capture.serve_ipv6(attachment, identity.policies.now.ipv6)
+                policy = identity.policies.now
+                self._capture.set_reach(attachment, ipv6=policy.ipv6, metadata=policy.metadata)
                 try:
                     yield run
                 finally:

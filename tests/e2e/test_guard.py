@@ -41,9 +41,10 @@ OWN = {
     "192.0.2.2": "192.0.2.2",
     "2001:db8:ffff::2": "2001:db8:ffff::2",
 }
-# Addresses behind the host, in its network alone: private, shared, the metadata address, unique local, NAT64, 6to4.
-BEHIND = ("10.1.2.3", "172.16.9.9", "192.168.7.7", "100.64.0.5", "169.254.169.254")
+# Addresses behind the host, in its network alone: private, shared, metadata services, unique local, NAT64, 6to4.
+BEHIND = ("10.1.2.3", "172.16.9.9", "192.168.7.7", "100.64.0.5", "169.254.169.254", "168.63.129.16")
 BEHIND_V6 = ("fd12:3456::1", "64:ff9b::7f00:1", "64:ff9b::a01:203", "2002:7f00:1::1", "2002:a01:203::1")
+METADATA = ("169.254.169.254", "168.63.129.16", "fd00:ec2::254")
 
 
 class Guarded(Container):
@@ -53,7 +54,7 @@ class Guarded(Container):
 class Named(Container):
     """Names all of these addresses."""
 
-    local_networks = [*OWN, *BEHIND, *BEHIND_V6]
+    local_networks = [*OWN, *BEHIND, *BEHIND_V6, *METADATA]
 
 
 class OnePort(Container):
@@ -73,6 +74,12 @@ async def ask(request: Any, env: Any, ctx: Any) -> Response:
 
 async def ok(request: Any, env: Any, ctx: Any) -> Response:
     return Response("ok\n")
+
+
+class Faked(Container):
+    """Has a handler where a cloud has its metadata service."""
+
+    outbound_by_host = dict.fromkeys(METADATA, ok)
 
 
 Guarded.outbound_by_host = Named.outbound_by_host = OnePort.outbound_by_host = {"ask.test": ask}
@@ -240,17 +247,20 @@ def test_a_web_client_gets_the_reason_why_its_splice_is_refused(address: str, wo
     trio.run(main)
 
 
-def test_the_metadata_address_is_not_even_accepted(world: World, instance: str) -> None:
-    """A rule that names it changes nothing: the gateway refuses link-local addresses, which belong to a link."""
-
+@pytest.mark.parametrize("address", METADATA)
+def test_a_metadata_address_is_not_even_accepted_unless_a_rule_names_it(
+    address: str, world: World, instance: str
+) -> None:
     async def main() -> None:
-        with inside(world, "169.254.169.254") as server:
-            async with containers(instance, Guarded, Named) as callers:
-                for caller in callers:
-                    assert await caller.ending("169.254.169.254") == "Connection refused\n"
+        with inside(world, address) as server:
+            async with containers(instance, Guarded, Named, Faked) as (guarded, named, faked):
+                assert await guarded.ending(address) == "Connection refused\n"
+                assert (await guarded.fetch(f"http://{authority(address)}/")).status == REFUSED
+                assert await faked.get(f"http://{authority(address)}/") == Answer(200, "ok\n")
                 assert server.reached == 0
-                assert (await callers[1].fetch(f"http://169.254.169.254:{PORT}/")).body == "inside\n"
-                assert server.reached == 1
+                assert "inside" in await named.ending(address)
+                assert await named.fetch(f"http://{authority(address)}/") == Answer(200, "inside\n")
+                assert server.reached == 2
 
     trio.run(main)
 

@@ -116,7 +116,10 @@ async def test_other_udp_is_refused_at_once_every_time(instance: str, address: s
 
 @pytest.mark.parametrize(
     "address",
-    ["169.254.169.254", "169.254.1.1", "127.0.0.2", "0.1.2.3", "100.96.77.77", "fd70:7969:6e74::4d"],
+    [
+        *("169.254.169.254", "168.63.129.16", "fd00:ec2::254"),
+        *("169.254.1.1", "127.0.0.2", "0.1.2.3", "100.96.77.77", "fd70:7969:6e74::4d"),
+    ],
 )
 @in_trio
 async def test_addresses_that_are_not_the_internets_are_refused_at_once(instance: str, address: str) -> None:
@@ -131,6 +134,29 @@ async def test_addresses_that_are_not_the_internets_are_refused_at_once(instance
             else:
                 assert (refusal.error, refusal.seconds < AT_ONCE) == ("ConnectionRefusedError", True)
                 assert gateway.counters()["refused_destination"] == 1
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "168.63.129.16", "100.100.100.200", "fd00:ec2::254"])
+@in_trio
+async def test_a_metadata_address_that_a_rule_names_is_the_relays_and_is_dns_for_all(
+    instance: str, address: str
+) -> None:
+    async with open_gateway(instance, v6=True) as gateway:
+        with open_container() as one, open_container() as two:
+            named, other = gateway.reserve(1), gateway.reserve(2)
+            gateway.set_reach(named, ipv6=frozenset(), metadata=True)
+            await gateway.attach(named, one.fd)
+            await gateway.attach(other, two.fd)
+            with one.connect(address, 80), await accept(gateway.listener) as accepted:
+                assert destination(accepted) == (address, 80)
+            assert two.refusal(address, 80).error == "ConnectionRefusedError"
+            with two.connect(address, 53), await accept(gateway.listener) as accepted:
+                assert destination(accepted) == (address, 53)
+            gateway.set_reach(named, ipv6=frozenset(), metadata=False)
+            gateway.set_reach(other, ipv6=frozenset(), metadata=True)
+            assert one.refusal(address, 80).error == "ConnectionRefusedError"
+            with two.connect(address, 80), await accept(gateway.listener) as accepted:
+                assert destination(accepted) == (address, 80)
 
 
 @in_trio

@@ -60,8 +60,8 @@ class LoopbackCapture:
     async def detach(self, attachment: Attachment) -> None:
         self.reserved.pop(attachment.interface, None)
 
-    def serve_ipv6(self, attachment: Attachment, addresses: Set[bytes]) -> None:
-        """Does nothing: the loopback interface has both families."""
+    def set_reach(self, attachment: Attachment, *, ipv6: Set[bytes], metadata: bool) -> None:
+        """Does nothing: the loopback interface reaches everything."""
 
     def container_on(self, interface: int) -> int | None:
         attachment = self.reserved.get(interface)

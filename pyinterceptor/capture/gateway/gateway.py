@@ -31,6 +31,8 @@ from pyinterceptor.capture.gateway.sockets import open_dns, open_listener
 from pyinterceptor.capture.gateway.state import clear, free_instance, hold, release, remove_leftovers, state_of
 from pyinterceptor.errors import CaptureError
 from pyinterceptor.paths import InstancePaths
+from pyinterceptor.policy.addresses import unpacked
+from pyinterceptor.policy.metadata import METADATA
 
 __all__ = ["Gateway", "free_instance", "open_gateway", "remove_leftovers"]
 
@@ -80,7 +82,7 @@ REFUSED = (
     *("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32"),
     *("::/96", "::ffff:0:0/96", "ff00::/8", "fe80::/10"),
 )
-REFUSED_BUT_DNS = ("169.254.0.0/16",)  # 169.254.169.254, the metadata address, is here
+REFUSED_BUT_DNS = ("169.254.0.0/16",)
 
 
 class Gateway:
@@ -104,6 +106,7 @@ class Gateway:
         self._attached: dict[int, Attachment] = {}
         self._gone: dict[int, trio.Event] = {}  # by interface
         self._served: dict[int, frozenset[bytes]] = {}  # IPv6 addresses, by interface
+        self._with_metadata: set[int] = set()  # interfaces of containers whose rules name a metadata address
         self._links = parts.links
         self._own = parts.own
         self._one_at_a_time = trio.Lock()  # the netlink socket is shared, and its answers must not mix
@@ -166,8 +169,9 @@ class Gateway:
         """Cuts the container off and frees its attachment. A free attachment is no error."""
         if self._reserved.pop(attachment.interface, None) is None:
             return
-        self.serve_ipv6(attachment, frozenset())
+        self._serve_ipv6(attachment, frozenset())
         del self._served[attachment.interface]
+        self._with_metadata.discard(attachment.interface)
         if attachment.interface in self._attached:
             self._forget(attachment)
             async with self._one_at_a_time:
@@ -180,11 +184,18 @@ class Gateway:
         for attachment in self._attached.values():
             self._write_entry(attachment)
 
-    def serve_ipv6(self, attachment: Attachment, addresses: Set[bytes]) -> None:
-        """Sets the IPv6 addresses, of 16 bytes each, that handlers serve: they can be reached without an IPv6 route.
+    def set_reach(self, attachment: Attachment, *, ipv6: Set[bytes], metadata: bool) -> None:
+        """Sets the destinations that this container reaches and others don't: see `Capture`.
 
         Raises CaptureError if the kernel's map is full.
         """
+        self._serve_ipv6(attachment, ipv6)
+        if metadata != (attachment.interface in self._with_metadata):
+            self._with_metadata ^= {attachment.interface}
+            if attachment.interface in self._attached:
+                self._write_entry(attachment)
+
+    def _serve_ipv6(self, attachment: Attachment, addresses: Set[bytes]) -> None:
         served = self._served.get(attachment.interface, frozenset())
         key = struct.pack("=I", attachment.interface)
         for address in served - addresses:
@@ -217,7 +228,8 @@ class Gateway:
         raise CaptureError(f"reserve an attachment: all addresses of {self._v4} are taken")
 
     def _write_entry(self, attachment: Attachment) -> None:
-        entry = ffi.new("struct container_entry *", {"flags": self._flags, "container": attachment.container})
+        flags = self._flags | (lib.CONTAINER_METADATA if attachment.interface in self._with_metadata else 0)
+        entry = ffi.new("struct container_entry *", {"flags": flags, "container": attachment.container})
         self._maps["containers"].update(struct.pack("=I", attachment.interface), bytes(ffi.buffer(entry)))
 
     def _check_foreign(self, netns_fd: int) -> None:
@@ -373,6 +385,8 @@ def _fill(maps: dict[str, Map], parts: Parts, container_v4: IPv4Network, contain
         _refuse(maps, ip_network(network), lib.REFUSE_ALL)
     for own in (*map(ip_network, REFUSED_BUT_DNS), container_v4, container_v6):
         _refuse(maps, own, lib.REFUSE_ALL_BUT_DNS)
+    for address in METADATA:
+        _refuse(maps, ip_network(unpacked(address.address)), lib.REFUSE_METADATA)
     for slot, held in ((lib.LISTENER_TCP, parts.listener), (lib.LISTENER_DNS, parts.dns)):
         maps["listeners"].update(struct.pack("=I", slot), struct.pack("=Q", held.fileno()))
 
