@@ -4,6 +4,7 @@
 
 The host's default routes lead into it. It has real servers, each a child process that ends with the block: nginx (80,
 443), sshd (22), redis (6379), git over HTTP, DNS (53), and the small servers of services.py (echo, digest, greeting).
+packages.py adds indexes for npm, pip and apt.
 """
 
 from tests.world.world import (
