@@ -1,6 +1,7 @@
 """Dials connections to the internet: resolves the name, checks every address, and keeps the first that connects.
 
-Happy Eyeballs (RFC 8305): both families, IPv6 first, a new attempt every 250 ms or as soon as one fails.
+Happy Eyeballs (RFC 8305): both families, IPv6 first, a new attempt every 250 ms or as soon as one fails. At most
+OPEN_ATTEMPTS are open at once; with more addresses, each has a share of the time, so that all of them are tried.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import trio
 from pyinterceptor.errors import DialRefused, FetchError, InterceptorError, OtherRule
 
 ATTEMPT_DELAY = 0.25  # seconds (RFC 8305 section 5)
+OPEN_ATTEMPTS = 3  # at once, so that a name with many dead addresses doesn't hold a socket for each of them
 CONNECT_DEADLINE = 15.0  # seconds for all attempts together; the same as the relay's
 MAX_ADDRESSES = 16  # addresses to try for one name, so that its DNS server can't make us try hundreds
 
@@ -112,9 +114,7 @@ class Dialer:
         """Whether this address may be dialled now, or a connection to it be reused."""
         return self._may_dial(ip, port, local) and (decides is None or decides(ip, port))
 
-    def _permitted(
-        self, host: str, ips: Sequence[str], port: int, local: bool, decides: Decides | None
-    ) -> list[str]:
+    def _permitted(self, host: str, ips: Sequence[str], port: int, local: bool, decides: Decides | None) -> list[str]:
         guarded = [ip for ip in ips if self._may_dial(ip, port, local)]
         if not guarded:
             remedy = "local_networks or fetch(…, local=True) must name it"
@@ -155,6 +155,7 @@ class _Race:
         self._ips = ips
         self._port = port
         self._connect = connect
+        self._slots = trio.Semaphore(OPEN_ATTEMPTS)
         self._winner: tuple[socket.socket, str] | None = None
         self._failures: list[str] = []
         self._cause: OSError | None = None
@@ -176,27 +177,35 @@ class _Race:
 
     async def _start(self, ips: Sequence[str], nursery: trio.Nursery) -> None:
         """Starts the attempts, each ATTEMPT_DELAY after the one before, or as soon as that one fails."""
+        lasts = CONNECT_DEADLINE * min(1.0, self._slots.value / max(1, len(ips)))
         for ip in ips:
+            await self._slots.acquire()
             failed = trio.Event()
             self.tried.append(ip)
-            nursery.start_soon(self._attempt, ip, failed, nursery.cancel_scope)
+            nursery.start_soon(self._attempt, ip, lasts, failed, nursery.cancel_scope)
             with trio.move_on_after(ATTEMPT_DELAY):
                 await failed.wait()
 
-    async def _attempt(self, ip: str, failed: trio.Event, race: trio.CancelScope) -> None:
+    async def _attempt(self, ip: str, lasts: float, failed: trio.Event, race: trio.CancelScope) -> None:
+        connection: socket.socket | None = None
         try:
-            connection = await self._connect(ip, self._port)
+            with trio.move_on_after(lasts):
+                connection = await self._connect(ip, self._port)
+            if connection is None:
+                raise TimeoutError(errno.ETIMEDOUT, "timed out")
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             self._failures.append(f"connect to {endpoint(ip, self._port)}: {reason}")
             self._cause = error
             failed.set()
-            return
-        if self._winner is None:
-            self._winner = connection, ip
-            race.cancel()
         else:
-            connection.close()
+            if self._winner is None:
+                self._winner = connection, ip
+                race.cancel()
+            else:
+                connection.close()
+        finally:
+            self._slots.release()
 
 
 def interleaved(v6: Sequence[str], v4: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from pyinterceptor.errors import DialRefused, FetchError, OtherRule
-from pyinterceptor.http.dial import MAX_ADDRESSES, Decides, Dialer, interleaved
+from pyinterceptor.http.dial import MAX_ADDRESSES, OPEN_ATTEMPTS, Decides, Dialer, interleaved
 from tests.stream.dialogue import in_trio
 
 NAMES: dict[str, tuple[list[str], list[str]]] = {
@@ -34,6 +34,7 @@ class Net:
         self.resolved: list[str] = []
         self.resolving = 0.0
         self.closed: list[str] = []
+        self.open = self.most_open = 0
         self._peers: list[socket.socket] = []
 
     async def resolve(self, host: str) -> Any:
@@ -44,7 +45,12 @@ class Net:
 
     async def connect(self, ip: str, port: int) -> socket.socket:
         self.dials.append((ip, trio.current_time() - self.began))
-        await trio.sleep(self.after.get(ip, 0))
+        self.open += 1
+        self.most_open = max(self.open, self.most_open)
+        try:
+            await trio.sleep(self.after.get(ip, 0))
+        finally:
+            self.open -= 1
         if ip in self.errors:
             raise OSError(self.errors[ip], os.strerror(self.errors[ip]))
         ours, theirs = socket.socketpair()
@@ -122,6 +128,18 @@ async def test_nobody_answering_is_a_time_out_of_15_seconds() -> None:
     with pytest.raises(FetchError, match=r"connect to 198\.51\.100\.1:80: timed out"):
         await net.dial("v4.example")
     assert trio.current_time() - net.began == 15
+
+
+@in_trio
+async def test_three_attempts_are_open_at_once_and_every_address_has_its_turn() -> None:
+    net = Net()
+    dead = [f"198.51.100.{number}" for number in range(100, 115)]
+    net.after = dict.fromkeys(dead, 1000)
+    NAMES["dead.example"] = ([*dead, "198.51.100.7"], [])
+    dials = await net.dial("dead.example")
+    assert net.connected == "198.51.100.7"
+    assert net.most_open == OPEN_ATTEMPTS == 3
+    assert [ip for ip, _ in dials] == NAMES["dead.example"][0]
 
 
 @in_trio
@@ -263,5 +281,3 @@ def test_families_take_turns_and_the_number_of_attempts_is_bounded() -> None:
     assert interleaved(["a", "b"], ["1"]) == ["a", "1", "b"]
     assert interleaved([], ["1", "1", "2"]) == ["1", "2"]
     assert len(interleaved([str(n) for n in range(99)], [])) == MAX_ADDRESSES
-
-
