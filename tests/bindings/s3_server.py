@@ -1,8 +1,8 @@
-"""A real S3-compatible store on the loopback address: Ceph's RADOS gateway with its own monitor and one OSD.
+"""A real S3-compatible store: Ceph's RADOS gateway with its own monitor and one OSD, all on the loopback address.
 
-It keeps objects in memory, is ready after about two seconds, and ends with the block. Ceph 16 supports neither If-Match
-and If-None-Match of CompleteMultipartUpload, nor SHA checksums, nor NUL in keys. It expects If-Match of PutObject
-without quotes.
+The gateway may have another address. The store keeps objects in memory, is ready after about two seconds, and ends with
+the block. Ceph 16 supports neither If-Match and If-None-Match of CompleteMultipartUpload, nor SHA checksums, nor NUL in
+keys. It expects If-Match of PutObject without quotes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ log file = {place}/$name.log
 mon cluster log file = {place}/cluster.log
 [client.rgw]
 rgw data = {place}/rgw
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw frontends = beast endpoint={address}:{port} tcp_nodelay=1
 rgw run sync thread = false
 rgw enable quota threads = false
 """
@@ -62,18 +62,21 @@ rgw enable quota threads = false
 class S3Server:
     """The store's processes, which run while the block lasts."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, address: str = "127.0.0.1") -> None:
         self._place = place
+        self._address = address
         self._started: list[subprocess.Popen[bytes]] = []
         self.port = free_port()
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"http://{address}:{self.port}"
 
     def __enter__(self) -> S3Server:
         monitor = free_port()
         fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
         for name in ("mon", "osd", "rgw"):
             (self._place / name).mkdir()
-        text = CONFIGURATION.format(fsid=fsid, monitor=monitor, place=self._place, port=self.port)
+        text = CONFIGURATION.format(
+            fsid=fsid, monitor=monitor, place=self._place, address=self._address, port=self.port
+        )
         (self._place / "ceph.conf").write_text(text)
         monitors = str(self._place / "monmap")
         try:

@@ -1,18 +1,22 @@
-"""Jobs of real tools in a container: package managers, git, an S3 client, and thousands of mixed requests.
+"""Jobs of real tools in a container: package managers, git, and an S3 client.
 
 Each job runs spliced, through a handler of one host that forwards requests, and through one of all hosts.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
 
 from pyinterceptor import Container, Response, fetch
+from tests.bindings.s3_server import ACCESS, SECRET, S3Server
 from tests.e2e.clients import output, running_container
-from tests.world import World
+from tests.world import ORIGIN_V4, World
 from tests.world.packages import PARTS, write_indexes
 
 HOST = "origin.test"
@@ -45,6 +49,26 @@ WAYS = pytest.mark.parametrize("cls", [Spliced, Forwarded, CatchAll], ids=["spli
 def indexes(world: World) -> None:
     """The indexes of npm, pip and apt on the world's nginx."""
     write_indexes(world.directory / "www", HOST)
+
+
+@pytest.fixture(scope="module")
+def repository(world: World) -> None:
+    """An empty git repository, /git/pushed.git, which accepts pushes."""
+    made = str(world.directory / "git" / "pushed.git")
+    subprocess.run(["git", "init", "-q", "--bare", made], check=True)
+    subprocess.run(["git", "-C", made, "config", "http.receivepack", "true"], check=True)
+
+
+@pytest.fixture(scope="module")
+def store(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A store in the world, with the bucket `jobs`."""
+    server = world.inside(lambda: S3Server(tmp_path_factory.mktemp("s3"), ORIGIN_V4))
+    world.inside(server.__enter__)
+    try:
+        server.make_bucket("jobs")
+        yield server
+    finally:
+        server.__exit__(None, None, None)
 
 
 def job(cls: type[Container], instance: str, *steps: list[str]) -> tuple[str, list[str]]:
@@ -119,3 +143,58 @@ def test_apt_updates_and_installs_a_package_and_its_dependencies(cls: type[Conta
     )
     assert printed == f"{PARTS}\nhello from apt\n"
     assert downloads(seen, ".deb") == (0 if cls is Spliced else PARTS + 1)
+
+
+@WAYS
+@pytest.mark.usefixtures("repository")
+def test_git_pushes_a_large_commit_and_clones_it(cls: type[Container], instance: str) -> None:
+    url = f"http://{HOST}/git/pushed.git"
+    committed = (  # more than http.postBuffer, so that git sends the pack chunked
+        "git init -q -b $1 /tmp/made && cd /tmp/made && head -c 3000000 /dev/urandom >body.bin && git add . &&"
+        " git -c user.name=World -c user.email=world@origin.test commit -q -m 'A large file'"
+    )
+    compared = f"git clone -q -b $1 {url} /tmp/cloned && cmp /tmp/made/body.bin /tmp/cloned/body.bin && echo equal"
+    printed, seen = job(
+        cls,
+        instance,
+        ["sh", "-c", committed, "sh", instance],
+        ["git", "-C", "/tmp/made", "push", "-q", url, instance],
+        ["sh", "-c", compared, "sh", instance],
+    )
+    assert printed == "equal\n"
+    assert ("POST /git/pushed.git/git-receive-pack" in seen) == (cls is not Spliced)
+
+
+# Arguments: endpoint, access key, secret key, name of the object.
+MULTIPART = """
+import hashlib, os, sys
+from concurrent.futures import ThreadPoolExecutor
+from botocore.config import Config
+from botocore.session import Session
+endpoint, access, secret, name = sys.argv[1:]
+client = Session().create_client(
+    "s3", region_name="us-east-1", endpoint_url=endpoint, aws_access_key_id=access, aws_secret_access_key=secret,
+    config=Config(request_checksum_calculation="when_required", response_checksum_validation="when_required",
+                  retries={"total_max_attempts": 1}),
+)
+where = {"Bucket": "jobs", "Key": name}
+parts = [os.urandom(5 << 20), os.urandom(5 << 20), os.urandom(12345)]
+upload = client.create_multipart_upload(**where)["UploadId"]
+def send(number):
+    return client.upload_part(**where, UploadId=upload, PartNumber=number, Body=parts[number - 1])["ETag"]
+with ThreadPoolExecutor() as pool:
+    tags = list(pool.map(send, (1, 2, 3)))
+done = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
+client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": done})
+got = client.get_object(**where)["Body"].read()
+print("equal" if hashlib.sha256(got).digest() == hashlib.sha256(b"".join(parts)).digest() else "different")
+"""
+
+
+@WAYS
+def test_botocore_uploads_in_parts_and_downloads(cls: type[Container], store: S3Server, instance: str) -> None:
+    argv = [sys.executable, "-c", MULTIPART, f"http://{HOST}:{store.port}", ACCESS, SECRET, instance]
+    printed, seen = job(cls, instance, argv)
+    assert printed == "equal\n"
+    sent = [line for line in seen if line.startswith("PUT ")]
+    assert len(sent) == (0 if cls is Spliced else 3)
