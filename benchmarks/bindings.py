@@ -23,6 +23,7 @@ from benchmarks.bench import Client, end, forwarded_client, on_one_core, rate, s
 from benchmarks.results import debian, publish, table
 from pyinterceptor import KV, App, Container, R2Bucket, Response, open_interceptor
 from pyinterceptor.paths import STATE
+from pyinterceptor.runtime import Files
 from tests.world import World
 from tests.world.network import wait_for_port
 from tests.world.world import run
@@ -103,7 +104,7 @@ def main() -> None:
 
 async def benchmark(app: App, client: Client, kept: Path) -> None:
     async with open_interceptor(app, instance="bench") as interceptor:
-        box = await interceptor.get_container(Benched, "one")
+        box = await interceptor.get_container(Benched, "one", files=Files(show=(HERE,)))
         await interceptor.env.BUCKET.put("large", _large())
         await trio.to_thread.run_sync(_large_file, kept / "large")
         publish("A body out of R2", await _bulk(box, client), {"nginx": debian("nginx-light")})

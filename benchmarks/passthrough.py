@@ -20,6 +20,7 @@ import trio
 from benchmarks.bench import Client, end, forwarded_client, rate, wrk
 from benchmarks.results import debian, publish, table
 from pyinterceptor import App, Container, open_interceptor
+from pyinterceptor.runtime import Files
 from tests.world import ORIGIN_V4, World
 from tests.world.network import wait_for_port
 
@@ -84,7 +85,7 @@ async def benchmark(client: Client) -> dict[str, tuple[float, float]]:
         return await trio.to_thread.run_sync(client.run, argv)
 
     async with open_interceptor(App(containers=[Passing]), instance="bench") as interceptor:
-        box = await interceptor.get_container(Passing, "one")
+        box = await interceptor.get_container(Passing, "one", files=Files(show=(HERE,)))
 
         async def inside(argv: Sequence[str]) -> str:
             return str((await box.exec(argv, check=True)).stdout.decode())

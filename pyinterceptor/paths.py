@@ -12,6 +12,8 @@ from pathlib import Path
 RUN = Path("/run/pyinterceptor")  # a directory for each running instance; hidden from containers
 STATE = Path("/var/lib/pyinterceptor")  # a directory for each app's bindings; hidden from containers
 PODMAN = Path("/var/lib/containers/pyinterceptor")  # beside podman's storage: locks of containers, and their files
+HOMES = STATE / ".homes"  # the homes that are kept, a directory for each state and user
+WORKDIRS = STATE / ".workdirs"  # a lock for each working directory in use
 RESOLV_CONF = Path("/etc/resolv.conf")  # resolv.conf(5), on the host and in a container
 HOSTS = Path("/etc/hosts")  # hosts(5), on the host and in a container
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

@@ -19,6 +19,7 @@ from pyinterceptor.app.container import Container
 from pyinterceptor.app.load import load_app
 from pyinterceptor.bindings.state import state_of_file
 from pyinterceptor.capture.gateway.state import free_instance
+from pyinterceptor.cli.files import add_files, files_of, read_only_line, refuse_files
 from pyinterceptor.cli.refusals import Tally
 from pyinterceptor.cli.watch import watching
 from pyinterceptor.errors import InterceptorError, PolicyError
@@ -31,7 +32,8 @@ from pyinterceptor.serving.records import RefusalRecord
 
 USAGE = (
     "%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--binding NAME=VALUE]"
-    " [--state NAME] [--nameserver ADDRESS] [--watch] APP [--] COMMAND…"
+    " [--state NAME] [--nameserver ADDRESS] [--workdir DIR] [--writable PATH] [--show PATH] [--home fresh|keep]"
+    " [--watch] APP [--] COMMAND…"
 )
 
 
@@ -64,6 +66,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         action="append",
         help="the DNS server to ask instead of those in /etc/resolv.conf",
     )
+    add_files(verb)
     verb.add_argument("--watch", action="store_true", help="put the rules in force again when the app's file changes")
     verb.add_argument(
         "-v", "--verbose", action="store_true", help="print a line on standard error for each request, flow and refusal"
@@ -82,6 +85,14 @@ def run(options: argparse.Namespace) -> int:
     options.settings = dict(map(setting, options.binding))
     if os.geteuid() != 0:
         raise InterceptorError("attach a container: needs root; run it with sudo")
+    options.state = options.state or state_of_file(options.app)
+    options.files = None
+    if cls.image is not None:
+        refuse_files(options)
+    else:
+        options.files = files_of(options, options.state)
+        if (line := read_only_line(options.files)) is not None:
+            print(f"pyinterceptor: {line}", file=sys.stderr)
     return trio.run(until_signalled, partial(run_in_container, app, cls, options))
 
 
@@ -112,13 +123,15 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
             instance=free_instance("run"),
             nameservers=options.nameserver,
             settings=options.settings,
-            state=options.state or state_of_file(options.app),
+            state=options.state,
         ) as interceptor,
         interceptor.log_records() if options.verbose else nullcontext(),
         counting(interceptor, tally),
         watching(interceptor, cls, options.app) if options.watch else nullcontext(),
     ):
-        container = await interceptor.get_container(cls, "run", user=options.user, replaced=True)
+        container = await interceptor.get_container(
+            cls, "run", user=options.user, files=options.files, replaced=True
+        )
         code = await container.run_inherited(options.command, env=options.env)
         await container.stop()
     if (line := tally.line()) is not None:

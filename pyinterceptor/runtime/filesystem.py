@@ -1,7 +1,8 @@
 """The container's view of the host's files, as arguments of bwrap(1).
 
-All files are read-only, except for the working directory and a private /tmp. Hidden directories are not mounted at all:
-a mount of /run in a container would also keep the namespaces and pins alive that are mounted below it.
+The directories of the system and of installed programs are read-only. The working directory, a home and a /tmp are
+writable. Hidden directories are not mounted at all: a mount of /run in a container would also keep the namespaces and
+pins alive that are mounted below it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from pathlib import Path
 
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import HOSTS, RESOLV_CONF, RUN, STATE
+from pyinterceptor.runtime.files import FRESH, SYSTEM, WORKDIR, Files, guarded_in, installations
+from pyinterceptor.runtime.repository import protected
 
-FRESH = ("dev", "proc", "run", "sys", "tmp")  # top-level directories that the container gets new, not from the host
+VAR = ("/var/lib/dpkg", "/var/cache/fontconfig")  # the parts of /var that describe installed programs
 UNUSABLE = ("/dev", "/proc", "/sys", RUN, STATE)  # refused as working directories, as is /run itself
 # File systems that show or control the kernel. Their mounts are hidden anywhere, for example below a chroot.
 KERNELS = {
@@ -31,57 +34,130 @@ PROC_MASKED = (
 Mount = tuple[str, list[str]]  # a path, and bwrap's arguments for it
 
 
-def mount_arguments(workdir: Path, resolv_conf_fd: int, hosts_fd: int) -> list[str]:
-    """Returns bwrap's arguments. bwrap reads the container's resolv.conf and hosts from the descriptors.
+class View:
+    """The mounts of one container. `fresh` are its new directories, which its user must be made the owner of."""
 
-    Raises RuntimeFailure if the working directory is unusable.
-    """
-    _check(workdir)
-    mounts = [*_read_only("/", FRESH), *_hidden_kernels(workdir), *_fresh(), *_proc()]
-    secrets = list(_secrets("/etc"))
-    state = os.path.realpath(STATE)  # it may be a link to a larger disk
-    mounts.append((state, ["--tmpfs", state, "--remount-ro", state]))
-    closing = ["--remount-ro", "/run", "--remount-ro", "/", "--chdir", str(workdir)]
-    places = [place_of(RESOLV_CONF), place_of(HOSTS)]
-    if None in places:
-        etc = str(HOSTS.parent)
-        names = [os.path.basename(path) for path in (RESOLV_CONF, HOSTS)]
-        mounts += [(etc, ["--perms", "0755", "--tmpfs", etc]), *_read_only(etc, names)]
-        secrets = [mount for mount in secrets if mount[0] not in (str(RESOLV_CONF), str(HOSTS))]
-        closing = ["--remount-ro", etc, *closing]
-        places = [str(RESOLV_CONF), str(HOSTS)]
-    for place, fd in zip(places, (resolv_conf_fd, hosts_fd), strict=True):
-        assert place is not None
-        mounts.append((place, ["--perms", "0644", "--ro-bind-data", str(fd), place]))
-    if workdir != Path("/"):
-        mounts += [(str(workdir), ["--bind", str(workdir), str(workdir)]), *_git(workdir)]
-    mounts += [mount for mount in secrets if mount[0] not in places]
-    # Mount deeper paths later, so that no mount covers one that another argument has made.
-    mounts.sort(key=lambda mount: len(Path(mount[0]).parts))
-    return [*(word for _, words in mounts for word in words), *closing]
+    def __init__(self, files: Files, home: Path, resolv_conf_fd: int, hosts_fd: int) -> None:
+        """bwrap reads the container's resolv.conf and hosts from the descriptors.
+
+        Raises RuntimeFailure if a path is unusable.
+        """
+        self.workdir = files.workdir or WORKDIR
+        self._files, self._home = files, home
+        self._mounts: dict[str, list[str]] = {}
+        self._closing: list[str] = []
+        self.fresh: list[Path] = []
+        self._show()
+        self._make_writable()
+        for place, words in [*_hidden_kernels(self._shown()), *_fresh(), *_proc()]:
+            if place != "/tmp" or place not in self._mounts:  # the working directory may be /tmp
+                self._mounts[place] = words
+        self._mounts |= dict(_secrets())
+        self._hide_state()
+        self._write_names(resolv_conf_fd, hosts_fd)
+
+    def arguments(self) -> list[str]:
+        """Returns bwrap's arguments."""
+        # Mount deeper paths later, so that no mount covers one that another argument has made.
+        mounts = sorted({**self._parents(), **self._mounts}.items(), key=lambda mount: len(Path(mount[0]).parts))
+        closing = ["--remount-ro", "/run", *self._closing, "--remount-ro", "/", "--chdir", str(self.workdir)]
+        return [*(word for _, words in mounts for word in words), *closing]
+
+    def _parents(self) -> dict[str, list[str]]:
+        """Returns the directories above the mounts. Those that bwrap makes by itself can be closed to other users."""
+        parents = {str(parent) for place in self._mounts for parent in Path(place).parents[:-1]}
+        return {parent: ["--perms", "0755", "--dir", parent] for parent in parents}
+
+    def _show(self) -> None:
+        top = set(os.listdir("/"))
+        self._mounts |= dict(_read_only("/", top - set(SYSTEM)))
+        shown = [Path(place) for place in VAR if os.path.isdir(place)]
+        tools = installations(os.environ.get("PATH", ""), self._home)
+        tools = {place for place in tools if place.parts[1] not in SYSTEM and not _is_hidden(place)}
+        for place in [*shown, *tools, *self._files.show]:
+            _check(place)
+            self._mounts[str(place)] = ["--ro-bind", str(place), str(place)]
+        if os.path.islink("/var/run"):
+            self._mounts["/var/run"] = ["--symlink", "/run", "/var/run"]
+        self._mounts["/var/tmp"] = ["--perms", "1777", "--tmpfs", "/var/tmp"]
+
+    def _make_writable(self) -> None:
+        files, home = self._files, self._home
+        writable = files.all_writable()
+        if files.workdir is None:
+            self._add_fresh(WORKDIR)
+        if home in writable:
+            pass  # the user asked for the home of the host
+        elif files.home is not None:
+            self._mounts[str(home)] = ["--bind", str(files.home), str(home)]
+            self.fresh.append(home)
+        elif home.is_dir() or not any(home.is_relative_to(place) for place in writable):
+            self._add_fresh(home)
+        for place in writable:
+            _check(place)
+            if place == Path("/"):
+                raise RuntimeFailure("make / writable in the container: name a directory below it")
+            read_only = guarded_in(place, files.guarded)
+            self._mounts[str(place)] = ["--ro-bind" if place in read_only else "--bind", str(place), str(place)]
+            if place not in read_only:
+                for inner in [*read_only, *protected(place)]:
+                    self._guard(inner, place)
+        self._own_parents()
+
+    def _add_fresh(self, place: Path) -> None:
+        self._mounts[str(place)] = ["--perms", "0700", "--tmpfs", str(place)]
+        self.fresh.append(place)
+
+    def _own_parents(self) -> None:
+        """Adds the directories that bwrap makes in the home for mounts below it, as ~/.cargo for ~/.cargo/bin."""
+        if self._home not in self.fresh:
+            return
+        for place in map(Path, list(self._mounts)):
+            if not place.is_relative_to(self._home):
+                continue
+            for parent in reversed(place.parents[: len(place.parts) - len(self._home.parts) - 1]):
+                if str(parent) in self._mounts:
+                    break
+                if parent not in self.fresh:
+                    self.fresh.append(parent)
+
+    def _guard(self, path: Path, root: Path) -> None:
+        """Makes a path in a writable directory read-only.
+
+        The directories between them become mounts too: otherwise one could be renamed, and another put in its place.
+        """
+        self._mounts[str(path)] = ["--ro-bind", str(path), str(path)]
+        for parent in path.parents:
+            if parent == root:
+                break
+            self._mounts.setdefault(str(parent), ["--bind", str(parent), str(parent)])
+
+    def _shown(self) -> list[Path]:
+        """Returns the paths at which files of the host are seen."""
+        return [Path(place) for place, words in self._mounts.items() if "--tmpfs" not in words]
+
+    def _hide_state(self) -> None:
+        state = os.path.realpath(STATE)  # it may be a link to a larger disk
+        if any(Path(state).is_relative_to(place) for place in self._shown()):
+            self._mounts[state] = ["--tmpfs", state, "--remount-ro", state]
+
+    def _write_names(self, resolv_conf_fd: int, hosts_fd: int) -> None:
+        places = [place_of(RESOLV_CONF), place_of(HOSTS)]
+        if None in places:
+            etc = str(HOSTS.parent)
+            names = [os.path.basename(path) for path in (RESOLV_CONF, HOSTS)]
+            self._mounts[etc] = ["--perms", "0755", "--tmpfs", etc]
+            self._mounts |= {**dict(_read_only(etc, names)), **dict(_secrets())}
+            self._closing += ["--remount-ro", etc]
+            places = [str(RESOLV_CONF), str(HOSTS)]
+        for place, fd in zip(places, (resolv_conf_fd, hosts_fd), strict=True):
+            assert place is not None
+            self._mounts[place] = ["--perms", "0644", "--ro-bind-data", str(fd), place]
 
 
-def _git(workdir: Path) -> Iterator[Mount]:
-    """Yields mounts that make the files of a repository read-only which name programs that git runs outside.
-
-    The repository becomes a mount too: otherwise it could be renamed, and another put in its place.
-    """
-    repository = workdir / ".git"
-    if repository.is_symlink() or not repository.exists():
-        return
-    if not repository.is_dir():  # it names the repository: gitrepository-layout(5)
-        yield str(repository), ["--ro-bind", str(repository), str(repository)]
-        return
-    yield str(repository), ["--bind", str(repository), str(repository)]
-    for name in ("hooks", "config", "config.worktree"):
-        path = repository / name
-        if path.exists() and not path.is_symlink():
-            yield str(path), ["--ro-bind", str(path), str(path)]
-
-
-def _secrets(top: str) -> Iterator[Mount]:
+def _secrets() -> Iterator[Mount]:
     """Yields a mount over each file that not all users may read, and each socket: the container may run as root."""
-    for directory, names, files in os.walk(top):
+    for directory, names, files in os.walk("/etc"):
         for name in list(names):
             path = os.path.join(directory, name)
             mode = os.lstat(path).st_mode
@@ -124,14 +200,13 @@ def _read_only(directory: str, without: Collection[str]) -> Iterator[Mount]:
             yield path, ["--ro-bind", path, path]
 
 
-def _hidden_kernels(workdir: Path) -> Iterator[Mount]:
-    """Yields an empty mount over each file system in KERNELS that the container would see, also in `workdir`."""
+def _hidden_kernels(shown: Collection[Path]) -> Iterator[Mount]:
+    """Yields an empty mount over each file system in KERNELS that the container would see."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
         _, _, device, _, place, *_ = fields.split()
         place = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), place)
-        is_bound = workdir != Path("/") and Path(place).is_relative_to(workdir)
-        is_seen = is_bound or place.split("/")[1] not in FRESH
+        is_seen = any(Path(place).is_relative_to(root) for root in shown)
         if rest.split()[0] in KERNELS and is_seen and _is_on(place, device):
             yield place, _emptied(place)
 
@@ -170,8 +245,12 @@ def _proc() -> Iterator[Mount]:
             yield entry.path, ["--ro-bind", entry.path, entry.path]
 
 
-def _check(workdir: Path) -> None:
-    if not workdir.is_dir():
-        raise RuntimeFailure(f"use {workdir} as working directory: not a directory")
-    if workdir == Path("/run") or any(workdir.is_relative_to(place) for place in UNUSABLE):
-        raise RuntimeFailure(f"use {workdir} as working directory: it is hidden from containers")
+def _check(place: Path) -> None:
+    if not place.exists():
+        raise RuntimeFailure(f"show {place} in the container: no such file or directory")
+    if _is_hidden(place):
+        raise RuntimeFailure(f"show {place} in the container: it is hidden from containers")
+
+
+def _is_hidden(place: Path) -> bool:
+    return place == Path("/run") or any(place.is_relative_to(hidden) for hidden in UNUSABLE)

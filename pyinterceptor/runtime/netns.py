@@ -1,4 +1,4 @@
-"""The embedded runtime: runs commands in namespaces of their own, with the host's files read-only.
+"""The embedded runtime: runs commands in namespaces of their own, with the system's files read-only.
 
 The network namespace exists and is attached before the first process starts. That process reads a pipe whose other
 end only we hold: when our process ends for any reason, the kernel ends everything inside. No process inside has a
@@ -24,9 +24,12 @@ import trio
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import STATE
 from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SETGID, SETUID, SYS_ADMIN, hand_down
-from pyinterceptor.runtime.filesystem import mount_arguments
+from pyinterceptor.runtime.files import EMPTY, Files, home_of
+from pyinterceptor.runtime.filesystem import View
 from pyinterceptor.runtime.hostname import hostname
+from pyinterceptor.runtime.occupied import occupying
 from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
+from pyinterceptor.runtime.repository import completing
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import install_filter
 from pyinterceptor.runtime.user import User, invoking_user, named_user
@@ -59,11 +62,12 @@ ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|L
 class NetnsRuntime:
     """A container of the embedded runtime, made by `open_netns_container`. Its commands end with it."""
 
-    def __init__(self, init: Running, namespaces: Mapping[str, int], workdir: Path, user: User) -> None:
+    def __init__(self, init: Running, namespaces: Mapping[str, int], workdir: Path, user: User, home: Path) -> None:
         self._init = init
         self._namespaces = namespaces
         self._workdir = workdir
         self._user = user
+        self._home = home
         self._started = Started()
         self._stopped = False
         self._why_stopped = "the container is stopped"
@@ -123,7 +127,7 @@ class NetnsRuntime:
     ) -> Running:
         if self.has_ended:
             raise RuntimeFailure(f"run {words[0]}: {self._why()}")
-        environment = {**_environment(), **self._user.environment(), **(env or {})}
+        environment = {**_environment(), **self._user.environment(), "HOME": str(self._home), **(env or {})}
         user, command = self._user, [*prefix, *words]
         options |= {"user": user.uid, "group": user.gid, "extra_groups": user.groups, "env": environment}
         try:
@@ -167,38 +171,45 @@ async def open_netns_container(
     name: str,
     attach: Attach,
     nameserver: str = NAMESERVER,
-    workdir: Path | None = None,
+    files: Files = EMPTY,
     user: str | None = None,
 ) -> AsyncIterator[NetnsRuntime]:
     """Opens a container without an image. `attach(netns_fd)` is called before any process inside runs.
 
-    `workdir` (default: the current directory) is writable inside for `user` (default: the user that invoked us) if
-    it is so outside; "/" stays read-only. Needs root.
+    The working directory is writable inside for `user` (default: the user that invoked us) if it is so outside; "/"
+    stays read-only. No other container can have it at the same time. Needs root.
 
     Raises RuntimeFailure, and the errors of `attach`.
     """
     as_user = invoking_user() if user is None else named_user(user)
-    directory = _prepared(workdir)
+    _prepare(files)
+    home = home_of(as_user)
     async with AsyncExitStack() as stack:
+        if files.workdir is not None and files.workdir != Path("/"):
+            stack.enter_context(occupying(files.workdir, name))
+        stack.enter_context(completing(files.all_writable()))
         netns_fd = await trio.to_thread.run_sync(on_own_thread, _new_netns)
         stack.callback(os.close, netns_fd)
         await attach(netns_fd)
-        init, pid = await _start_init(name, directory, nameserver, netns_fd)
+        init, pid, view = await _start_init(name, files, home, nameserver, netns_fd)
         stack.push_async_callback(init.aclose)
         namespaces = stack.enter_context(_namespaces(pid, netns_fd))
-        runtime = NetnsRuntime(init, namespaces, directory, as_user)
+        for place in view.fresh:  # no command has run yet, so no link is among them
+            os.chown(f"/proc/{pid}/root{place}", as_user.uid, as_user.gid)
+        runtime = NetnsRuntime(init, namespaces, view.workdir, as_user, home)
         stack.push_async_callback(runtime.stop)
         yield runtime
 
 
-def _prepared(workdir: Path | None) -> Path:
-    """Checks the requirements and makes the state directory, which is hidden; returns the working directory."""
+def _prepare(files: Files) -> None:
+    """Checks the requirements, and makes the state directory, which is hidden."""
     if os.geteuid() != 0:
         raise RuntimeFailure("start a container: needs root; run it with sudo")
     if shutil.which("bwrap") is None:
         raise RuntimeFailure("start a container: bwrap is missing; run: apt install bubblewrap")
     STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return (workdir or Path.cwd()).resolve()
+    if files.workdir is not None and not files.workdir.is_dir():
+        raise RuntimeFailure(f"use {files.workdir} as working directory: not a directory")
 
 
 def _new_netns() -> int:
@@ -210,8 +221,10 @@ def _new_netns() -> int:
         raise RuntimeFailure(f"make a network namespace: {error.strerror}") from error
 
 
-async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) -> tuple[Running, int]:
-    """Starts bwrap. Returns it, and the host pid of process 1 inside."""
+async def _start_init(
+    name: str, files: Files, home: Path, nameserver: str, netns_fd: int
+) -> tuple[Running, int, View]:
+    """Starts bwrap. Returns it, the host pid of process 1 inside, and the files that it mounted."""
     with ExitStack() as stack:
         resolv_conf = stack.enter_context(_text(f"nameserver {nameserver}\n"))
         hosts = stack.enter_context(_text(HOSTS.format(hostname(name))))
@@ -220,10 +233,11 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
         closing = ExitStack()
         stack.enter_context(closing)
         closing.callback(os.close, info_write)
+        view = View(files, home, resolv_conf, hosts)
         argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
         argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         argv += ["--new-session", "--info-fd", str(info_write)]
-        argv += [*mount_arguments(workdir, resolv_conf, hosts), "--as-pid-1", "--", *FIRST]
+        argv += [*view.arguments(), "--as-pid-1", "--", *FIRST]
 
         def enter() -> None:
             _call("setns", netns_fd, CLONE_NEWNET)
@@ -246,7 +260,7 @@ async def _start_init(name: str, workdir: Path, nameserver: str, netns_fd: int) 
         closing.close()
         try:
             await _wait_until_up(init)
-            return init, json.loads(os.read(info_read, 4096))["child-pid"]
+            return init, json.loads(os.read(info_read, 4096))["child-pid"], view
         except BaseException:
             await init.aclose()
             raise

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.runtime.files import Files
 from pyinterceptor.runtime.process import CommandNotRun, Finished, Running, Stream, split
 from pyinterceptor.runtime.terminal import supervise
 
@@ -68,12 +69,12 @@ class Runtime(Life, Protocol):
 class OpenRuntime(Protocol):
     """Starts a container's first process in a network namespace, after `attach` was called with that namespace.
 
-    `image` is None for the embedded runtime. If `replaced`, the image's own command isn't run. The processes
-    have ended when the block ends.
+    `image` is None for the embedded runtime, which alone uses `files`. If `replaced`, the image's own command isn't
+    run. The processes have ended when the block ends.
     """
 
     def __call__(
-        self, *, image: str | None, name: str, user: str | None, attach: Attach, replaced: bool = False
+        self, *, image: str | None, name: str, user: str | None, files: Files, attach: Attach, replaced: bool = False
     ) -> AbstractAsyncContextManager[Runtime]: ...
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import trio
@@ -26,6 +27,7 @@ from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Dialer
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Relay
+from pyinterceptor.runtime.files import Files, working_in
 from pyinterceptor.runtime.runtime import Life, OpenRuntime
 from pyinterceptor.serving.channel import R, Subscription
 from pyinterceptor.serving.container import Identity
@@ -79,7 +81,14 @@ class Interceptor:
         self._generations = itertools.count(1)  # numbers of policies
 
     async def get_container(
-        self, cls: type[Container], name: str = "default", *, user: str | None = None, replaced: bool = False
+        self,
+        cls: type[Container],
+        name: str = "default",
+        *,
+        user: str | None = None,
+        workdir: str | Path | None = None,
+        files: Files | None = None,
+        replaced: bool = False,
     ) -> ContainerHandle:
         """Returns the container of this class and name; it is started if it does not run.
 
@@ -87,14 +96,20 @@ class Interceptor:
         the image names. Containers of different names start side by side. The image's own command runs too, unless
         `replaced`: then a command given to run_inherited() takes its place, behind the image's entrypoint.
 
+        Without an image, `workdir` is a directory of the host that is writable inside, for one container at a time; by
+        default the container has an empty one of its own. `files` replaces `workdir` and adds other paths: `Files`.
+
         Raises PolicyError for a class that the app doesn't have, or an invalid rule; RuntimeFailure or
         CaptureError if it can't be started or attached.
         """
         identity = self._identity(cls, name)
+        if files is None:
+            files = Files() if workdir is None else working_in(workdir)
         async with identity.starting:
             run = await self._current_run(identity)
             if run is None:
-                handle = await self._nursery.start(self._run, identity, partial(self._processes, user, replaced))
+                opening = partial(self._processes, user, files, replaced)
+                handle = await self._nursery.start(self._run, identity, opening)
             else:
                 handle = run.handle
         if not isinstance(handle, ContainerHandle):
@@ -215,11 +230,13 @@ class Interceptor:
         return None
 
     @asynccontextmanager
-    async def _processes(self, user: str | None, replaced: bool, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
+    async def _processes(
+        self, user: str | None, files: Files, replaced: bool, run: Run
+    ) -> AsyncIterator[tuple[Life, Handle]]:
         """Opens the processes of a runtime, which makes their namespace."""
         image, name = run.identity.cls.image, run.identity.name
         opening = self._open_runtime(
-            image=image, name=name, user=user, attach=partial(self._tie, run), replaced=replaced
+            image=image, name=name, user=user, files=files, attach=partial(self._tie, run), replaced=replaced
         )
         async with opening as runtime:
             yield runtime, ContainerHandle(run, runtime)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,12 +12,14 @@ import trio
 
 from pyinterceptor import App, Container, open_interceptor
 from pyinterceptor.relay.relay import Options
+from pyinterceptor.runtime import Files
 
 URLLIB = """
 import sys, urllib.request
 print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode(), end="")
 """
 NODE = "fetch(process.argv[1]).then((answer) => answer.text()).then((text) => process.stdout.write(text))"
+SHOWN = Files(show=(Path(__file__).parent, Path(sys.prefix)))
 JAVA = str(Path(__file__).with_name("Fetch.java"))
 TIME = 60.0  # seconds for the whole life of a test's container
 
@@ -37,7 +40,7 @@ async def running_container(
     with trio.fail_after(TIME):
         app = App(containers=[cls], bindings={"seen": seen})
         async with open_interceptor(app, instance=instance, options=options) as interceptor:
-            yield await interceptor.get_container(cls, "one")
+            yield await interceptor.get_container(cls, "one", files=SHOWN)
 
 
 async def output(container: Any, argv: Sequence[str], input: bytes | None = None) -> str:

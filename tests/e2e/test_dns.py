@@ -14,9 +14,11 @@ import trio
 
 from pyinterceptor import App, Container, Response, open_interceptor
 from pyinterceptor.dns import names
+from pyinterceptor.runtime import Files
 from tests.e2e.clients import TIME, output
 from tests.world import NAMESERVER_V4, NAMESERVER_V6, ORIGIN_V4, ORIGIN_V6, OTHER_V4, World
 
+SHOWN = Files(show=(Path(__file__).parent, Path(sys.prefix)))
 DIG = str(Path(__file__).with_name("dig.py"))
 NOBODY_V4, NOBODY_V6 = "192.0.2.99", "2001:db8:9::9"  # addresses without a resolver
 DEAD_V4 = "203.0.113.99"  # an address that answers no packet
@@ -109,7 +111,7 @@ async def containers(
 ) -> AsyncIterator[list[Any]]:
     with trio.fail_after(TIME):
         async with open_interceptor(App(containers=[cls]), instance=instance, nameservers=nameservers) as interceptor:
-            yield [await interceptor.get_container(cls, name) for name in names]
+            yield [await interceptor.get_container(cls, name, files=SHOWN) for name in names]
 
 
 async def dig(container: Any, name: str, kind: str = "A", server: str = NAMESERVER_V4, transport: str = "udp") -> str:

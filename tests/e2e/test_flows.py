@@ -21,9 +21,11 @@ from pyinterceptor import App, Container, Response, open_interceptor
 from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options
+from pyinterceptor.runtime import Files
 from tests.e2e.dialogue import DEADLINE, PORT, End, Scene, namespace_of, scene
 from tests.world import ORIGIN_V4, ORIGIN_V6, World
 
+SHOWN = Files(show=(Path(__file__).parent,))
 CROWD = ["/usr/bin/python3", str(Path(__file__).with_name("crowd.py"))]
 DIGEST, ECHO = "9", "7"
 PATIENCE = 120.0  # seconds
@@ -55,7 +57,7 @@ def test_300_uploads_at_once_arrive_whole_and_are_answered_after_half_close(
     async def main() -> None:
         with trio.fail_after(PATIENCE):
             async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
-                container = await interceptor.get_container(Passing, "one")
+                container = await interceptor.get_container(Passing, "one", files=SHOWN)
 
                 async def crowd(host: str) -> None:
                     done = await container.exec([*CROWD, "upload", host, DIGEST, "150", str(size)])
@@ -87,7 +89,7 @@ def test_5000_idle_flows_are_held_in_less_than_10_megabytes(world: World, instan
     async def main() -> None:
         with trio.fail_after(PATIENCE):
             async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
-                containers = [await interceptor.get_container(Passing, name) for name in ("one", "two")]
+                containers = [await interceptor.get_container(Passing, name, files=SHOWN) for name in ("one", "two")]
                 # Makes everything that is made only once.
                 await containers[0].exec([*CROWD, "upload", ORIGIN_V4, DIGEST, "1", "1000000"])
                 before = resident()

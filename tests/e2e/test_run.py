@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,15 @@ def nothing_is_left() -> Iterator[None]:
     """Asserts that a run has left no state when it has ended."""
     yield
     assert list(RUN.glob("run-*")) == []
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory from which no code is loaded, so that it is writable."""
+    with tempfile.TemporaryDirectory(prefix="run-") as name:
+        monkeypatch.chdir(name)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        yield Path(name)
 
 
 def run(*arguments: str, prefix: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[bytes]:

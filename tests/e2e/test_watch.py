@@ -48,6 +48,7 @@ def test_the_rules_of_a_changed_app_are_in_force_and_a_wrong_app_changes_nothing
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=environment) as running:
         assert running.stdout is not None
         assert running.stderr is not None
+        assert "is read-only inside, because the app is loaded from it" in running.stderr.readline()
         assert running.stdout.readline() == "first \n"
         replace(app, "def broken(:\n")
         complaint = f"pyinterceptor: {app}:1: SyntaxError: invalid syntax; the rules stay as they were\n"

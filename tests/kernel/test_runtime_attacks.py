@@ -22,7 +22,7 @@ import trio
 
 from pyinterceptor.capture.gateway.gateway import open_gateway
 from pyinterceptor.paths import RUN
-from pyinterceptor.runtime import execute, open_netns_container
+from pyinterceptor.runtime import Files, execute, open_netns_container
 
 PYTHON = "/usr/bin/python3"
 USERS = pytest.mark.parametrize("user", ["root", "nobody"])
@@ -55,14 +55,16 @@ def workdir() -> Iterator[Path]:
         yield path
 
 
-def attempts_inside(script: str, *arguments: str, instance: str, **options: Any) -> dict[str, str]:
+def attempts_inside(
+    script: str, *arguments: str, instance: str, workdir: Path | None = None, **options: Any
+) -> dict[str, str]:
     """Makes the attempts in an attached container. Returns the result of each by its name."""
 
     async def main() -> dict[str, str]:
         async with open_gateway(instance, v6=True) as gateway:
             attachment = gateway.reserve(1)
-            attach = partial(gateway.attach, attachment)
-            async with open_netns_container(name="hostile", attach=attach, **options) as container:
+            opened: Any = {"attach": partial(gateway.attach, attachment), "files": Files(workdir), **options}
+            async with open_netns_container(name="hostile", **opened) as container:
                 finished = await execute(container, [PYTHON, "-c", TRY + script, *arguments], check=True)
             await gateway.detach(attachment)
         told: dict[str, str] = json.loads(finished.stdout)
@@ -351,7 +353,8 @@ def test_programs_and_libraries_that_it_plants_are_run_as_itself_at_most(workdir
         """Does nothing: the container stays unattached."""
 
     async def main() -> None:
-        async with open_netns_container(name="planted", attach=attach, user="nobody", workdir=workdir) as container:
+        options: Any = {"user": "nobody", "files": Files(workdir)}
+        async with open_netns_container(name="planted", attach=attach, **options) as container:
             found = (await execute(container, "id-of-mine", env=environment)).text
             assert found == "CapEff:\t0000000000000000\n65534\n"
 

@@ -21,7 +21,7 @@ import pytest
 import trio
 
 from pyinterceptor.errors import RuntimeFailure
-from pyinterceptor.runtime import CommandNotRun, Finished, NetnsRuntime, execute, open_netns_container
+from pyinterceptor.runtime import CommandNotRun, Files, Finished, NetnsRuntime, execute, open_netns_container
 
 T = TypeVar("T")
 PYTHON = "/usr/bin/python3"
@@ -32,7 +32,9 @@ async def no_network(netns_fd: int) -> None:
     """Does nothing: the container stays unattached."""
 
 
-def in_container(scenario: Callable[[NetnsRuntime], Awaitable[T]], **options: Any) -> T:
+def in_container(scenario: Callable[[NetnsRuntime], Awaitable[T]], *, workdir: Path | None = None, **options: Any) -> T:
+    options.setdefault("files", Files(workdir))
+
     async def main() -> T:
         async with open_netns_container(**{"name": "one", "attach": no_network, **options}) as container:
             return await scenario(container)
@@ -291,8 +293,8 @@ def test_the_environment_that_may_hold_keys_stays_outside(monkeypatch: pytest.Mo
 
 def test_only_the_working_directory_is_the_hosts_and_writable(workdir: Path) -> None:
     script = f"""
-    touch here && touch {workdir}/there && touch /tmp/private /dev/shm/private || exit 1
-    for place in / /etc /usr/bin /root /var/tmp /var/lib/pyinterceptor /run /sys /proc/sys; do
+    touch here && touch {workdir}/there && touch /tmp/private /var/tmp/private /dev/shm/private ~/private || exit 1
+    for place in / /etc /usr/bin /home /var /var/lib /var/lib/dpkg /var/lib/pyinterceptor /run /sys /proc/sys; do
         touch $place/pyinterceptor-was-here 2>/dev/null && echo $place
     done
     true
@@ -300,8 +302,8 @@ def test_only_the_working_directory_is_the_hosts_and_writable(workdir: Path) -> 
     for user in ("root", "nobody"):
         assert inside("sh", "-c", script, workdir=workdir, user=user) == Finished(0, b"", b"")
         assert {path.name for path in workdir.iterdir()} == {"here", "there"}
-        assert not Path("/tmp/private").exists()
-        assert not Path("/dev/shm/private").exists()
+        for private in ("/tmp", "/var/tmp", "/dev/shm", os.path.expanduser("~")):
+            assert not Path(private, "private").exists()
         for path in workdir.iterdir():
             path.unlink()
     probe = Path("/var/tmp/pyinterceptor-was-here")
@@ -309,12 +311,14 @@ def test_only_the_working_directory_is_the_hosts_and_writable(workdir: Path) -> 
     probe.unlink()
 
 
-def test_what_is_mounted_below_the_root_is_read_only_too() -> None:
+def test_a_mount_on_the_host_is_hidden_or_shown_read_only() -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/srv"], check=True)
     try:
         Path("/srv/outside").touch()
-        assert inside("ls", "/srv").text == "outside\n"
-        assert b"Read-only file system" in inside("touch", "/srv/inside").stderr
+        shown = Files(show=(Path("/srv"),))
+        assert inside("ls", "/srv").returncode == 2
+        assert inside("ls", "/srv", files=shown).text == "outside\n"
+        assert b"Read-only file system" in inside("touch", "/srv/inside", files=shown).stderr
         assert os.listdir("/srv") == ["outside"]
     finally:
         subprocess.run(["umount", "/srv"], check=True)
@@ -322,14 +326,15 @@ def test_what_is_mounted_below_the_root_is_read_only_too() -> None:
 
 def test_kernel_file_systems_are_hidden_wherever_they_are_mounted(workdir: Path) -> None:
     places = [Path("/srv/a root/proc"), Path("/srv/a root/sys"), workdir / "proc"]
+    files = Files(workdir, show=(Path("/srv"),))
     script = 'mkdir -p "$0" && exec mount -t "$1" "$1" "$0"'
     try:
         for place, kind in zip(places, ("proc", "sysfs", "proc"), strict=True):
             subprocess.run(["sh", "-c", script, place, kind], check=True)
             assert outside("ls", str(place)).stdout
-            listed = inside("ls", str(place), workdir=workdir)
+            listed = inside("ls", str(place), files=files)
             assert (listed.returncode, listed.stdout) == (0, b"")
-        assert b"Read-only" in inside("touch", str(places[2] / "x"), workdir=workdir).stderr
+        assert b"Read-only" in inside("touch", str(places[2] / "x"), files=files).stderr
     finally:
         for place in places:
             outside("umount", str(place))
@@ -526,7 +531,7 @@ def test_no_namespace_can_be_left_or_made(user: str) -> None:
         ("unshare", "--user", "true"),
         ("nsenter", "--net=/proc/self/ns/net", "true"),
         ("nsenter", "--mount=/proc/self/ns/mnt", "true"),
-        ("mount", "-t", "tmpfs", "tmpfs", "/mnt"),
+        ("mount", "-t", "tmpfs", "tmpfs", "/opt"),
         ("umount", "/run"),
     ]
     for attempt in attempts:

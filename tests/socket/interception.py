@@ -22,6 +22,7 @@ from pyinterceptor.dns.upstream import open_upstream
 from pyinterceptor.http.server import open_server
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Options, open_relay
+from pyinterceptor.runtime.files import Files
 from pyinterceptor.runtime.runtime import Attach
 from pyinterceptor.serving.flows import Flows
 from pyinterceptor.serving.interceptor import Interceptor
@@ -147,7 +148,7 @@ async def interception(
 
             @asynccontextmanager
             async def open_sockets(
-                *, image: str | None, name: str, user: str | None, attach: Attach, replaced: bool = False
+                *, image: str | None, name: str, user: str | None, files: Files, attach: Attach, replaced: bool = False
             ) -> AsyncIterator[Sockets]:
                 if starting is not None:
                     await starting(name)
