@@ -41,7 +41,7 @@ are `InterceptorError`s; the message names the step, the thing and the remedy.
 
 from pyinterceptor.app.app import App
 from pyinterceptor.app.container import Container, ContainerContext, Context, Handler
-from pyinterceptor.bindings import KV, R2Bucket, Secret
+from pyinterceptor.bindings import KV, Quota, R2Bucket, Secret
 from pyinterceptor.errors import (
     BadArgument,
     BindingError,
@@ -120,6 +120,7 @@ __all__ = [
     "Options",
     "PeerError",
     "PolicyError",
+    "Quota",
     "R2Bucket",
     "RefusalRecord",
     "Request",

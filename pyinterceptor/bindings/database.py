@@ -20,6 +20,7 @@ import outcome
 import trio
 
 from pyinterceptor.bindings.jobs import Job, Jobs, each, open_jobs
+from pyinterceptor.bindings.quota import Counted, count_tables
 from pyinterceptor.errors import BindingError
 
 T = TypeVar("T")
@@ -65,13 +66,16 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(name: str, path: Path, schema: str, version: int) -> AsyncIterator[Database]:
+async def open_database(
+    name: str, path: Path, schema: str, version: int, counted: Sequence[Counted]
+) -> AsyncIterator[Database]:
     """Opens the database at `path`; if the file is new, the statements of `schema` create its tables.
+    The rows of `counted` are counted for quotas.
 
     Messages call the database `name`. Raises BindingError.
     """
     with translated(name):
-        reader, writer = await trio.to_thread.run_sync(_connect, name, path, schema, version)
+        reader, writer = await trio.to_thread.run_sync(_connect, name, path, schema, version, counted)
     with closing(reader), closing(writer):
         async with open_jobs(each) as reads, open_jobs(partial(_in_transaction, writer)) as writes:
             yield Database(name, reader, reads, writer, writes)
@@ -106,7 +110,9 @@ def translated(name: str) -> Iterator[None]:
         raise BindingError(f"{name}: {error.strerror}: {error.filename}") from error
 
 
-def _connect(name: str, path: Path, schema: str, version: int) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+def _connect(
+    name: str, path: Path, schema: str, version: int, counted: Sequence[Counted]
+) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """Returns the reader's connection and the writer's."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     writer = _connection(path)
@@ -114,7 +120,7 @@ def _connect(name: str, path: Path, schema: str, version: int) -> tuple[sqlite3.
         _use_wal(writer)
         writer.execute("PRAGMA synchronous = FULL")
         writer.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
-        _make(name, writer, schema, version)
+        _make(name, writer, schema, version, counted)
         reader = _connection(path)
         reader.execute("PRAGMA query_only = ON")
         return reader, writer
@@ -143,7 +149,7 @@ def _connection(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _make(name: str, writer: sqlite3.Connection, schema: str, version: int) -> None:
+def _make(name: str, writer: sqlite3.Connection, schema: str, version: int, counted: Sequence[Counted]) -> None:
     """Creates the tables, once, even if several processes open the file at the same time."""
     with transaction(writer):
         found = writer.execute("PRAGMA user_version").fetchone()[0]
@@ -153,6 +159,7 @@ def _make(name: str, writer: sqlite3.Connection, schema: str, version: int) -> N
             writer.execute(f"PRAGMA user_version = {version}")
         elif found != version:
             raise BindingError(f"{name}: its file has version {found}; this release reads version {version} only")
+        count_tables(writer, counted)
 
 
 @contextmanager

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pyinterceptor.bindings.binding import EMBEDDED
 from pyinterceptor.bindings.kv.namespace import Namespace
 from pyinterceptor.bindings.kv.sqlite import open_sqlite
+from pyinterceptor.bindings.quota import Quota, Quotas, warn_uncounted
 from pyinterceptor.errors import PolicyError
 
+QUOTA = Quota(1024**3)  # of a namespace
 REDIS = ("redis", "rediss", "valkey", "valkeys")  # with an s at the end: over TLS
 
 
@@ -24,9 +26,16 @@ class KV:
     `redis://[user:password@]host[:port][/database]` names a Redis or Valkey server, or any node of a cluster; `rediss`
     is the same over TLS; `valkey` and `valkeys` are synonyms. `?prefix=` sets the prefix of the keys on that server, by
     default the binding's name.
+
+    `quota`: the most that the namespace may keep (default: 1 GiB and a million entries); a put beyond it raises
+    BindingError (507). `per_container`: the most under the keys that begin with one `ctx.container_id`, for handlers
+    that scope keys so. A server of Redis isn't counted: it has a limit of its own (maxmemory), and a quota that is
+    given is reported at start as not enforced.
     """
 
     url: str = field(default=EMBEDDED, repr=False)  # it may hold a password
+    quota: Quota | None = None
+    per_container: Quota | None = None
 
     def __post_init__(self) -> None:
         if self.url != EMBEDDED and _scheme(self.url) not in REDIS:
@@ -34,16 +43,19 @@ class KV:
 
     def configured(self, text: str) -> KV:
         """The same binding on the engine of this URL."""
-        return KV(text)
+        return replace(self, url=text)
 
     @asynccontextmanager
     async def open(self, name: str, state: Path) -> AsyncIterator[Namespace]:
         """Opens the engine; yields the Namespace that handlers find in `env`. Raises PolicyError, BindingError."""
         if self.url == EMBEDDED:
-            async with open_sqlite(name, state / "kv" / f"{name}.sqlite") as engine:
+            quotas = Quotas(f"KV {name}", self.quota or QUOTA, self.per_container)
+            async with open_sqlite(state / "kv" / f"{name}.sqlite", quotas) as engine:
                 yield Namespace(engine)
         else:
             from pyinterceptor.bindings.kv.redis import open_redis
+
+            warn_uncounted(f"KV {name}", self.quota, self.per_container)
 
             async with open_redis(name, self.url) as remote:
                 yield Namespace(remote)

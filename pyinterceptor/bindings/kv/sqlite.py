@@ -11,6 +11,8 @@ from pathlib import Path
 from pyinterceptor.bindings.database import Database, check_room, open_database
 from pyinterceptor.bindings.kv.engine import Entry, Listed
 from pyinterceptor.bindings.kv.limits import check_values
+from pyinterceptor.bindings.quota import Counted, Quotas
+from pyinterceptor.errors import BindingError
 
 VERSION = 1
 # The value is the last column, so that a listing doesn't read the overflow pages of large values.
@@ -30,21 +32,25 @@ SELECT key, expiration, metadata FROM entries WHERE key >= ? AND key < ? AND key
 """
 TIMES = 2  # how often a value is written: to the log, then to its place in the file
 PURGED = 8  # expired entries that each put removes; a put adds only one, so they can't accumulate
+PURGE_ALL = "DELETE FROM entries WHERE expiration <= ?"
+SIZE = "length({row}.key) + length({row}.value) + coalesce(length({row}.metadata), 0)"
+COUNTED = [Counted("entries", "{row}.key", SIZE, 1)]
 PURGE = f"DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expiration <= ? LIMIT {PURGED})"
 
 
 @asynccontextmanager
-async def open_sqlite(name: str, path: Path) -> AsyncIterator[SqliteEngine]:
-    async with open_database(f"KV {name}", path, SCHEMA, VERSION) as database:
-        yield SqliteEngine(database, path.parent)
+async def open_sqlite(path: Path, quotas: Quotas) -> AsyncIterator[SqliteEngine]:
+    async with open_database(quotas.name, path, SCHEMA, VERSION, COUNTED) as database:
+        yield SqliteEngine(database, path.parent, quotas)
 
 
 class SqliteEngine:
     """The Engine made by `open_sqlite`."""
 
-    def __init__(self, database: Database, directory: Path) -> None:
+    def __init__(self, database: Database, directory: Path, quotas: Quotas) -> None:
         self._database = database
         self._directory = directory
+        self._quotas = quotas
 
     async def get(self, keys: Sequence[bytes]) -> Sequence[Entry | None]:
         def read(connection: sqlite3.Connection) -> Sequence[Entry | None]:
@@ -63,9 +69,19 @@ class SqliteEngine:
         def write(connection: sqlite3.Connection) -> None:
             check_room(self._directory, TIMES * len(value))
             connection.execute(PURGE, (time.time(),))
-            connection.execute(PUT, (key, expiration, metadata, value))
+            with self._quotas.kept(connection, key):
+                connection.execute(PUT, (key, expiration, metadata, value))
 
-        await self._database.write(write)
+        def purge(connection: sqlite3.Connection) -> None:
+            connection.execute(PURGE_ALL, (time.time(),))
+
+        try:
+            await self._database.write(write)
+        except BindingError as error:
+            if error.status != 507:
+                raise
+            await self._database.write(purge)  # entries that have expired don't count
+            await self._database.write(write)
 
     async def delete(self, key: bytes) -> None:
         await self._database.write(lambda connection: _done(connection.execute(DELETE, (key,))))

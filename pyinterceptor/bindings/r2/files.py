@@ -20,6 +20,7 @@ from typing import TypeVar
 import trio
 
 from pyinterceptor.bindings.database import Database, open_database, translated
+from pyinterceptor.bindings.quota import Quotas
 from pyinterceptor.bindings.r2 import index
 from pyinterceptor.bindings.r2.checksums import Digests, multipart_etag
 from pyinterceptor.bindings.r2.conditions import Condition
@@ -35,18 +36,20 @@ T = TypeVar("T")
 
 THREADS = 16  # threads that may wait for the disk at once
 AT_ONCE = 64 * 1024  # bytes; a body up to this size is read on the index's thread, which saves a switch to another
+UNCHECKED = 1024 * 1024  # bytes that a call may write between two looks at the quota
 KEPT = 7 * 24 * 3600  # seconds before an incomplete multipart upload is deleted
 
 
 @asynccontextmanager
-async def open_files(name: str, place: Path) -> AsyncIterator[FilesEngine]:
+async def open_files(place: Path, quotas: Quotas, kept: float) -> AsyncIterator[FilesEngine]:
     """Opens the bucket in the directory `place`. Several processes may have it open. Raises BindingError."""
-    called = f"R2 {name}"
-    with translated(called):
+    with translated(quotas.name):
         lock, is_alone = await trio.to_thread.run_sync(_prepare, place)
     try:
-        async with open_database(called, place / "index.sqlite", index.SCHEMA, index.VERSION) as database:
-            engine = FilesEngine(called, database, place / "objects")
+        async with open_database(
+            quotas.name, place / "index.sqlite", index.SCHEMA, index.VERSION, index.COUNTED
+        ) as database:
+            engine = FilesEngine(quotas, kept, database, place / "objects")
             if is_alone:
                 await engine.sweep()
             await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_SH)  # the next process must not sweep
@@ -78,8 +81,11 @@ def _prepare(place: Path) -> tuple[int, bool]:
 class FilesEngine:
     """The Engine made by `open_files`."""
 
-    def __init__(self, name: str, database: Database, objects: Path) -> None:
-        self._name = name
+    def __init__(self, quotas: Quotas, kept: float, database: Database, objects: Path) -> None:
+        self._name = quotas.name
+        self._quotas = quotas
+        self._kept = kept
+        self._writing: dict[str, tuple[bytes, int]] = {}  # key and bytes of each file that is being written
         self._database = database
         self._objects = objects
         self._limiter = trio.CapacityLimiter(THREADS)
@@ -126,11 +132,16 @@ class FilesEngine:
     ) -> Stored | None:
         digests = Digests(expected)
         async with self._new_file() as (version, file):
-            await self._write(file, content, digests)
+            await self._write(key, version, file, content, digests)
             checksums = digests.checked()
             await self._in_thread(file.finish)
             stored = Stored(key, version, file.size, digests.etag, _now(), labels, checksums)
-            old = await self._commit(partial(index.store, stored=stored, condition=condition))
+
+            def commit(connection: sqlite3.Connection) -> str | None:
+                with self._quotas.kept(connection, key.encode()):
+                    return index.store(connection, stored, condition)
+
+            old = await self._commit(commit)
             if old is None:
                 await self._discard([version])
                 return None
@@ -144,17 +155,29 @@ class FilesEngine:
 
     async def begin(self, key: str, labels: Labels) -> str:
         upload = secrets.token_hex(32)
-        await self._database.write(partial(index.begin, upload=upload, key=key, now=_now(), labels=labels))
+
+        def begin(connection: sqlite3.Connection) -> list[str]:
+            ended = index.end_uploads_before(connection, _now() - self._kept)
+            with self._quotas.kept(connection, key.encode()):
+                index.begin(connection, upload, key, _now(), labels)
+            return ended
+
+        await self._remove(await self._commit(begin))
         return upload
 
     async def upload_part(self, key: str, upload: str, number: int, content: AsyncIterator[bytes]) -> str:
         await self._database.read(partial(index.check_upload, method="upload_part", key=key, upload=upload))
         digests = Digests()
         async with self._new_file() as (name, file):
-            await self._write(file, content, digests)
+            await self._write(key, name, file, content, digests)
             await self._in_thread(file.finish)
             part = index.PartFile(number, name, file.size, digests.etag)
-            old = await self._commit(partial(index.add_part, key=key, upload=upload, part=part))
+
+            def commit(connection: sqlite3.Connection) -> list[str]:
+                with self._quotas.kept(connection, key.encode()):
+                    return index.add_part(connection, key, upload, part)
+
+            old = await self._commit(commit)
         await self._remove(old)
         return digests.etag
 
@@ -171,8 +194,10 @@ class FilesEngine:
             def commit(connection: sqlite3.Connection) -> list[str]:
                 if index.parts_named(connection, key, upload, parts)[1] != files:
                     raise refused("complete", INVALID_PART, "a part was uploaded again meanwhile")
-                old = index.store(connection, stored, None)
-                return index.end_upload(connection, "complete", key, upload) + ([old] if old else [])
+                with self._quotas.kept(connection, key.encode()):
+                    ended = index.end_upload(connection, "complete", key, upload)
+                    old = index.store(connection, stored, None)
+                return ended + ([old] if old else [])
 
             left = await self._commit(commit)
         await self._remove(left)
@@ -188,16 +213,18 @@ class FilesEngine:
         """Creates a file, and removes it again if the block raises."""
         name = secrets.token_hex(16)
 
-        def announce(connection: sqlite3.Connection, removed: Sequence[str]) -> None:
+        def announce(connection: sqlite3.Connection, removed: Sequence[str]) -> list[str]:
             index.forget(connection, removed)
             index.disown(connection, [name])
+            return index.end_uploads_before(connection, _now() - self._kept)
 
         removed = self._take_removed()
         try:
-            await self._commit(partial(announce, removed=removed))
+            ended = await self._commit(partial(announce, removed=removed))
         except BaseException:
             self._removed += removed
             raise
+        await self._remove(ended)
         try:
             file = await self._in_thread(partial(NewFile, self._path(name)))
             try:
@@ -208,10 +235,26 @@ class FilesEngine:
             with trio.CancelScope(shield=True):
                 await self._discard([name])
             raise
+        finally:
+            self._writing.pop(name, None)
 
-    async def _write(self, file: NewFile, content: AsyncIterator[bytes], digests: Digests) -> None:
+    async def _write(
+        self, key: str, name: str, file: NewFile, content: AsyncIterator[bytes], digests: Digests
+    ) -> None:
+        """Writes the content. Stops at the quota; the bytes of all calls in progress count."""
+
+        checked = 0
         async for piece in content:
+            self._writing[name] = key.encode(), file.size + len(piece)
+            if file.size + len(piece) - checked > UNCHECKED:
+                checked = file.size + len(piece)
+                await self._database.read(partial(self._check_writing, key=key, writing=[*self._writing.values()]))
             await self._in_thread(partial(file.write, piece, digests))
+
+    def _check_writing(self, connection: sqlite3.Connection, key: str, writing: Sequence[tuple[bytes, int]]) -> None:
+        old = index.find(connection, key)
+        freed = [(key.encode(), -old.size)] if old is not None else []  # the object may be replaced
+        self._quotas.check_writing(connection, key.encode(), [*writing, *freed])
 
     async def _append(self, file: NewFile, part: index.PartFile) -> None:
         end = file.size + part.size
@@ -252,7 +295,7 @@ class FilesEngine:
 
     async def sweep(self) -> None:
         """Removes files and uploads that ended processes left. Only while no other process has the bucket open."""
-        await self._commit(partial(index.end_uploads_before, moment=_now() - KEPT))
+        await self._commit(partial(index.end_uploads_before, moment=_now() - self._kept))
         await self._remove(await self._database.read(index.all_unowned))
         await self.forget_removed()
 

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from pyinterceptor.bindings.quota import Counted
 from pyinterceptor.bindings.r2.conditions import Condition
 from pyinterceptor.bindings.r2.engine import Labels, Page, Part, Position, Query, Stored
 from pyinterceptor.bindings.r2.metadata import HttpMetadata
@@ -25,6 +26,12 @@ CREATE TABLE parts (upload TEXT NOT NULL, number INTEGER NOT NULL, file TEXT NOT
   etag TEXT NOT NULL, PRIMARY KEY (upload, number));
 CREATE TABLE unowned (file TEXT PRIMARY KEY)
 """
+UPLOAD_KEY = "(SELECT key FROM uploads WHERE id = {row}.upload)"
+COUNTED = [
+    Counted("objects", "{row}.key", "{row}.size + length({row}.key) + length({row}.labels)", 1),
+    Counted("uploads", "{row}.key", "length({row}.key) + length({row}.labels)", 1),
+    Counted("parts", UPLOAD_KEY, "{row}.size", 0),
+]
 OBJECT = "SELECT key, file, size, etag, uploaded, labels, checksums FROM objects"
 LIST = f"{OBJECT} WHERE key >= ? AND key < ? AND key > ? ORDER BY key"
 BEYOND = b"\xff"  # no byte of UTF-8, so prefix + BEYOND sorts after every key with that prefix
@@ -82,8 +89,9 @@ def store(connection: sqlite3.Connection, stored: Stored, condition: Condition |
         return None
     checksums = json.dumps({name: digest.hex() for name, digest in stored.checksums.items()})
     row = (stored.key.encode(), stored.version, stored.size, stored.etag, stored.uploaded)
+    connection.execute("DELETE FROM objects WHERE key = ?", row[:1])  # OR REPLACE wouldn't run the trigger
     connection.execute(
-        "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _written(stored.labels), checksums)
+        "INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _written(stored.labels), checksums)
     )
     own(connection, stored.version)
     return "" if old is None else disown(connection, [old.version])[0]
@@ -165,14 +173,16 @@ def parts_named(
 def end_upload(connection: sqlite3.Connection, method: str, key: str, upload: str) -> list[str]:
     """Returns the files of its parts, which are unowned now."""
     check_upload(connection, method, key, upload)
-    connection.execute("DELETE FROM uploads WHERE id = ?", (upload,))
     rows = connection.execute("DELETE FROM parts WHERE upload = ? RETURNING file", (upload,)).fetchall()
+    connection.execute("DELETE FROM uploads WHERE id = ?", (upload,))  # last: a part counts for its upload's key
     return disown(connection, [file for (file,) in rows])
 
 
-def end_uploads_before(connection: sqlite3.Connection, moment: float) -> None:
-    for upload, key in connection.execute("SELECT id, key FROM uploads WHERE begun < ?", (moment,)).fetchall():
-        end_upload(connection, "abort", key.decode(), upload)
+def end_uploads_before(connection: sqlite3.Connection, moment: float) -> list[str]:
+    """Returns the files of their parts, which are unowned now."""
+    query = "SELECT id, key FROM uploads WHERE begun < ?"
+    rows = connection.execute(query, (moment,)).fetchall()
+    return [file for upload, key in rows for file in end_upload(connection, "abort", key.decode(), upload)]
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
