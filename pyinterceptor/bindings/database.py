@@ -175,6 +175,16 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """The queries of the block see the database as of one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("COMMIT")
+
+
 def _in_transaction(writer: sqlite3.Connection, jobs: Sequence[Job]) -> None:
     """Runs all jobs in one transaction. If it fails, each runs in its own, so that only the job at fault fails."""
     try:

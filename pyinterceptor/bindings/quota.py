@@ -77,14 +77,17 @@ class Quotas:
             owners.append((" of the container", self.container, key[:ID]))
         return [(who, quota, _used(connection, owner)) for who, quota, owner in owners]
 
-    def check_writing(self, connection: sqlite3.Connection, key: bytes, writing: Sequence[tuple[bytes, int]]) -> None:
+    def check_writing(
+        self, used: Sequence[tuple[str, Quota, Used]], key: bytes, replaced: int, writing: Sequence[tuple[bytes, int]]
+    ) -> None:
         """Raises BindingError (507) if the bytes that are being written would exceed a quota that `key` is under.
 
-        `writing` has the key and the bytes of each call in progress.
+        `used` are the sums; of them, `replaced` bytes are freed when the call succeeds. `writing` has the key and the
+        bytes of each call in progress, and no call whose bytes are in the sums.
         """
-        for who, quota, used in self.used(connection, key):
+        for who, quota, sums in used:
             more = sum(size for other, size in writing if not who or other[:ID] == key[:ID])
-            if used.bytes + more > quota.bytes:
+            if sums.bytes + more - replaced > quota.bytes:
                 raise self._exceeded(who, quota.bytes, "bytes")
 
     def _exceeded(self, who: str, limit: int, kind: str) -> BindingError:
@@ -94,7 +97,7 @@ class Quotas:
 def warn_uncounted(name: str, *given: Quota | None) -> None:
     """Logs a warning if a quota was given to an engine that doesn't count."""
     if any(quota is not None for quota in given):
-        log.warning("%s: its server doesn't count, so the quota isn't enforced; set a limit there", name)
+        log.warning("%s: its server doesn't count, so the quota isn't enforced; set a limit on the server", name)
 
 
 def is_owned(key: bytes) -> bool:

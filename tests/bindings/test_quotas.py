@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from pyinterceptor import KV, BindingError, PolicyError, Quota, R2Bucket
-from pyinterceptor.bindings.quota import warn_uncounted
+from pyinterceptor.bindings.quota import Quotas
+from pyinterceptor.bindings.r2.engine import Labels
+from pyinterceptor.bindings.r2.files import UNCHECKED, open_files
+from tests.bindings.redis_servers import RedisServer
 from tests.socket.loopback import in_trio
 
 ONE, OTHER = "a1" * 32, "b2" * 32  # ids of containers
@@ -154,12 +159,86 @@ async def test_the_space_of_an_abandoned_upload_is_given_back_while_the_bucket_i
     assert sums(tmp_path / "r2" / "B" / "index.sqlite")[b""][1] == 2
 
 
-def test_a_server_that_does_not_count_is_named_where_a_quota_was_given(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "pyinterceptor"):
-        warn_uncounted("KV a", None, None)
-        assert not caplog.messages
-        warn_uncounted("KV a", None, Quota(1))
-    assert caplog.messages == ["KV a: its server doesn't count, so the quota isn't enforced; set a limit there"]
+@in_trio
+async def test_a_put_that_commits_during_a_check_counts_once(tmp_path: Path) -> None:
+    committed, reached, gate = trio.Event(), trio.Event(), threading.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * 2 * UNCHECKED
+        reached.set()
+        await committed.wait()
+
+    async def fast() -> AsyncIterator[bytes]:
+        reached.set()
+        yield b"x" * 2 * UNCHECKED
+
+    quotas = Quotas("R2 B", Quota(5 * UNCHECKED), None)
+    async with open_files(tmp_path / "B", quotas, 3600.0) as engine, trio.open_nursery() as nursery:
+        first = trio.Event()
+
+        async def put_slowly() -> None:
+            await engine.put("a", slow(), Labels(), None, None)
+            first.set()
+
+        nursery.start_soon(put_slowly)
+        await reached.wait()
+        reached = trio.Event()
+        nursery.start_soon(engine._database.read, lambda _: gate.wait(60))
+        nursery.start_soon(engine.put, "b", fast(), Labels(), None, None)
+        await reached.wait()
+        await trio.testing.wait_all_tasks_blocked()  # the check of "b" waits for its turn
+        committed.set()
+        await first.wait()
+        gate.set()
+    async with R2Bucket(quota=Quota(5 * UNCHECKED)).open("C", tmp_path) as bucket:
+        await bucket.put("a", b"x" * 3 * UNCHECKED)
+        with pytest.raises(BindingError, match="used up"):
+            await bucket.put("b", b"x" * 3 * UNCHECKED)
+
+
+@in_trio
+async def test_a_part_is_uploaded_again_in_the_place_of_the_old_one(tmp_path: Path) -> None:
+    async with R2Bucket(quota=Quota(2 * PART)).open("B", tmp_path) as bucket:
+        upload = await bucket.create_multipart_upload("a")
+        for number in (1, 1):
+            await upload.upload_part(number, b"x" * (PART + 1024))
+        with pytest.raises(BindingError, match="used up"):
+            await upload.upload_part(2, b"x" * PART)
+
+
+WARNING = "its server doesn't count, so the quota isn't enforced; set a limit on the server"
+
+
+@in_trio
+async def test_a_quota_of_a_kv_on_a_server_is_reported_at_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        for given, messages in [
+            (KV(server.url), []),
+            (KV(server.url, quota=Quota(1)), [f"KV K: {WARNING}"]),
+            (KV(server.url, per_container=Quota(1)), [f"KV K: {WARNING}"]),
+        ]:
+            caplog.clear()
+            async with given.open("K", tmp_path) as kv:
+                await kv.put("key", "xyz")
+            assert [one for one in caplog.messages if "quota" in one] == messages
+
+
+@in_trio
+async def test_a_quota_of_a_bucket_on_a_server_is_reported_at_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for given, messages in [
+        (R2Bucket("s3://"), []),
+        (R2Bucket("s3://", quota=Quota(1)), [f"R2 B: {WARNING}"]),
+        (R2Bucket("s3://", per_container=Quota(1)), [f"R2 B: {WARNING}"]),
+    ]:
+        caplog.clear()
+        with pytest.raises(PolicyError):  # the URL has no bucket: nothing is dialled
+            async with given.open("B", tmp_path):
+                pass
+        assert [one for one in caplog.messages if "quota" in one] == messages
 
 
 def test_a_quota_stays_with_a_binding_that_is_configured() -> None:

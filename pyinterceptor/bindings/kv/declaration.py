@@ -29,8 +29,9 @@ class KV:
 
     `quota`: the most that the namespace may keep (default: 1 GiB and a million entries); a put beyond it raises
     BindingError (507). `per_container`: the most under the keys that begin with one `ctx.container_id`, for handlers
-    that scope keys so. A server of Redis isn't counted: it has a limit of its own (maxmemory), and a quota that is
-    given is reported at start as not enforced.
+    that scope keys so; any 64 lowercase hexadecimal digits at the beginning of a key are taken for one. A server
+    of Redis isn't counted: it has a limit of its own (maxmemory), and a quota that is given is reported at start as not
+    enforced.
     """
 
     url: str = field(default=EMBEDDED, repr=False)  # it may hold a password
@@ -56,7 +57,6 @@ class KV:
             from pyinterceptor.bindings.kv.redis import open_redis
 
             warn_uncounted(f"KV {name}", self.quota, self.per_container)
-
             async with open_redis(name, self.url) as remote:
                 yield Namespace(remote)
 

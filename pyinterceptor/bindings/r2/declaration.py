@@ -25,10 +25,12 @@ class R2Bucket:
     `s3://bucket[/prefix]?endpoint=…&region=…` names a bucket of any S3-compatible store; the interceptor reads its
     credentials from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in its own environment.
 
-    `quota`: the most that the bucket may keep (default: 10 GiB and a million objects); uploads count too. A call beyond
-    it raises BindingError (507). `per_container`: the most under the keys that begin with one `ctx.container_id`, for
-    handlers that scope keys so. `uploads_kept`: seconds before an incomplete multipart upload is deleted. A store of S3
-    isn't counted, and deletes uploads by rules of its own; a quota that is given is reported at start as not enforced.
+    `quota`: the most that the bucket may keep (default: 10 GiB and a million objects); uploads, and the bytes that
+    other calls are writing, count too. A call beyond it raises BindingError (507). `per_container`: the most under the
+    keys that begin with one `ctx.container_id`, for handlers that scope keys so; any 64 lowercase hexadecimal digits at
+    the beginning of a key are taken for one. `uploads_kept`: seconds before an incomplete multipart upload is deleted.
+    A store of S3 isn't counted, and deletes uploads by rules of its own; a quota that is given is reported at start as
+    not enforced.
     """
 
     url: str = field(default=EMBEDDED, repr=False)
@@ -54,7 +56,6 @@ class R2Bucket:
         else:
             from pyinterceptor.bindings.r2.s3 import open_s3
 
-            warn_uncounted(f"R2 bucket {name}", self.quota, self.per_container)
-
+            warn_uncounted(f"R2 {name}", self.quota, self.per_container)
             async with open_s3(name, self.url) as remote:
                 yield Bucket(remote)

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import trio
 
-from pyinterceptor.bindings.database import Database, open_database, translated
+from pyinterceptor.bindings.database import Database, open_database, snapshot, translated
 from pyinterceptor.bindings.quota import Quotas
 from pyinterceptor.bindings.r2 import index
 from pyinterceptor.bindings.r2.checksums import Digests, multipart_etag
@@ -85,7 +85,9 @@ class FilesEngine:
         self._name = quotas.name
         self._quotas = quotas
         self._kept = kept
-        self._writing: dict[str, tuple[bytes, int]] = {}  # key and bytes of each file that is being written
+        # Key and bytes of each file that is being written. A file leaves it before its commit, and a check reads it
+        # after the sums, so no file counts twice. The two run on different threads; each access is a single operation.
+        self._writing: dict[str, tuple[bytes, int]] = {}
         self._database = database
         self._objects = objects
         self._limiter = trio.CapacityLimiter(THREADS)
@@ -132,12 +134,13 @@ class FilesEngine:
     ) -> Stored | None:
         digests = Digests(expected)
         async with self._new_file() as (version, file):
-            await self._write(key, version, file, content, digests)
+            await self._write(key, version, file, content, digests, partial(index.size_of, key=key))
             checksums = digests.checked()
             await self._in_thread(file.finish)
             stored = Stored(key, version, file.size, digests.etag, _now(), labels, checksums)
 
             def commit(connection: sqlite3.Connection) -> str | None:
+                self._writing.pop(version, None)
                 with self._quotas.kept(connection, key.encode()):
                     return index.store(connection, stored, condition)
 
@@ -169,11 +172,13 @@ class FilesEngine:
         await self._database.read(partial(index.check_upload, method="upload_part", key=key, upload=upload))
         digests = Digests()
         async with self._new_file() as (name, file):
-            await self._write(key, name, file, content, digests)
+            replaced = partial(index.part_size, upload=upload, number=number)
+            await self._write(key, name, file, content, digests, replaced)
             await self._in_thread(file.finish)
             part = index.PartFile(number, name, file.size, digests.etag)
 
             def commit(connection: sqlite3.Connection) -> list[str]:
+                self._writing.pop(name, None)
                 with self._quotas.kept(connection, key.encode()):
                     return index.add_part(connection, key, upload, part)
 
@@ -239,22 +244,31 @@ class FilesEngine:
             self._writing.pop(name, None)
 
     async def _write(
-        self, key: str, name: str, file: NewFile, content: AsyncIterator[bytes], digests: Digests
+        self,
+        key: str,
+        name: str,
+        file: NewFile,
+        content: AsyncIterator[bytes],
+        digests: Digests,
+        replaced: Callable[[sqlite3.Connection], int],
     ) -> None:
-        """Writes the content. Stops at the quota; the bytes of all calls in progress count."""
+        """Writes the content. Stops at the quota; the bytes of all calls in progress count.
+
+        `replaced` returns the size of the object or part that the file will replace.
+        """
+
+        def check(connection: sqlite3.Connection) -> None:
+            with snapshot(connection):
+                used, freed = self._quotas.used(connection, key.encode()), replaced(connection)
+            self._quotas.check_writing(used, key.encode(), freed, list(self._writing.values()))
 
         checked = 0
         async for piece in content:
             self._writing[name] = key.encode(), file.size + len(piece)
             if file.size + len(piece) - checked > UNCHECKED:
                 checked = file.size + len(piece)
-                await self._database.read(partial(self._check_writing, key=key, writing=[*self._writing.values()]))
+                await self._database.read(check)
             await self._in_thread(partial(file.write, piece, digests))
-
-    def _check_writing(self, connection: sqlite3.Connection, key: str, writing: Sequence[tuple[bytes, int]]) -> None:
-        old = index.find(connection, key)
-        freed = [(key.encode(), -old.size)] if old is not None else []  # the object may be replaced
-        self._quotas.check_writing(connection, key.encode(), [*writing, *freed])
 
     async def _append(self, file: NewFile, part: index.PartFile) -> None:
         end = file.size + part.size

@@ -90,11 +90,15 @@ def store(connection: sqlite3.Connection, stored: Stored, condition: Condition |
     checksums = json.dumps({name: digest.hex() for name, digest in stored.checksums.items()})
     row = (stored.key.encode(), stored.version, stored.size, stored.etag, stored.uploaded)
     connection.execute("DELETE FROM objects WHERE key = ?", row[:1])  # OR REPLACE wouldn't run the trigger
-    connection.execute(
-        "INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _written(stored.labels), checksums)
-    )
+    connection.execute("INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _written(stored.labels), checksums))
     own(connection, stored.version)
     return "" if old is None else disown(connection, [old.version])[0]
+
+
+def size_of(connection: sqlite3.Connection, key: str) -> int:
+    """Returns the object's size; 0 if it is missing."""
+    row = connection.execute("SELECT size FROM objects WHERE key = ?", (key.encode(),)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def remove(connection: sqlite3.Connection, keys: Iterable[str]) -> list[str]:
@@ -154,6 +158,12 @@ def add_part(connection: sqlite3.Connection, key: str, upload: str, part: PartFi
     connection.execute("INSERT INTO parts VALUES (?, ?, ?, ?, ?)", (upload, *part))
     own(connection, part.file)
     return disown(connection, old)
+
+
+def part_size(connection: sqlite3.Connection, upload: str, number: int) -> int:
+    """Returns the part's size; 0 if it is missing."""
+    row = connection.execute("SELECT size FROM parts WHERE upload = ? AND number = ?", (upload, number)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def parts_named(
