@@ -171,7 +171,7 @@ async def test_the_largest_value_is_accepted_and_one_more_byte_is_refused(opened
         assert len(await kv.get("key", "bytes")) == most
         await kv.put("other", bytes(100))
         with pytest.raises(BadArgument, match="ask for fewer keys"):
-            await kv.get(["key", "other"], "bytes")
+            await kv.get(["key", "other"], "text")
 
 
 LONG = "x" * 513
@@ -192,11 +192,17 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("put", {"key": "key", "value": "x", "expiration": 1}, 400, "greater than the current number of seconds"),
     ("put", {"key": "key", "value": "x", "metadata": "m" * 1023}, 413, "length of 1025 exceeds limit of 1024"),
     ("put", {"key": "key", "value": "x", "metadata": float("inf")}, 400, "can't be JSON"),
-    ("list", {"limit": 0}, 400, "greater than 0"),
+    ("list", {"options": {"count": 1}}, 400, "Unknown option 'count'"),
+    ("put", {"key": "key", "value": "x", "options": {"ttl": 60}}, 400, "Unknown option 'ttl'"),
+    ("get", {"key": "key", "type": {"cache": 60}}, 400, "Unknown option 'cache'"),
+    ("get", {"key": "key", "cache_ttl": 29}, 400, "at least 30"),
+    ("get", {"key": ["key"], "type": {"cache_ttl": 0}}, 400, "at least 30"),
+    ("get", {"key": ["key"], "type": "bytes"}, 400, '"bytes" is not a valid type for several keys'),
+    ("get_with_metadata", {"key": ["key"], "type": "stream"}, 400, '"stream" is not a valid type for several keys'),
+    ("get", {"key": ["key"], "type": "json"}, 400, "non-JSON"),
     ("list", {"limit": 1001}, 400, "Invalid key_count_limit"),
     ("list", {"prefix": LONG}, 414, "length of 513"),
     ("list", {"cursor": "not one"}, 400, "Invalid cursor"),
-    ("list", {"cursor": ""}, 400, "Invalid cursor"),
     ("list", {"prefix": "b", "cursor": "YQ"}, 400, "Invalid cursor"),  # that of "a"
 ]
 
@@ -236,6 +242,33 @@ async def test_a_key_that_is_no_str_raises_type_error(opened: Open, wrong: Any) 
         for call in (kv.get, kv.get_with_metadata, kv.delete, lambda key: kv.put(key, "x")):
             with pytest.raises(TypeError, match="a key must be a str"):
                 await call(wrong)
+
+
+@in_trio
+async def test_options_may_be_a_dict(opened: Open) -> None:
+    async with opened() as kv:
+        await kv.put("a", "1", {"expiration_ttl": 1000, "metadata": "m"})
+        await kv.put("b", "2")
+        assert await kv.get("a", {"type": "json", "cache_ttl": 30}) == 1
+        assert await kv.get(["a", "b"], {"type": "json"}, cache_ttl=60) == {"a": 1, "b": 2}
+        found = await kv.get_with_metadata("a", {"cache_ttl": 3600})
+        assert (found.value, found.metadata, found.cache_status) == ("1", "m", None)
+        page = await kv.list({"prefix": "", "limit": 1})
+        assert ([key.name for key in page.keys], page.cache_status) == (["a"], None)
+        assert page.keys[0].expiration is not None
+        assert [key.name for key in (await kv.list({"cursor": page.cursor})).keys] == ["b"]
+        with pytest.raises(TypeError, match="given twice"):
+            await kv.list({"limit": 1}, limit=2)
+
+
+@pytest.mark.parametrize("options", [{"cursor": ""}, {"cursor": None}, {"limit": None}, {"limit": 0}, {"prefix": None}])
+@in_trio
+async def test_a_listing_has_defaults(opened: Open, options: dict[str, Any]) -> None:
+    async with opened() as kv:
+        await kv.put("a", "1")
+        await kv.put("b", "2")
+        for page in (await kv.list(options), await kv.list(**options)):
+            assert ([key.name for key in page.keys], page.list_complete) == (["a", "b"], True)
 
 
 @in_trio

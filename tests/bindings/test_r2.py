@@ -221,12 +221,30 @@ async def test_a_checksum_is_verified_and_returned(opened: Open, name: str) -> N
             found = await bucket.head("key")
             for one in (put, found):
                 assert one is not None
-                assert one.checksums[name] == right
+                assert one.checksums[name] == getattr(one.checksums, name) == right
+                digests = {"md5": hashlib.md5(TEXT.encode()).hexdigest(), name: right.hex()}
+                assert one.checksums.to_json() == digests
+                assert name == "sha1" or one.checksums.sha1 is None
         for value in ("new", pieces(1024 * 1024, 9)):
             with pytest.raises(BadArgument, match=r"\(10037\)") as caught:
                 await bucket.put("key", value, **{name: wrong})  # type: ignore[arg-type]
             assert caught.value.status == 400
         assert await everything(bucket) == {"key": TEXT}
+
+
+@in_trio
+async def test_a_storage_class_is_kept(opened: Open) -> None:
+    async with opened() as bucket:
+        await bucket.put("a", TEXT)
+        await bucket.put("b", TEXT, storage_class="InfrequentAccess")
+        upload = await bucket.create_multipart_upload("c", storage_class="InfrequentAccess")
+        await upload.complete([await upload.upload_part(1, TEXT)])
+        for key, kept in (("a", "Standard"), ("b", "InfrequentAccess"), ("c", "InfrequentAccess")):
+            found = await bucket.head(key)
+            assert found is not None
+            assert found.storage_class == kept
+        listed = await bucket.list(include=["custom_metadata"])
+        assert [one.storage_class for one in listed.objects] == ["Standard", "InfrequentAccess", "InfrequentAccess"]
 
 
 # --- ranges and conditions ------------------------------------------------------------------------------------------
@@ -471,7 +489,9 @@ async def test_an_aborted_upload_leaves_the_old_object(opened: Open) -> None:
         await bucket.put("key", "old")
         upload = await bucket.create_multipart_upload("key")
         part = await upload.upload_part(1, b"1" * PART)
-        await upload.abort()
+        for _ in range(2):
+            await upload.abort()
+        await bucket.resume_multipart_upload("key", upload.upload_id).abort()
         for call in (lambda: upload.upload_part(1, "x"), lambda: upload.complete([part])):
             with pytest.raises(BadArgument, match=r"\(10024\)"):
                 await call()
@@ -540,6 +560,11 @@ WRONG: list[tuple[str, dict[str, Any], int, int]] = [
     ("put", {"key": "key", "value": "x", "only_if": {"etag": "x"}}, 10029, 400),
     ("put", {"key": "key", "value": "x", "only_if": {"uploaded_before": datetime(2020, 1, 1)}}, 10029, 400),
     ("get", {"key": "key", "range": {"from": 1}}, 10029, 400),
+    ("get", {"key": "key", "range": {}}, 10029, 400),
+    ("get", {"key": "key", "range": Range()}, 10029, 400),
+    ("get", {"key": "key", "range": {"offset": None}}, 10029, 400),
+    ("put", {"key": "key", "value": "x", "storage_class": "Glacier"}, 10029, 400),
+    ("create_multipart_upload", {"key": "key", "storage_class": ""}, 10029, 400),
     ("get", {"key": "key", "range": {"offset": 1, "suffix": 1}}, 10029, 400),
     ("list", {"limit": 0}, 10022, 400),
     ("list", {"limit": 1001}, 10022, 400),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pyinterceptor.errors import BadArgument
@@ -16,6 +17,7 @@ KEY = 512  # bytes of UTF-8
 VALUE = 25 * 1024 * 1024  # bytes
 METADATA = 1024  # bytes of JSON
 TTL = 60  # seconds, at least
+CACHE_TTL = 30  # seconds, at least
 LISTED = 1000  # keys per page
 TOGETHER = 100  # keys per get
 UNREAL = (".", "..")
@@ -109,13 +111,34 @@ def _stored(moment: int, what: str, given: float) -> int:
     return moment
 
 
-def check_limit(limit: int) -> None:
+def check_cache_ttl(ttl: float | None) -> None:
+    if ttl is not None and _whole(ttl, "cache_ttl") < CACHE_TTL:
+        raise BadArgument(f"Invalid cache_ttl of {ttl}. Cache TTL must be at least {CACHE_TTL}.")
+
+
+def limit_of(limit: int | None) -> int:
+    """Returns the number of keys of a page: LISTED if `limit` is None or not positive, as in Workers."""
+    if limit is None:
+        return LISTED
     if isinstance(limit, bool) or not isinstance(limit, int):
         raise TypeError(f"limit must be an int, not {type(limit).__name__}")
-    if limit < 1:
-        raise BadArgument(f"Invalid key_count_limit of {limit}. Please specify an integer greater than 0.")
     if limit > LISTED:
         raise BadArgument(f"Invalid key_count_limit of {limit}. Please specify an integer less than {LISTED}.")
+    return limit if limit > 0 else LISTED
+
+
+def merged(options: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a call, given as a dict of options or by name. Raises BadArgument or TypeError."""
+    if options is None:
+        return dict(named)
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict, not {type(options).__name__}")
+    for name in options:
+        if name not in named:
+            raise BadArgument(f"Unknown option {name!r}. Possible options are {', '.join(named)}.")
+        if named[name] is not None:
+            raise TypeError(f"{name} is given twice: by name and in the options")
+    return {**named, **options}
 
 
 def cursor_after(key: bytes) -> str:

@@ -12,7 +12,7 @@ from pyinterceptor.bindings.r2.checksums import expected
 from pyinterceptor.bindings.r2.conditions import Conditional, condition_of
 from pyinterceptor.bindings.r2.content import Content, chunks
 from pyinterceptor.bindings.r2.cursors import cursor_of, position_of
-from pyinterceptor.bindings.r2.engine import Engine, Labels, Position, Query, Stored
+from pyinterceptor.bindings.r2.engine import STANDARD, STORAGE_CLASSES, Engine, Labels, Position, Query, Stored
 from pyinterceptor.bindings.r2.metadata import HttpMetadata, http_metadata_of
 from pyinterceptor.bindings.r2.objects import ObjectBody, Objects, R2Object
 from pyinterceptor.bindings.r2.ranges import Range, Ranged, range_of
@@ -60,6 +60,7 @@ class Bucket:
         *,
         http_metadata: HttpMetadata | Mapping[str, Any] | Headers | None = None,
         custom_metadata: Mapping[str, str] | None = None,
+        storage_class: str | None = None,
         only_if: Conditional = None,
         md5: bytes | str | None = None,
         sha1: bytes | str | None = None,
@@ -69,11 +70,12 @@ class Bucket:
     ) -> R2Object | None:
         """Stores the whole object, or nothing. Returns None if the current object doesn't meet `only_if`.
 
-        Takes a stream of any length. At most one checksum may be given; raises BadArgument if the content's checksum
-        differs.
+        Takes a stream of any length. `storage_class` is "Standard" (the default) or "InfrequentAccess"; it is kept and
+        returned, and has no other effect. At most one checksum may be given; raises BadArgument if the content's
+        checksum differs.
         """
         checksum = expected({"md5": md5, "sha1": sha1, "sha256": sha256, "sha384": sha384, "sha512": sha512})
-        labels, condition = _labels("put", http_metadata, custom_metadata), condition_of("put", only_if)
+        labels, condition = _labels("put", http_metadata, custom_metadata, storage_class), condition_of("put", only_if)
         limits.check_key("put", key)
         async with aclosing(chunks("put", value)) as content:
             stored = await self._engine.put(key, content, labels, checksum, condition)
@@ -120,9 +122,10 @@ class Bucket:
         *,
         http_metadata: HttpMetadata | Mapping[str, Any] | Headers | None = None,
         custom_metadata: Mapping[str, str] | None = None,
+        storage_class: str | None = None,
     ) -> MultipartUpload:
         """Begins a multipart upload. It is deleted if it isn't completed within seven days."""
-        labels = _labels("create_multipart_upload", http_metadata, custom_metadata)
+        labels = _labels("create_multipart_upload", http_metadata, custom_metadata, storage_class)
         upload = await self._engine.begin(limits.check_key("create_multipart_upload", key), labels)
         return MultipartUpload(self._engine, key, upload)
 
@@ -136,11 +139,19 @@ class Bucket:
 
 
 def _labels(
-    method: str, http: HttpMetadata | Mapping[str, Any] | Headers | None, custom: Mapping[str, str] | None
+    method: str,
+    http: HttpMetadata | Mapping[str, Any] | Headers | None,
+    custom: Mapping[str, str] | None,
+    storage_class: str | None,
 ) -> Labels:
     if not (custom is None or isinstance(custom, Mapping)):
         raise TypeError(f"{method}: custom_metadata must map str to str, not be a {type(custom).__name__}")
-    labels = Labels(http_metadata_of(method, http), dict(custom or {}))
+    if storage_class is None:
+        storage_class = STANDARD
+    if storage_class not in STORAGE_CLASSES:
+        known = " or ".join(map(repr, STORAGE_CLASSES))
+        raise refused(method, INVALID_ARGUMENT, f"storage_class must be {known}, not {storage_class!r}")
+    labels = Labels(http_metadata_of(method, http), dict(custom or {}), storage_class)
     limits.check_metadata(method, labels.http.fields(), labels.custom)
     return labels
 
@@ -150,6 +161,7 @@ def _with_labels(stored: Stored, include: Collection[str]) -> Stored:
     labels = Labels(
         stored.labels.http if "http_metadata" in include else HttpMetadata(),
         stored.labels.custom if "custom_metadata" in include else {},
+        stored.labels.storage_class,
     )
     return replace(stored, labels=labels)
 

@@ -32,6 +32,34 @@ def expected(given: Mapping[str, bytes | str | None]) -> tuple[str, bytes] | Non
     return None
 
 
+class Checksums(dict[str, bytes]):
+    """Digests by name, also as attributes; an attribute is None if that digest isn't known."""
+
+    @property
+    def md5(self) -> bytes | None:
+        return self.get("md5")
+
+    @property
+    def sha1(self) -> bytes | None:
+        return self.get("sha1")
+
+    @property
+    def sha256(self) -> bytes | None:
+        return self.get("sha256")
+
+    @property
+    def sha384(self) -> bytes | None:
+        return self.get("sha384")
+
+    @property
+    def sha512(self) -> bytes | None:
+        return self.get("sha512")
+
+    def to_json(self) -> dict[str, str]:
+        """Returns the known digests in hexadecimal."""
+        return {name: digest.hex() for name, digest in self.items()}
+
+
 class Digests:
     """Computes MD5, which becomes the entity tag, and the expected checksum, over bytes that arrive in pieces."""
 

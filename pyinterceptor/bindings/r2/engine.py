@@ -11,6 +11,9 @@ from pyinterceptor.bindings.r2.metadata import HttpMetadata
 from pyinterceptor.bindings.r2.ranges import Range
 from pyinterceptor.web import Body
 
+STANDARD = "Standard"
+STORAGE_CLASSES = (STANDARD, "InfrequentAccess")
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -18,6 +21,7 @@ class Labels:
 
     http: HttpMetadata = field(default_factory=HttpMetadata)
     custom: Mapping[str, str] = field(default_factory=dict)
+    storage_class: str = STANDARD
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,9 +205,9 @@ def _stored(row: Sequence[Any]) -> Stored:
 
 
 def _written(labels: Labels) -> str:
-    return json.dumps([labels.http.fields(), dict(labels.custom)])
+    return json.dumps([labels.http.fields(), dict(labels.custom), labels.storage_class])
 
 
 def _read(text: str) -> Labels:
-    http, custom = json.loads(text)
-    return Labels(HttpMetadata.of_fields(http), custom)
+    http, custom, *more = json.loads(text)  # an older file has no storage class
+    return Labels(HttpMetadata.of_fields(http), custom, *more)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pyinterceptor.bindings.r2.checksums import Checksums
 from pyinterceptor.bindings.r2.engine import Stored
 from pyinterceptor.bindings.r2.metadata import HttpMetadata
 from pyinterceptor.bindings.r2.ranges import Range
@@ -55,9 +56,14 @@ class R2Object:
         return self._stored.labels.custom
 
     @property
-    def checksums(self) -> Mapping[str, bytes]:
-        """Digests by name: "md5", except after a multipart upload, and the checksum that was given to `put`."""
-        return self._stored.checksums
+    def checksums(self) -> Checksums:
+        """The digests: `md5`, except after a multipart upload, and the checksum that was given to `put`."""
+        return Checksums(self._stored.checksums)
+
+    @property
+    def storage_class(self) -> str:
+        """ "Standard" or "InfrequentAccess". A listing of an S3 store shows it only if `include` names metadata."""
+        return self._stored.labels.storage_class
 
     def write_http_metadata(self, headers: Headers) -> None:
         """Sets the header fields of `http_metadata` in `headers`."""

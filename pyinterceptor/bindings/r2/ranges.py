@@ -58,7 +58,9 @@ def range_of(given: Ranged) -> Range | None:
             raise refused("get", INVALID_RANGE)
     if given.suffix is not None and (given.offset is not None or given.length is not None):
         raise refused("get", INVALID_ARGUMENT, "a range must have either offset and length, or suffix")
-    return None if given == Range() else given
+    if given == Range():
+        raise refused("get", INVALID_ARGUMENT, "a range must have offset, length or suffix")
+    return given
 
 
 def _is_count(value: Any) -> bool:

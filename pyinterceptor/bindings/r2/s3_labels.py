@@ -1,9 +1,9 @@
 """An object's metadata in an S3-compatible store: header fields, in ASCII. Pure.
 
 Custom metadata that a header field can carry unchanged is sent as `x-amz-meta-<name>`, as other tools expect.
-`x-amz-meta-pyinterceptor` is JSON. It holds the other custom metadata, a version, checksums, and whether the object was
-stored without a content type, because stores invent one. Objects written by other tools don't have this field. A store
-may allow less metadata than R2's 8192 bytes.
+`x-amz-meta-pyinterceptor` is JSON. It holds the other custom metadata, a version, checksums, the storage class,
+and whether the object was stored without a content type, because stores invent one. Objects written by other tools
+don't have this field. A store may allow less metadata than R2's 8192 bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from typing import Any, NamedTuple
 
-from pyinterceptor.bindings.r2.engine import Labels, Stored
+from pyinterceptor.bindings.r2.engine import STANDARD, STORAGE_CLASSES, Labels, Stored
 from pyinterceptor.bindings.r2.metadata import HttpMetadata
 from pyinterceptor.bindings.r2.refusals import INVALID_ARGUMENT, refused
 
@@ -52,6 +52,7 @@ def parameters(method: str, labels: Labels, about: About) -> dict[str, Any]:
         "checksums": {name: digest.hex() for name, digest in about.checksums.items()},
         "custom": {name: value for name, value in labels.custom.items() if name not in plain},
         "untyped": "content-type" not in fields,
+        "storage_class": "" if labels.storage_class == STANDARD else labels.storage_class,
     }
     text = json.dumps({name: value for name, value in told.items() if value}, separators=(",", ":"))
     metadata = plain | {ABOUT: text.replace("\x7f", r"\u007f")}
@@ -72,7 +73,7 @@ def stored_of(key: str, response: Mapping[str, Any]) -> Stored:
         response["ContentLength"],
         etag,
         uploaded,
-        Labels(HttpMetadata.of_fields(fields), custom | told.get("custom", {})),
+        Labels(HttpMetadata.of_fields(fields), custom | told.get("custom", {}), told.get("storage_class", STANDARD)),
         {name: bytes.fromhex(digest) for name, digest in told.get("checksums", {}).items()},
     )
 
@@ -103,6 +104,7 @@ def _told(text: str) -> dict[str, Any]:
         valid = (
             isinstance(told, dict)
             and isinstance(told.get("version", ""), str)
+            and told.get("storage_class", STANDARD) in STORAGE_CLASSES
             and all(isinstance(value, str) for value in told.get("custom", {}).values())
             and all(bytes.fromhex(digest) for digest in told.get("checksums", {}).values())
         )

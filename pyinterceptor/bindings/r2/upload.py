@@ -10,14 +10,15 @@ from pyinterceptor.bindings.r2 import limits
 from pyinterceptor.bindings.r2.content import Content, chunks
 from pyinterceptor.bindings.r2.engine import Engine, Part
 from pyinterceptor.bindings.r2.objects import R2Object, UploadedPart
-from pyinterceptor.bindings.r2.refusals import INVALID_PART, refused
+from pyinterceptor.bindings.r2.refusals import INVALID_PART, NO_SUCH_UPLOAD, refused
+from pyinterceptor.errors import BadArgument
 
 
 class MultipartUpload:
     """Made by `Bucket.create_multipart_upload` and `resume_multipart_upload`. An upload outlives the process that began
     it.
 
-    Every method raises BadArgument (404) if the upload was completed, was aborted or never began.
+    Every method but `abort` raises BadArgument (404) if the upload was completed, was aborted or never began.
     """
 
     def __init__(self, engine: Engine, key: str, upload_id: str) -> None:
@@ -41,8 +42,12 @@ class MultipartUpload:
         return R2Object(await self._engine.complete(self.key, self.upload_id, parts))
 
     async def abort(self) -> None:
-        """Ends the upload and deletes its parts."""
-        await self._engine.abort(self.key, self.upload_id)
+        """Ends the upload and deletes its parts. An upload that has ended already is no error."""
+        try:
+            await self._engine.abort(self.key, self.upload_id)
+        except BadArgument as error:
+            if error.status != NO_SUCH_UPLOAD.status:
+                raise
 
 
 def _part(given: UploadedPart | Mapping[str, Any]) -> Part:
