@@ -55,11 +55,10 @@ static int has_address(const struct container *container, const struct endpoint 
 	return memcmp(from->address, container->attachment.v4, 16) == 0 || memcmp(from->address, container->attachment.v6, 16) == 0;
 }
 
-static int has_room(struct relay *relay, struct container *container)
+/* Takes the places of a flow. Returns 0 if there is no room. */
+static int take_places(struct container *container)
 {
-	return atomic_load(&container->counters.flows) < container->budget.flows &&
-	       atomic_load(&container->openings) < container->budget.openings &&
-	       atomic_load(&relay->counters.flows) < relay->options.flows;
+	return atomic_load(&container->openings) < container->budget.openings && container_take_flow(container);
 }
 
 /* Begins a flow, which takes the socket and the container's reference. Returns END_DONE, or the cause of a refusal:
@@ -74,9 +73,12 @@ static enum end_cause begin(struct thread *thread, struct container *container, 
 	endpoint_of(&own, to);
 	if (!has_address(container, from))
 		return END_REFUSED;
-	if (!has_room(thread->relay, container))
+	if (!take_places(container))
 		return END_BUDGET;
-	return flow_begin(&thread->flows, container, fd, from, to) ? END_DONE : END_NO_RESOURCES;
+	if (flow_begin(&thread->flows, container, fd, from, to))
+		return END_DONE;
+	container_give_flow(container, FLOW_DESCRIPTORS);
+	return END_NO_RESOURCES;
 }
 
 static void admit(struct thread *thread, uint32_t capture, int fd, const struct sockaddr_in6 *peer)

@@ -16,7 +16,7 @@ HEADERS = [ABI] + [
         *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
         *("reading", "frame", "chunks", "response", "content", "sniff", "names", "message", "datagrams"),
         *("route", "records", "relay"),
-        *("subject", "judge", "follow", "timers"),
+        *("subject", "judge", "follow", "timers", "places"),
     )
 ]
 SOURCES = sorted(HERE.glob("*.c"))
@@ -37,6 +37,7 @@ def declarations(header: Path) -> str:
 
 
 ffi = FFI()
+ffi.cdef("typedef union { ...; } pthread_mutex_t;")
 for header in HEADERS:
     ffi.cdef(declarations(header))
 ffi.set_source(

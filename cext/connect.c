@@ -102,7 +102,7 @@ enum found connect_find(struct connecting *connecting, const struct connect_plac
 	if (is_dialled_already(connecting->dial, to, count))
 		return FOUND_ADDRESSES;
 	connect_cancel(connecting);
-	connecting->dial = dial_new(place->epoll, place->cookie, to, count);
+	connecting->dial = dial_new(place->epoll, place->cookie, &container->descriptors, to, count);
 	return connecting->dial ? FOUND_ADDRESSES : FOUND_NO_MEMORY;
 }
 

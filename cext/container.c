@@ -138,13 +138,50 @@ static int enlist(struct relay *relay, struct container *container)
 
 static struct relay_budget with_defaults(const struct relay_budget *given)
 {
+	uint32_t flows = given->flows ? given->flows : BUDGET_FLOWS;
 	return (struct relay_budget){
-		.flows = given->flows ? given->flows : BUDGET_FLOWS,
+		.flows = flows,
 		.openings = given->openings ? given->openings : BUDGET_OPENINGS,
 		.handoffs = given->handoffs ? given->handoffs : BUDGET_HANDOFFS,
 		.pipes = given->pipes ? given->pipes : BUDGET_PIPES,
+		.descriptors = given->descriptors ? given->descriptors : 2 * flows + BUDGET_SPARE,
 		.names = given->names ? given->names : NAMES_MAX,
 	};
+}
+
+/* Joins the relay's pools. Returns 0, or -EDQUOT if no reserve is left. */
+static int join(struct relay *relay, struct container *container)
+{
+	const struct relay_budget *budget = &container->budget;
+	uint32_t reserve = relay->options.reserve < budget->flows ? relay->options.reserve : budget->flows;
+	if (!holding_join(&container->flows, &relay->flows, reserve, budget->flows))
+		return -EDQUOT;
+	if (holding_join(&container->descriptors, &relay->descriptors, 2 * reserve, budget->descriptors))
+		return 0;
+	holding_leave(&container->flows);
+	return -EDQUOT;
+}
+
+static void leave(struct container *container)
+{
+	holding_leave(&container->flows);
+	holding_leave(&container->descriptors);
+}
+
+int container_take_flow(struct container *container)
+{
+	if (!places_take(&container->flows, 1))
+		return 0;
+	if (places_take(&container->descriptors, FLOW_DESCRIPTORS))
+		return 1;
+	places_give(&container->flows, 1);
+	return 0;
+}
+
+void container_give_flow(struct container *container, uint32_t descriptors)
+{
+	places_give(&container->flows, 1);
+	places_give(&container->descriptors, descriptors);
 }
 
 int relay_add_container(struct relay *relay, uint32_t id, const struct attachment *attachment,
@@ -164,7 +201,9 @@ int relay_add_container(struct relay *relay, uint32_t id, const struct attachmen
 	container->attachment = *attachment;
 	for (int i = 0; i < THREADS_MAX; i++)
 		container->shares[i].container = container;
-	int result = enlist(relay, container);
+	int result = join(relay, container);
+	if (result == 0 && (result = enlist(relay, container)) < 0)
+		leave(container);
 	if (result < 0)
 		container_release(container);
 	return result;
@@ -227,7 +266,10 @@ int relay_end_flows(struct relay *relay, uint32_t id)
 
 int relay_remove_container(struct relay *relay, uint32_t id)
 {
-	return end_flows(relay, delist(relay, id));
+	struct container *container = delist(relay, id);
+	if (container)
+		leave(container);
+	return end_flows(relay, container);
 }
 
 void container_release_name(struct container *container, const uint8_t synthetic[16])
@@ -247,10 +289,30 @@ void relay_returned(struct relay *relay, uint32_t id, const uint8_t *synthetic, 
 	if (!container)
 		return;
 	atomic_fetch_sub(&container->handoffs, 1);
+	places_return(&container->descriptors, 1);
 	atomic_fetch_add(&container->counters.sent, sent);
 	atomic_fetch_add(&container->counters.received, received);
 	if (synthetic)
 		container_release_name(container, synthetic);
+	container_release(container);
+}
+
+int relay_lend(struct relay *relay, uint32_t id, uint32_t count)
+{
+	struct container *container = container_find(relay, id);
+	if (!container)
+		return 0;
+	int is_lent = places_lend(&container->descriptors, count);
+	container_release(container);
+	return is_lent;
+}
+
+void relay_give_back(struct relay *relay, uint32_t id, uint32_t count)
+{
+	struct container *container = container_find(relay, id);
+	if (!container)
+		return;
+	places_return(&container->descriptors, count);
 	container_release(container);
 }
 

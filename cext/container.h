@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "names.h"
+#include "places.h"
 #include "relay.h"
 
 #define THREADS_MAX 16
@@ -25,6 +26,8 @@ struct table {
 	uint32_t size;
 	_Alignas(8) uint8_t blob[];
 };
+
+#define FLOW_DESCRIPTORS 2 /* of a flow: its client's socket and its upstream socket */
 
 enum news { NEWS_NAMES = 1, NEWS_POLICY = 2, NEWS_GONE = 4 };
 
@@ -50,6 +53,7 @@ struct container {
 	atomic_uint published;  /* number of tables published; incremented after `table` is set */
 	struct names *names;
 	atomic_uint openings, handoffs, pipes;
+	struct holding flows, descriptors; /* in the relay's pools; `flows`: those of C */
 	struct counters counters;
 	struct share shares[THREADS_MAX];
 };
@@ -57,6 +61,11 @@ struct container {
 /* Return a container with a reference that the caller releases, or NULL if there is none. */
 struct container *container_find(struct relay *relay, uint32_t id);
 struct container *container_on(struct relay *relay, uint32_t capture, uint32_t interface);
+
+/* Takes the places of a new flow: for the flow, its client's socket and one upstream socket. Returns 1, or 0 if there
+ * is no room. */
+int container_take_flow(struct container *container);
+void container_give_flow(struct container *container, uint32_t descriptors);
 
 /* Releases a reference; the last one frees the container. */
 void container_release(struct container *container);

@@ -16,6 +16,9 @@
 #include "route.h"
 
 #define ATTEMPT_DELAY 0.25 /* seconds, RFC 8305 section 5 */
+/* Seconds after which an attempt makes way for the next address, if ATTEMPTS_MAX are open: enough for a SYN that is sent
+ * again after 1 s. 17 addresses then have their attempts within the default dial_deadline. */
+#define ATTEMPT_PATIENCE 2.5
 
 void dial_order(struct endpoint *to, uint32_t count)
 {
@@ -32,13 +35,14 @@ void dial_order(struct endpoint *to, uint32_t count)
 	}
 }
 
-struct dial *dial_new(int epoll, uint64_t cookie, const struct endpoint *to, uint32_t count)
+struct dial *dial_new(int epoll, uint64_t cookie, struct holding *places, const struct endpoint *to, uint32_t count)
 {
 	struct dial *dial = calloc(1, sizeof *dial);
 	if (!dial)
 		return NULL;
 	dial->epoll = epoll;
 	dial->cookie = cookie;
+	dial->places = places;
 	dial->count = count;
 	dial->connected = -1;
 	dial->error = EHOSTUNREACH;
@@ -71,10 +75,21 @@ void close_watched(int epoll, int fd)
 	close(fd);
 }
 
+/* Notes that an attempt is no longer open. */
+static void forget(struct dial *dial, uint32_t attempt)
+{
+	dial->fds[attempt] = -1;
+	dial->open--;
+	if (dial->extra) {
+		dial->extra--;
+		places_give(dial->places, 1);
+	}
+}
+
 static void fail(struct dial *dial, uint32_t attempt, int error)
 {
 	close_watched(dial->epoll, dial->fds[attempt]);
-	dial->fds[attempt] = -1;
+	forget(dial, attempt);
 	dial->error = error;
 	dial->next = 0;
 }
@@ -87,6 +102,8 @@ static void start(struct dial *dial, double now)
 	socklen_t length = socket_address(&dial->to[attempt], &address);
 	int fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
 	dial->fds[attempt] = fd;
+	dial->open++;
+	dial->began[attempt] = now;
 	dial->next = now + ATTEMPT_DELAY;
 	if (fd < 0) {
 		fail(dial, attempt, errno);
@@ -112,7 +129,7 @@ static int collect(struct dial *dial)
 		if (connect(dial->fds[i], (struct sockaddr *)&address, length) == 0 || errno == EISCONN) {
 			dial->connected = dial->fds[i];
 			dial->reached = dial->to[i];
-			dial->fds[i] = -1;
+			forget(dial, i);
 			return 1;
 		}
 		if (errno != EALREADY && errno != EINTR)
@@ -121,11 +138,33 @@ static int collect(struct dial *dial)
 	return 0;
 }
 
-static int is_open(const struct dial *dial)
+/* Returns the open attempt that started first. There is one. */
+static uint32_t oldest(const struct dial *dial)
 {
-	for (uint32_t i = 0; i < dial->started; i++)
-		if (dial->fds[i] >= 0)
-			return 1;
+	uint32_t attempt = 0;
+	while (dial->fds[attempt] < 0)
+		attempt++;
+	return attempt;
+}
+
+/* Makes room for one more attempt. Returns 0 if there is none before the new `next`. */
+static int make_room(struct dial *dial, double now)
+{
+	if (dial->open == ATTEMPTS_MAX) {
+		double patience = dial->began[oldest(dial)] + ATTEMPT_PATIENCE;
+		if (patience > now) {
+			dial->next = patience;
+			return 0;
+		}
+		fail(dial, oldest(dial), ETIMEDOUT);
+	}
+	if (dial->open == 0)
+		return 1;
+	if (places_take(dial->places, 1)) {
+		dial->extra++;
+		return 1;
+	}
+	dial->next = now + ATTEMPT_DELAY;
 	return 0;
 }
 
@@ -133,9 +172,9 @@ enum dial_state dial_step(struct dial *dial, double now)
 {
 	if (collect(dial))
 		return DIAL_CONNECTED;
-	while (dial->started < dial->count && dial->next <= now)
+	while (dial->started < dial->count && dial->next <= now && make_room(dial, now))
 		start(dial, now);
-	if (dial->started == dial->count && !is_open(dial))
+	if (dial->started == dial->count && dial->open == 0)
 		return DIAL_FAILED;
 	return DIAL_WAIT;
 }
@@ -164,6 +203,7 @@ void dial_cancel(struct dial *dial)
 	close_in_order(dial->epoll, dial->connected);
 	for (uint32_t i = 0; i < dial->started; i++)
 		close_in_order(dial->epoll, dial->fds[i]);
+	places_give(dial->places, dial->extra);
 	free(dial);
 }
 

@@ -7,6 +7,7 @@
 #define PYINTERCEPTOR_DIAL_H
 
 #include "names.h"
+#include "places.h"
 #include "relay.h"
 
 enum dial_state { DIAL_WAIT, DIAL_CONNECTED, DIAL_FAILED };
@@ -14,20 +15,24 @@ enum dial_state { DIAL_WAIT, DIAL_CONNECTED, DIAL_FAILED };
 struct dial {
 	int epoll;
 	uint64_t cookie;          /* epoll's data for each attempt */
+	struct holding *places;   /* borrowed: for descriptors */
 	uint32_t count, started;  /* number of addresses, and of attempts started */
+	uint32_t open, extra;     /* attempts that are open, and places that they hold beside the flow's */
 	int connected;            /* the connected socket, or -1 */
 	struct endpoint reached;  /* the connected socket's address */
 	int error;                /* errno of the last failure */
-	double next;              /* when the next attempt starts, seconds of CLOCK_MONOTONIC */
+	double next;              /* when the next attempt may start, seconds of CLOCK_MONOTONIC */
 	struct endpoint to[NAME_ADDRESSES_MAX + 1];
 	int fds[NAME_ADDRESSES_MAX + 1];
+	double began[NAME_ADDRESSES_MAX + 1]; /* when each attempt started */
 };
 
 /* Orders addresses so that the families alternate, beginning with the family of the first (RFC 8305 section 4). */
 void dial_order(struct endpoint *to, uint32_t count);
 
-/* Returns NULL if memory is short. dial_step() makes the attempts. */
-struct dial *dial_new(int epoll, uint64_t cookie, const struct endpoint *to, uint32_t count);
+/* Returns NULL if memory is short. dial_step() makes the attempts, of which at most ATTEMPTS_MAX are open at once. Each
+ * but one needs a place of `places`; while there is none, the next attempt waits. */
+struct dial *dial_new(int epoll, uint64_t cookie, struct holding *places, const struct endpoint *to, uint32_t count);
 
 /* Checks the open attempts and starts those that are due. Call it first after dial_new(), then when an attempt's socket
  * is ready and at `next`. */

@@ -110,6 +110,7 @@ static void retire(struct flows *flows, struct flow *flow)
 	close_side(flows, &flow->client);
 	close_side(flows, &flow->upstream);
 	timer_clear(&flows->timers, &flow->timer);
+	container_give_flow(flow->container, flow->descriptors);
 	COUNT(flows, flow, sent, flow->sent.moved);
 	COUNT(flows, flow, received, flow->received.moved);
 	COUNT(flows, flow, flows, (uint64_t)-1);
@@ -211,7 +212,13 @@ static enum end_cause hand_off(struct flows *flows, struct flow *flow)
 	event.fd = flow->client.fd;
 	set_linger(flow->upstream.fd, 0);
 	if (flow->is_broken || epoll_ctl(flows->epoll, EPOLL_CTL_DEL, flow->client.fd, NULL) < 0 ||
-	    relay_post(flows->relay, &event) < 0) {
+	    !places_pass(&container->descriptors)) {
+		atomic_fetch_sub(&container->handoffs, 1);
+		return END_NO_RESOURCES;
+	}
+	flow->descriptors--;
+	if (relay_post(flows->relay, &event) < 0) {
+		places_return(&container->descriptors, 1);
 		atomic_fetch_sub(&container->handoffs, 1);
 		return END_NO_RESOURCES;
 	}
@@ -445,6 +452,7 @@ static struct flow *flow_new(struct flows *flows, struct container *container, i
 	flow->share = &container->shares[flows->thread];
 	flow->client.fd = client;
 	flow->upstream.fd = -1;
+	flow->descriptors = FLOW_DESCRIPTORS;
 	direction_init(&flow->sent, ALLOW_ALL);
 	direction_init(&flow->received, ALLOW_ALL);
 	flow->number = atomic_fetch_add(flows->numbers, 1) + 1;

@@ -57,6 +57,7 @@ struct flow {
 	uint32_t published;        /* the share's `published` when the flow was last decided */
 	uint8_t state, goal;       /* enum flow_state; `goal`: the state after it is connected */
 	uint8_t is_ready, is_broken, protocol, cause;
+	uint8_t descriptors;       /* places that it holds; those of a dial's further attempts are the dial's */
 	struct timer timer;
 	struct endpoint from;
 	struct subject subject;
@@ -85,8 +86,8 @@ struct flows {
 	struct flow *ready, *dead;
 };
 
-/* Begins a flow: takes the socket and the caller's reference to the container. Returns 0 if memory is short, and
- * takes neither. */
+/* Begins a flow: takes the socket, the caller's reference to the container and its container_take_flow(). Returns 0 if
+ * memory is short, and takes none of them. */
 int flow_begin(struct flows *flows, struct container *container, int client, const struct endpoint *from,
                const struct endpoint *to);
 

@@ -39,13 +39,15 @@ static int pipe_get(struct workspace *workspace, struct container *container, in
 {
 	if (atomic_fetch_add(&container->pipes, 1) >= container->budget.pipes)
 		goto none;
+	if (!places_take(&container->descriptors, 2))
+		goto none;
 	if (workspace->idle_pipes) {
 		memcpy(pipe, workspace->pipes[--workspace->idle_pipes], sizeof(int[2]));
 		return 1;
 	}
 	if (pipe2(pipe, O_NONBLOCK | O_CLOEXEC) < 0) {
 		pipe[0] = pipe[1] = -1;
-		goto none;
+		goto unmade;
 	}
 	/* Above fs.pipe-user-pages-soft a pipe can't grow and has only a page or two: then copying is faster. */
 	if (fcntl(pipe[1], F_SETPIPE_SZ, BUFFER_SIZE) >= BUFFER_SIZE)
@@ -53,6 +55,8 @@ static int pipe_get(struct workspace *workspace, struct container *container, in
 	close(pipe[0]);
 	close(pipe[1]);
 	pipe[0] = pipe[1] = -1;
+unmade:
+	places_give(&container->descriptors, 2);
 none:
 	atomic_fetch_sub(&container->pipes, 1);
 	return 0;
@@ -71,6 +75,7 @@ static void pipe_put(struct workspace *workspace, struct container *container, s
 	}
 	pipe[0] = pipe[1] = -1;
 	direction->in_pipe = 0;
+	places_give(&container->descriptors, 2);
 	atomic_fetch_sub(&container->pipes, 1);
 }
 

@@ -19,6 +19,8 @@
 #include "events.h"
 #include "pump.h"
 
+#define PUMP_DESCRIPTORS 3 /* two sockets and an eventfd */
+
 struct relay_pump {
 	struct relay_pump *next;          /* in the list `started` or `dead` */
 	struct relay_pump *next_finished; /* in the list `finished`; a pump can be in `started` at the same time */
@@ -44,8 +46,10 @@ static void pump_free(struct relay_pump *pump)
 	close_sockets(pump);
 	if (pump->done >= 0)
 		close(pump->done);
-	if (pump->container)
+	if (pump->container) {
+		places_give(&pump->container->descriptors, PUMP_DESCRIPTORS);
 		container_release(pump->container);
+	}
 	pthread_mutex_destroy(&pump->lock);
 	free(pump);
 }
@@ -54,9 +58,15 @@ static void pump_free(struct relay_pump *pump)
 
 struct relay_pump *pump_start(struct pumps *pumps, struct container *container, int from, int to, uint64_t limit)
 {
-	struct relay_pump *pump = calloc(1, sizeof *pump);
-	if (!pump)
+	if (!places_take(&container->descriptors, PUMP_DESCRIPTORS)) {
+		errno = EDQUOT;
 		return NULL;
+	}
+	struct relay_pump *pump = calloc(1, sizeof *pump);
+	if (!pump) {
+		places_give(&container->descriptors, PUMP_DESCRIPTORS);
+		return NULL;
+	}
 	pthread_mutex_init(&pump->lock, NULL);
 	pump->pumps = pumps;
 	pump->from = fcntl(from, F_DUPFD_CLOEXEC, 0);
@@ -67,6 +77,7 @@ struct relay_pump *pump_start(struct pumps *pumps, struct container *container, 
 	if (pump->from < 0 || pump->to < 0 || pump->done < 0) {
 		int error = errno;
 		pump_free(pump);
+		places_give(&container->descriptors, PUMP_DESCRIPTORS);
 		errno = error;
 		return NULL;
 	}

@@ -12,6 +12,9 @@
 #include "events.h"
 #include "state.h"
 
+#define FILES_MAX 1000000 /* descriptors that are counted on, if the kernel allows more */
+#define CONTAINERS 1000   /* attached ones for which the default reserve leaves room */
+
 double now(void)
 {
 	struct timespec time;
@@ -33,9 +36,13 @@ static void set_defaults(struct relay_options *options)
 		options->threads = cores > 1 ? 2 : 1;
 	if (options->threads > THREADS_MAX)
 		options->threads = THREADS_MAX;
-	/* A flow has two sockets, and Python keeps a quarter of the descriptors. */
-	if (options->flows == 0 && getrlimit(RLIMIT_NOFILE, &files) == 0)
-		options->flows = (uint32_t)((files.rlim_cur < 1000000 ? files.rlim_cur : 1000000) * 3 / 8);
+	uint32_t limit = getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < FILES_MAX ? (uint32_t)files.rlim_cur : FILES_MAX;
+	if (options->flows == 0)
+		options->flows = limit * 3 / 8;
+	if (options->descriptors == 0)
+		options->descriptors = limit * 3 / 4;
+	if (options->reserve == 0)
+		options->reserve = options->flows < 2 * CONTAINERS ? 1 : options->flows / CONTAINERS;
 	set_default(&options->opening_deadline, 10);
 	set_default(&options->sniff_wait, 0.5);
 	set_default(&options->idle_deadline, 3600);
@@ -60,6 +67,8 @@ struct relay *relay_open(const struct relay_options *options)
 	for (int i = 0; i < CAPTURES_MAX; i++)
 		relay->listeners[i] = -1;
 	pthread_mutex_init(&relay->lock, NULL);
+	pool_open(&relay->flows, relay->options.flows);
+	pool_open(&relay->descriptors, relay->options.descriptors);
 	relay->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int error = relay->event_fd < 0 ? errno : 0;
 	if (!error && !(relay->records = records_new()))
@@ -118,6 +127,8 @@ void relay_close(struct relay *relay)
 		}
 	if (relay->event_fd >= 0)
 		close(relay->event_fd);
+	pool_close(&relay->flows);
+	pool_close(&relay->descriptors);
 	pthread_mutex_destroy(&relay->lock);
 	records_free(relay->records);
 	free(relay->events);

@@ -18,7 +18,7 @@ struct relay_pump;            /* opaque */
 /* relay_open() replaces zero fields by their defaults. Deadlines are in seconds. */
 struct relay_options {
 	uint32_t threads;             /* default: one for each core, at most 2 */
-	uint32_t flows;               /* of all containers; default: 3/8 of RLIMIT_NOFILE, which leaves Python a quarter */
+	uint32_t flows;               /* of all containers; default: 3/8 of RLIMIT_NOFILE */
 	double opening_deadline;      /* for the client's first bytes to be complete; default 10 */
 	double sniff_wait;            /* for a client that is expected to speak first: after this time of silence its
 	                                 server is dialled, as if the server spoke first; default 0.5 */
@@ -29,12 +29,18 @@ struct relay_options {
 	                                 is in doubt: then both sides are closed; default 10 */
 	char content_methods[CONTENT_METHODS_MAX]; /* further methods, separated by commas, whose requests usually have
 	                                 content (content.h); NUL-terminated; default: none */
+	uint32_t descriptors;         /* of all containers: their flows, pipes, pumps and Python's connections for them;
+	                                 default: 3/4 of RLIMIT_NOFILE. The rest is the interceptor's own */
+	uint32_t reserve;             /* flows of each container that no other can take, with two descriptors each; default:
+	                                 a thousandth of `flows`, at least 1. A container can be added only while a reserve
+	                                 is left for it */
 };
 
 #define BUDGET_FLOWS 4000
 #define BUDGET_OPENINGS 512
 #define BUDGET_HANDOFFS 1024
 #define BUDGET_PIPES 64
+#define BUDGET_SPARE 1024 /* default of `descriptors`: these, and two for each flow */
 
 /* The limits of one container. relay_add_container() replaces zero fields by the defaults above. */
 struct relay_budget {
@@ -42,6 +48,7 @@ struct relay_budget {
 	uint32_t openings;            /* flows that aren't decided yet */
 	uint32_t handoffs;            /* flows that Python has and hasn't returned */
 	uint32_t pipes;
+	uint32_t descriptors;
 	uint32_t names;               /* synthetic ones, and again real ones; default and most: NAMES_MAX */
 };
 
@@ -80,6 +87,7 @@ struct relay_counters {           /* of one container, or of all containers toge
 };
 
 #define CAPTURES_MAX 8
+#define ATTEMPTS_MAX 3        /* attempts to connect one flow that are open at once */
 
 /* Starts the threads. Returns NULL with errno on failure. relay_close() ends the relay. */
 struct relay *relay_open(const struct relay_options *options);
@@ -107,7 +115,7 @@ struct attachment {
 
 /* Adds a container. Call it before connections can arrive on the interface. The caller chooses the number `container`:
  * not 0, and never used before. Flows are refused until a policy is published. Returns 0 or -errno: -EEXIST if the
- * number or the interface is taken. */
+ * number or the interface is taken, -EDQUOT if no reserve of flows or descriptors is left. */
 int relay_add_container(struct relay *relay, uint32_t container, const struct attachment *attachment,
                         const struct relay_budget *budget);
 
@@ -126,6 +134,13 @@ int relay_remove_container(struct relay *relay, uint32_t container);
 /* Reports that Python has closed a handed-off flow: frees its place in the budget and its synthetic destination (NULL
  * if it has none), and adds `sent` and `received` to the counters. */
 void relay_returned(struct relay *relay, uint32_t container, const uint8_t *synthetic, uint64_t sent, uint64_t received);
+
+/* Counts descriptors that Python opens for the container. Returns 1, or 0 if its budget is used up or there is no such
+ * container: then Python must not open them. */
+int relay_lend(struct relay *relay, uint32_t container, uint32_t count);
+
+/* Reports that Python has closed such descriptors. */
+void relay_give_back(struct relay *relay, uint32_t container, uint32_t count);
 
 /* Publishes a name's addresses. `synthetic` (2 x 16 bytes: v4-mapped and v6) may be NULL. `addresses` are the real
  * ones; none with `synthetic` means that they aren't resolved yet: a flow that needs them posts an EVENT_RESOLVE. They
@@ -147,8 +162,8 @@ enum permission { DIAL_REFUSED = 0, DIAL_PERMITTED = 1, DIAL_UNREACHABLE = 2 };
 enum permission relay_may_dial(struct relay *relay, uint32_t container, const struct endpoint *to, int local);
 
 /* Moves up to `limit` bytes from one connected, non-blocking socket to another. Borrows both until relay_pump_finish(),
- * which must be called before relay_close(). Pipes count against the container's budget. Returns NULL with errno on
- * failure. */
+ * which must be called before relay_close(). Pipes and descriptors count against the container's budget. Returns NULL
+ * with errno on failure: EDQUOT if that is used up. */
 struct relay_pump *relay_pump_start(struct relay *relay, uint32_t container, int from, int to, uint64_t limit);
 
 /* Returns an eventfd that becomes readable when the limit is reached, the source has ended or a socket has failed.

@@ -26,6 +26,7 @@ struct relay {
 	uint32_t first_event, event_count;
 	struct records *records;
 	struct counters counters;
+	struct pool flows, descriptors;
 };
 
 double now(void); /* seconds, CLOCK_MONOTONIC */

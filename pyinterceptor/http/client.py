@@ -16,7 +16,7 @@ import trio
 
 from pyinterceptor.errors import FetchError
 from pyinterceptor.http.asking import Hop, fields_after, hop_after, host_field, request_head
-from pyinterceptor.http.dial import Decides, Dialled
+from pyinterceptor.http.dial import Decides, Descriptors, Dialled, Unlimited
 from pyinterceptor.http.exchange import Connection, Exchange, Unanswered, reason
 from pyinterceptor.http.fields import end_to_end, upgrade_of
 from pyinterceptor.http.pool import IDLE_SECONDS, Origin, Pool
@@ -55,12 +55,18 @@ class Client:
     """A client, made by `open_client`. A response holds its connection until its body has ended or is closed."""
 
     def __init__(
-        self, dial: Dial, nursery: trio.Nursery, ssl_context: ssl.SSLContext | None, pump: Pump | None
+        self,
+        dial: Dial,
+        nursery: trio.Nursery,
+        ssl_context: ssl.SSLContext | None,
+        pump: Pump | None,
+        descriptors: Descriptors,
     ) -> None:
         self._dial = dial
         self._nursery = nursery
         self._ssl_context = ssl_context
         self._pump = pump
+        self._descriptors = descriptors
         self._pool: Pool[Connection] = Pool()
         self._open: set[Connection] = set()
         self._dialling = 0
@@ -159,24 +165,34 @@ class Client:
         return None
 
     async def _connect(self, origin: Origin, decides: Decides | None) -> Connection:
-        if len(self._open) + self._dialling >= MAX_OPEN:
-            idle = self._pool.oldest()
-            if idle is None:
-                raise FetchError(f"connect to {origin.host}:{origin.port}: {MAX_OPEN} connections are open already")
-            await self._close(idle)
+        await self._take_descriptor(origin)
         self._dialling += 1
         try:
             dialled = await self._dial(origin.host, origin.port, origin.local, origin.at, decides)
             transport = dialled.stream
             stream = await self._secure(transport, origin) if origin.scheme == "https" else transport
+        except BaseException:
+            self._descriptors.give_back()
+            raise
         finally:
             self._dialling -= 1
         connection = Connection(origin, stream, transport, dialled.ip)
         if self._is_closed:
+            self._descriptors.give_back()
             await connection.aclose()
             raise FetchError(f"connect to {connection.name}: the interceptor is closed")
         self._open.add(connection)
         return connection
+
+    async def _take_descriptor(self, origin: Origin) -> None:
+        """Takes a place for one more connection; closes an idle one if there is none."""
+        while len(self._open) + self._dialling >= MAX_OPEN or not self._descriptors.take():
+            idle = self._pool.oldest()
+            if idle is None:
+                count = len(self._open) + self._dialling
+                why = f"the container has {count} connections already, and its budget has no room for another"
+                raise FetchError(f"connect to {origin.host}:{origin.port}: {why}")
+            await self._close(idle)
 
     async def _secure(self, transport: trio.abc.Stream, origin: Origin) -> trio.abc.Stream:
         context = self._ssl_context or verified_tls()
@@ -204,7 +220,9 @@ class Client:
             await self._close(gone)
 
     async def _close(self, connection: Connection) -> None:
-        self._open.discard(connection)
+        if connection in self._open:
+            self._open.discard(connection)
+            self._descriptors.give_back()
         await connection.aclose()
 
     async def expire(self) -> None:
@@ -223,11 +241,16 @@ class Client:
 
 @asynccontextmanager
 async def open_client(
-    dial: Dial, *, ssl_context: ssl.SSLContext | None = None, pump: Pump | None = None
+    dial: Dial,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    pump: Pump | None = None,
+    descriptors: Descriptors | None = None,
 ) -> AsyncIterator[Client]:
-    """Yields a client, which is closed when the block ends. `ssl_context` replaces `verified_tls()`."""
+    """Yields a client, which is closed when the block ends. `ssl_context` replaces `verified_tls()`. `descriptors` is
+    the budget of its connections."""
     async with trio.open_nursery() as nursery:
-        client = Client(dial, nursery, ssl_context, pump)
+        client = Client(dial, nursery, ssl_context, pump, descriptors or Unlimited())
         nursery.start_soon(client.expire)
         try:
             yield client

@@ -71,8 +71,29 @@ async def connect_socket(ip: str, port: int) -> socket.socket:
     return connection
 
 
+class Descriptors(Protocol):
+    """A budget of descriptors."""
+
+    def take(self) -> bool: ...
+    def give_back(self) -> None: ...
+
+
+class Unlimited:
+    """Descriptors without a budget."""
+
+    def take(self) -> bool:
+        return True
+
+    def give_back(self) -> None:
+        """Does nothing."""
+
+
 class Dialer:
-    """Dials by name. `may_dial(ip, port, local)` decides about every address after resolution."""
+    """Dials by name. `may_dial(ip, port, local)` decides about every address after resolution.
+
+    The caller has taken a descriptor for the connection. Further attempts at the same time take theirs from
+    `descriptors`, or wait.
+    """
 
     def __init__(
         self,
@@ -81,11 +102,13 @@ class Dialer:
         may_dial: MayDial,
         make_stream: MakeStream,
         connect: Connect = connect_socket,
+        descriptors: Descriptors | None = None,
     ) -> None:
         self._resolve = resolve
         self._may_dial = may_dial
         self._make_stream = make_stream
         self._connect = connect
+        self._descriptors = descriptors or Unlimited()
 
     async def __call__(
         self, host: str, port: int, local: bool, at: str | None = None, decides: Decides | None = None
@@ -100,7 +123,7 @@ class Dialer:
         and FetchError if none of them connects.
         """
         ips = [at] if at is not None else await self._addresses(host)
-        race = _Race(self._permitted(host, ips, port, local, decides), port, self._connect)
+        race = _Race(self._permitted(host, ips, port, local, decides), port, self._connect, self._descriptors)
         with trio.move_on_after(CONNECT_DEADLINE):
             more = None if at is None else partial(self._others, host, at, port, local, decides)
             connection, ip = await race.run(more)
@@ -150,12 +173,14 @@ class Dialer:
 class _Race:
     """Staggered attempts on several addresses. The first connection is kept; any others are closed."""
 
-    def __init__(self, ips: Sequence[str], port: int, connect: Connect) -> None:
+    def __init__(self, ips: Sequence[str], port: int, connect: Connect, descriptors: Descriptors) -> None:
         self.tried: list[str] = []
         self._ips = ips
         self._port = port
         self._connect = connect
         self._slots = trio.Semaphore(OPEN_ATTEMPTS)
+        self._descriptors = descriptors
+        self._further = 0  # descriptors taken for attempts beside another
         self._winner: tuple[socket.socket, str] | None = None
         self._failures: list[str] = []
         self._cause: OSError | None = None
@@ -180,11 +205,20 @@ class _Race:
         lasts = CONNECT_DEADLINE * min(1.0, self._slots.value / max(1, len(ips)))
         for ip in ips:
             await self._slots.acquire()
+            await self._take_descriptor()
             failed = trio.Event()
             self.tried.append(ip)
             nursery.start_soon(self._attempt, ip, lasts, failed, nursery.cancel_scope)
             with trio.move_on_after(ATTEMPT_DELAY):
                 await failed.wait()
+
+    async def _take_descriptor(self) -> None:
+        """Takes a descriptor for an attempt. The only open one needs none, so others wait until they are that one."""
+        while OPEN_ATTEMPTS - self._slots.value > 1:
+            if self._descriptors.take():
+                self._further += 1
+                return
+            await trio.sleep(ATTEMPT_DELAY)
 
     async def _attempt(self, ip: str, lasts: float, failed: trio.Event, race: trio.CancelScope) -> None:
         connection: socket.socket | None = None
@@ -206,6 +240,9 @@ class _Race:
                 connection.close()
         finally:
             self._slots.release()
+            if self._further:
+                self._further -= 1
+                self._descriptors.give_back()
 
 
 def interleaved(v6: Sequence[str], v4: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ A truncated body is never taken for a whole one: sending fails if a body of know
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
@@ -72,15 +73,14 @@ async def send_body(body: Body, sink: Sink, *, is_chunked: bool, pump: Pump | No
         elif pump is None:
             await _read(body, sink, is_chunked)
         else:
-            body.is_used = True
-            await _lend(source, sink, pump, stall)
+            await _lend(body, source, sink, pump, stall)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING):
             await _close(body)
 
 
-async def _read(body: Body, sink: Sink, is_chunked: bool) -> None:
-    sent, length = 0, body.length
+async def _read(body: Body, sink: Sink, is_chunked: bool, sent: int = 0) -> None:
+    length = body.length
     try:
         parts = aiter(body)
     except BaseException as error:  # the body is already being read
@@ -117,23 +117,31 @@ def _blame(error: BaseException) -> Never:
     raise SourceFailed from error
 
 
-async def _lend(source: Source, sink: Sink, pump: Pump, stall: float) -> None:
+async def _lend(body: Body, source: Source, sink: Sink, pump: Pump, stall: float) -> None:
+    """Sends the body with a pump; or without one, if the container's budget is used up."""
     moved = 0
+    is_pumped = True
     try:
         first = await _take(source)
         remaining = source.remaining
         if first:
             await sink.write(first)
         with pump(source.socket, sink.socket, remaining) as pumping:
+            body.is_used = True
             await _until_moved(pumping, stall)
         moved = pumping.moved
     except OSError as error:
+        if error.errno == errno.EDQUOT:
+            is_pumped = False
+            await _read(body, sink, is_chunked=False, sent=len(first))
+            return
         if _is_dead(sink.socket):
             raise trio.BrokenResourceError(f"write: {error.strerror}") from error
         raise SourceFailed from PeerError(f"the body was cut off: {error.strerror}", BAD_GATEWAY)
     finally:
-        with trio.CancelScope(shield=True):
-            await source.moved(moved)
+        if is_pumped:
+            with trio.CancelScope(shield=True):
+                await source.moved(moved)
     if moved < remaining:
         raise SourceFailed from PeerError(f"the body ended {remaining - moved} bytes before its end", BAD_GATEWAY)
 

@@ -6,6 +6,7 @@ The receiver of a `Handoff` owns its socket, and calls `returned` when that is c
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -33,6 +34,10 @@ class Options:
 
     `content_methods` adds methods whose requests usually have content, separated by commas, to POST, PUT, PATCH,
     QUERY, PROPFIND, REPORT and SEARCH: such a request stays on its connection.
+
+    `flows` and `descriptors` limit all containers together; the process's other descriptors are the interceptor's own.
+    `reserve` is a number of flows, with two descriptors each, that every container has to itself. Its default leaves
+    room for a thousand attached containers.
     """
 
     threads: int = 0
@@ -44,6 +49,8 @@ class Options:
     linger_deadline: float = 0.0
     close_deadline: float = 0.0
     content_methods: str = ""
+    descriptors: int = 0
+    reserve: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,22 @@ class Pumping:
         self._error = error[0]
 
 
+class Descriptors:
+    """Counts the descriptors that Python opens for one container. Made by `Relay.descriptors`."""
+
+    def __init__(self, handle: Any, container: int) -> None:
+        self._handle = handle
+        self._container = container
+
+    def take(self) -> bool:
+        """Counts one more. False if the container's budget is used up: then none may be opened."""
+        return bool(lib.relay_lend(self._handle, self._container, 1))
+
+    def give_back(self) -> None:
+        """Reports that one was closed."""
+        lib.relay_give_back(self._handle, self._container, 1)
+
+
 class Relay:
     """Owns the C relay. Made by `open_relay`."""
 
@@ -156,13 +179,25 @@ class Relay:
         """Adds a container, before its interface exists. Until a policy is published its flows are refused."""
         limits = ffi.new("struct relay_budget *")
         limits.flows, limits.openings, limits.handoffs = budget.flows, budget.openings, budget.handoffs
-        limits.pipes, limits.names = budget.pipes, budget.names
+        limits.pipes, limits.names, limits.descriptors = budget.pipes, budget.names, budget.descriptors or 0
         to = ffi.new("struct attachment *")
         to.capture, to.interface = capture, attachment.interface
         to.v4, to.v6 = packed(attachment.v4), packed(attachment.v6)
-        self._check(
-            lib.relay_add_container(self._handle, attachment.container, to, limits), "add a container"
+        result = lib.relay_add_container(self._handle, attachment.container, to, limits)
+        if result == -errno.EDQUOT:
+            raise CaptureError(f"add a container: {self._fullness()}")
+        self._check(result, "add a container")
+
+    def _fullness(self) -> str:
+        options = lib.relay_options_of(self._handle)
+        return (
+            f"no reserve of {options.reserve} flows is left for it, of {options.flows} flows and {options.descriptors} "
+            "descriptors; stop a container, lower Options(reserve=…), or raise the limit of open files (ulimit -n)"
         )
+
+    def descriptors(self, container: int) -> Descriptors:
+        """Returns the container's budget of descriptors."""
+        return Descriptors(self._handle, container)
 
     def publish_policy(self, container: int, table: bytes) -> None:
         """Replaces the container's policy atomically."""
@@ -266,7 +301,7 @@ class Relay:
     def pump(self, container: int, source: socket.socket, sink: socket.socket, limit: int) -> Iterator[Pumping]:
         """Lends two sockets to C while the block lasts; up to `limit` bytes move from one to the other.
 
-        Raises OSError if the pump can't begin.
+        Raises OSError if the pump can't begin, with EDQUOT if the container's budget is used up.
         """
         handle = lib.relay_pump_start(self._handle, container, source.fileno(), sink.fileno(), limit)
         if handle == ffi.NULL:

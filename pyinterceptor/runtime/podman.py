@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import select
 import shutil
 import signal
 import subprocess
@@ -24,7 +23,7 @@ import trio
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import RESOLV_CONF
 from pyinterceptor.runtime.hostname import hostname
-from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
+from pyinterceptor.runtime.process import Running, Started, Stream, has_exited, split, start_process
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import narrow
 from pyinterceptor.runtime.slots import UIDS, Slot, left_slots, open_slot, without_owner
@@ -58,7 +57,7 @@ class PodmanRuntime:
     @property
     def has_ended(self) -> bool:
         """Whether it was stopped, or the image's own command has ended. All other processes end with that one."""
-        return self._stopped or (self.first is not None and bool(select.select([self.first], [], [], 0)[0]))
+        return self._stopped or (self.first is not None and has_exited(self.first))
 
     async def wait_until_ended(self) -> None:
         """Returns once the image's own command has ended."""

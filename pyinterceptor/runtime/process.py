@@ -83,7 +83,7 @@ class Running:
     @property
     def has_ended(self) -> bool:
         """Whether the process has ended, even if it hasn't been waited for."""
-        return self._process.returncode is not None or bool(select.select([self._pidfd], [], [], 0)[0])
+        return self._process.returncode is not None or has_exited(self._pidfd)
 
     @property
     def is_over(self) -> bool:
@@ -258,6 +258,13 @@ async def start_process(
             raise RuntimeFailure(f"run {argv[0]}: {error.strerror}") from error
 
     return await trio.to_thread.run_sync(on_own_thread, work)
+
+
+def has_exited(pidfd: int) -> bool:
+    """Whether the process has ended. Uses poll(2): select(2) takes no descriptor above 1023."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def exit_code(returncode: int | None) -> int | None:

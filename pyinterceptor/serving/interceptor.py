@@ -303,7 +303,11 @@ class Interceptor:
         try:
             self._relay.add_container(self._listener, attachment, identity.cls.budget)
             async with (
-                open_client(self._dialer(number), pump=partial(self._relay.pump, number)) as client,
+                open_client(
+                    self._dialer(number),
+                    pump=partial(self._relay.pump, number),
+                    descriptors=self._relay.descriptors(number),
+                ) as client,
                 flows_ended(self._relay, number),
                 trio.open_nursery() as nursery,
             ):
@@ -331,4 +335,9 @@ class Interceptor:
         def may_dial(ip: str, port: int, local: bool) -> bool:
             return self._relay.may_dial(ipaddress.ip_address(ip), port, container=container, local=local)
 
-        return Dialer(resolve=self._upstream.resolve, may_dial=may_dial, make_stream=self._hub.stream)
+        return Dialer(
+            resolve=self._upstream.resolve,
+            may_dial=may_dial,
+            make_stream=self._hub.stream,
+            descriptors=self._relay.descriptors(container),
+        )

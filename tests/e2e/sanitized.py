@@ -58,6 +58,7 @@ MEMORY = Sanitizers(
         "tests/unit/test_judge.py",
         "tests/unit/test_follow.py",
         "tests/unit/test_timers.py",
+        "tests/unit/test_places.py",
         "tests/socket/test_policy_change.py",
         "tests/socket/test_pump.py",
         "tests/socket/test_passage.py::test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment",

@@ -19,6 +19,7 @@ import trio
 
 from pyinterceptor import App, Container, Response, open_interceptor
 from pyinterceptor.capture.gateway.namespace import inside
+from pyinterceptor.errors import CaptureError
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options
 from pyinterceptor.runtime import Files
@@ -128,6 +129,48 @@ def test_a_container_at_its_limits_costs_another_nothing(world: World, instance:
                         assert done.stdout == b"hereok" * 100
                 assert interceptor.count(Other).over_budget == 0
                 assert interceptor.count(Greedy).over_budget >= 100
+
+    trio.run(main)
+
+
+def test_19_greedy_containers_take_no_connection_from_the_twentieth(world: World, instance: str) -> None:
+    """Together they ask for more flows than there are; then a 21st starts, and finds its reserve too."""
+
+    async def main() -> None:
+        options = Options(flows=400, descriptors=760, reserve=4)
+        app = App(containers=[Greedy, Other])
+        with trio.fail_after(PATIENCE):
+            async with open_interceptor(app, instance=instance, options=options) as interceptor:
+                modest = await interceptor.get_container(Other)
+                both = "curl -sf http://my.kv/ && curl -sf http://v4.origin.test/ok"
+                with ExitStack() as stack:
+                    refused = []
+                    for number in range(19):
+                        greedy = await interceptor.get_container(Greedy, str(number))
+                        namespace = stack.enter_context(namespace_of(greedy.pid))
+                        refused.append(stack.enter_context(flood(namespace, port=7, first=b"\n", count=60)))
+                    assert sum(count() for count in refused) >= 19 * 60 - 400  # there are no more flows
+                    assert all(count() <= 56 for count in refused)  # each has its reserve
+                    late = await interceptor.get_container(Other, "late")
+                    for container in (modest, late):
+                        done = await container.exec(["sh", "-c", f"for i in $(seq 50); do {both}; done"])
+                        assert done.stdout == b"hereok" * 50
+                    assert interceptor.count(Other).over_budget == 0
+
+    trio.run(main)
+
+
+def test_a_container_for_which_no_reserve_is_left_does_not_start(world: World, instance: str) -> None:
+    async def main() -> None:
+        with trio.fail_after(PATIENCE):
+            app, options = App(containers=[Passing]), Options(flows=10, reserve=5)
+            async with open_interceptor(app, instance=instance, options=options) as interceptor:
+                first = await interceptor.get_container(Passing, "one")
+                await interceptor.get_container(Passing, "two")
+                with pytest.raises(CaptureError, match="no reserve of 5 flows is left"):
+                    await interceptor.get_container(Passing, "three")
+                await first.stop()
+                await interceptor.get_container(Passing, "three")
 
     trio.run(main)
 
@@ -350,10 +393,10 @@ def test_a_splice_moves_while_python_is_held(world: World, instance: str) -> Non
 
 
 @contextmanager
-def flood(namespace: int, *, port: int, first: bytes) -> Iterator[Callable[[], int]]:
-    """Opens 300 connections of a container that send `first`. Yields a function that counts the refused ones."""
+def flood(namespace: int, *, port: int, first: bytes, count: int = 300) -> Iterator[Callable[[], int]]:
+    """Opens `count` connections of a container that send `first`. Yields a function that counts the refused ones."""
     with ExitStack() as stack:
-        made = inside(namespace, lambda: [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(300)])
+        made = inside(namespace, lambda: [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)])
         for one in made:
             stack.enter_context(one)
             one.settimeout(DEADLINE)

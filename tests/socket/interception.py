@@ -18,6 +18,7 @@ import trio.testing
 from pyinterceptor import App, Container
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.dns.names import SYNTHETIC
+from pyinterceptor.dns.servers import Servers
 from pyinterceptor.dns.upstream import open_upstream
 from pyinterceptor.http.server import open_server
 from pyinterceptor.relay.hub import Hub
@@ -67,6 +68,9 @@ class LoopbackCapture:
     def container_on(self, interface: int) -> int | None:
         attachment = self.reserved.get(interface)
         return None if attachment is None else attachment.container
+
+    def serve_ipv6(self, attachment: Attachment, networks: Any) -> None:
+        """Does nothing: this capture uses no namespace."""
 
     def set_ipv6(self, v6: bool) -> None:
         """Does nothing: this capture uses no namespace."""
@@ -125,6 +129,13 @@ class Interception:
         made.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         return made
 
+    def is_refused(self, name: str) -> bool:
+        """Whether the container's next connection is reset."""
+        try:
+            return self.asks(name).recv(1) == b""
+        except ConnectionResetError:
+            return True
+
 
 @asynccontextmanager
 async def interception(
@@ -142,7 +153,7 @@ async def interception(
         async with (
             open_relay(Options(threads=1)) as relay,
             open_server() as server,
-            open_upstream(["127.0.0.1"]) as upstream,
+            open_upstream(Servers(["127.0.0.1"])) as upstream,
             trio.open_nursery() as nursery,
         ):
 

@@ -22,7 +22,7 @@ from tests.socket.passage import CONTAINER, LO, NEAR, OPEN, passage
 
 @pytest.fixture
 def relay() -> Iterator[Relay]:
-    made = Relay(lib.relay_open(ffi.new("struct relay_options *")))
+    made = Relay(lib.relay_open(ffi.new("struct relay_options *", {"reserve": 1})))
     yield made
     made.close()
 
@@ -92,11 +92,14 @@ def test_options_of_zero_take_the_documented_defaults() -> None:
     assert [getattr(effective, name) for name in names] == [10.0, 0.5, 3600.0, 15.0, 120.0, 10.0]
     assert ffi.string(effective.content_methods) == b""
     assert effective.threads in {1, 2}
-    assert effective.flows == min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1_000_000) * 3 // 8
+    files = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1_000_000)
+    assert effective.flows == files * 3 // 8
+    assert effective.descriptors == files * 3 // 4
+    assert effective.reserve == max(effective.flows // 1000, 1)
 
 
 def test_options_that_are_given_stay() -> None:
-    given = ffi.new("struct relay_options *", (3, 7, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, b"LOCK,ACL"))
+    given = ffi.new("struct relay_options *", (3, 7, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, b"LOCK,ACL", 70, 2))
     relay = lib.relay_open(given)
     assert ffi.buffer(ffi.new("struct relay_options *", lib.relay_options_of(relay)))[:] == ffi.buffer(given)[:]
     lib.relay_close(relay)

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from pyinterceptor.errors import DialRefused, FetchError, OtherRule
-from pyinterceptor.http.dial import MAX_ADDRESSES, OPEN_ATTEMPTS, Decides, Dialer, interleaved
+from pyinterceptor.http.dial import MAX_ADDRESSES, OPEN_ATTEMPTS, Decides, Descriptors, Dialer, interleaved
 from tests.stream.dialogue import in_trio
 
 NAMES: dict[str, tuple[list[str], list[str]]] = {
@@ -35,6 +35,7 @@ class Net:
         self.resolving = 0.0
         self.closed: list[str] = []
         self.open = self.most_open = 0
+        self.descriptors: Descriptors | None = None
         self._peers: list[socket.socket] = []
 
     async def resolve(self, host: str) -> Any:
@@ -72,6 +73,7 @@ class Net:
             may_dial=lambda ip, port, local: local or not ip.startswith(("10.", "::1", "127.")),
             make_stream=lambda made: made,  # type: ignore[arg-type,return-value]
             connect=self.connect,
+            descriptors=self.descriptors,
         )
         self.began = trio.current_time()
         try:
@@ -281,3 +283,27 @@ def test_families_take_turns_and_the_number_of_attempts_is_bounded() -> None:
     assert interleaved(["a", "b"], ["1"]) == ["a", "1", "b"]
     assert interleaved([], ["1", "1", "2"]) == ["1", "2"]
     assert len(interleaved([str(n) for n in range(99)], [])) == MAX_ADDRESSES
+
+
+class Places:
+    """A budget of descriptors."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def take(self) -> bool:
+        has_one = self.count > 0
+        self.count -= has_one
+        return has_one
+
+    def give_back(self) -> None:
+        self.count += 1
+
+
+@in_trio
+async def test_an_attempt_without_a_descriptor_waits_for_the_one_before() -> None:
+    net = Net()
+    net.descriptors = Places(0)
+    net.after = {"2001:db8::1": 2.9}
+    net.errors = {"2001:db8::1": errno.ETIMEDOUT}
+    assert await net.dial("both.example") == [("2001:db8::1", 0), ("198.51.100.1", 3)]

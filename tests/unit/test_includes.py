@@ -11,8 +11,8 @@ CEXT = ROOT / "cext"
 # Pure files: bytes, numbers and time in, a result out.
 PURE = [
     *("abi", "protocol", "addresses", "hosts", "layout", "rows", "policy", "guard"),
-    *("reading", "slice", "frame", "chunks", "response", "content", "sniff", "names", "message", "timers", "subject"),
-    "follow",
+    *("reading", "slice", "frame", "chunks", "response", "content", "sniff", "names", "message", "timers", "places"),
+    *("subject", "follow"),
 ]
 # Declarations that the phases share with the files that implement them.
 DECLARED = ["records", "relay"]
