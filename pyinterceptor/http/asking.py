@@ -30,9 +30,17 @@ def host_field(url: URL, given: str | None) -> str:
 
 
 def request_head(
-    method: str, target: str, host: str, fields: Fields, length: int | None, upgrade: str | None = None
+    method: str,
+    target: str,
+    host: str,
+    fields: Fields,
+    length: int | None,
+    upgrade: str | None = None,
+    *,
+    closes: bool = False,
 ) -> bytes:
     """Returns the head of a request. Its body has `length` bytes, or is chunked if `length` is None.
+    `closes`: the connection ends with the response, unless it is upgraded.
 
     Expect is not forwarded: our client reads the response while it sends, so it needs no 100 (Continue).
 
@@ -59,6 +67,8 @@ def request_head(
         lines.append("transfer-encoding: chunked")
     if upgrade is not None:
         lines += ["connection: upgrade", f"upgrade: {upgrade}"]
+    elif closes:
+        lines.append("connection: close")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Literal, Protocol
 
@@ -32,14 +32,15 @@ TLS_DEADLINE = 15.0  # seconds
 # The idempotent methods: repeating such a request has no further effect (RFC 9110 section 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 NEVER = frozenset({"CONNECT", "TRACE"})
+# The methods whose content every server reads. A server that ignores the content of another one, such as GET, may take
+# it for the next request (RFC 9110 section 9.3.1).
+CONTENT_METHODS = frozenset({"POST", "PUT", "PATCH", "QUERY", "PROPFIND", "REPORT", "SEARCH"})
 
 
 class Dial(Protocol):
     """The part of a `Dialer` that a client needs."""
 
-    async def __call__(
-        self, host: str, port: int, local: bool, at: str | None, decides: Decides | None
-    ) -> Dialled: ...
+    async def __call__(self, host: str, port: int, local: bool, at: str | None, decides: Decides | None) -> Dialled: ...
     def may_use(self, ip: str, port: int, local: bool, decides: Decides | None) -> bool: ...
 
 
@@ -61,12 +62,14 @@ class Client:
         ssl_context: ssl.SSLContext | None,
         pump: Pump | None,
         descriptors: Descriptors,
+        content_methods: Collection[str],
     ) -> None:
         self._dial = dial
         self._nursery = nursery
         self._ssl_context = ssl_context
         self._pump = pump
         self._descriptors = descriptors
+        self._content_methods = CONTENT_METHODS.union(content_methods)
         self._pool: Pool[Connection] = Pool()
         self._open: set[Connection] = set()
         self._dialling = 0
@@ -127,9 +130,10 @@ class Client:
         """Sends one request. If a reused connection turns out to be closed, repeats it on a new one."""
         method, body = request.method, request.body
         fields = list(Headers(request.headers).items())
-        upgrade = upgrade_of(fields) if request.target is not None and body.content == b"" else None
-        head = request_head(method, target, host, fields, body.length, upgrade)
-        connection = None if upgrade else await self._kept(origin, decides)
+        upgrade = upgrade_of(fields) if request.target is not None else None
+        is_alone = body.length != 0 and method not in self._content_methods
+        head = request_head(method, target, host, fields, body.length, upgrade, closes=is_alone)
+        connection = None if upgrade or is_alone else await self._kept(origin, decides)
         if connection is not None:
             try:
                 return await self._exchange(connection, method, head, body)
@@ -139,21 +143,29 @@ class Client:
                 if body.content is not None:
                     body = Body(body.content)
         connection = await self._connect(origin, decides)
-        return await self._exchange(connection, method, head, body, may_switch=upgrade is not None)
+        return await self._exchange(
+            connection, method, head, body, may_switch=upgrade is not None, may_reuse=not is_alone
+        )
 
     async def _exchange(
-        self, connection: Connection, method: str, head: bytes, body: Body, *, may_switch: bool = False
+        self,
+        connection: Connection,
+        method: str,
+        head: bytes,
+        body: Body,
+        *,
+        may_switch: bool = False,
+        may_reuse: bool = True,
     ) -> Response:
-        exchange = Exchange(connection, method, self._give_back, self._pump, may_switch=may_switch)
+        give_back = self._give_back if may_reuse else self._close_after
+        exchange = Exchange(connection, method, give_back, self._pump, may_switch=may_switch)
         reply = await exchange.start(head, body, self._nursery)
         if exchange.has_switched:
+            await exchange.wait_sent()
             return Switched(exchange, reply.fields)
-        answer = Body(exchange.parser.take()) if exchange.parser.is_done else Body(exchange, reply.length)
-        try:
-            return Response(answer, reply.status, Headers.parsed(end_to_end(reply.fields)))
-        except ValueError as error:
-            await exchange.aclose()
-            raise FetchError(f"receive from {connection.name}: {error}") from error
+        is_whole = exchange.parser.is_done and not exchange.trailers
+        answer = Body(exchange.parser.take()) if is_whole else Body(exchange, reply.length)
+        return Response.fetched(answer, reply.status, Headers.parsed(end_to_end(reply.fields)))
 
     async def _kept(self, origin: Origin, decides: Decides | None) -> Connection | None:
         """Returns an idle connection that the current policy permits and that shows no sign of its end; else None."""
@@ -219,6 +231,10 @@ class Client:
         if gone is not None:
             await self._close(gone)
 
+    async def _close_after(self, connection: Connection, is_reusable: bool) -> None:
+        """Closes the connection of a request whose content its origin may have read as another request."""
+        await self._close(connection)
+
     async def _close(self, connection: Connection) -> None:
         if connection in self._open:
             self._open.discard(connection)
@@ -246,11 +262,15 @@ async def open_client(
     ssl_context: ssl.SSLContext | None = None,
     pump: Pump | None = None,
     descriptors: Descriptors | None = None,
+    content_methods: Collection[str] = (),
 ) -> AsyncIterator[Client]:
-    """Yields a client, which is closed when the block ends. `ssl_context` replaces `verified_tls()`. `descriptors` is
-    the budget of its connections."""
+    """Yields a client, which is closed when the block ends. `ssl_context` replaces `verified_tls()`.
+
+    `descriptors` is the budget of its connections. A request with content whose method is neither in CONTENT_METHODS
+    nor in `content_methods` has a connection of its own, which is closed after the response.
+    """
     async with trio.open_nursery() as nursery:
-        client = Client(dial, nursery, ssl_context, pump, descriptors or Unlimited())
+        client = Client(dial, nursery, ssl_context, pump, descriptors or Unlimited(), content_methods)
         nursery.start_soon(client.expire)
         try:
             yield client

@@ -160,7 +160,7 @@ class Connection:
         try:
             response = await self._answer(request)
             if response.status == SWITCHED:
-                return await self._switch(cast("Switched", response))
+                return await self._switch(cast("Switched", response), incoming)
             return await self._send(response, incoming, frame, is_old=version == "HTTP/1.0")
         finally:
             if self._ended is not None:
@@ -213,8 +213,10 @@ class Connection:
             self._faults.error("the handler failed", error, request)
             return Response("pyinterceptor: the handler failed\n", 500)
 
-    async def _switch(self, response: Switched) -> bool:
+    async def _switch(self, response: Switched, incoming: Incoming | None) -> bool:
         """Passes the bytes of whatever the client and the origin speak from now on."""
+        if incoming is not None and not await incoming.drain(self._limits.drain):
+            return await self._refuse(502, "the origin switched protocols before the request's body had ended")
         origin = response.exchange.connection.stream
         self.is_answering = True
         await self._write(response.head() + response.exchange.parser.surplus)

@@ -14,6 +14,7 @@ import trio
 
 from pyinterceptor.boundary import parted
 from pyinterceptor.errors import FetchError, PeerError
+from pyinterceptor.http.fields import trailers_of
 from pyinterceptor.http.pool import Origin
 from pyinterceptor.http.reply import ReplyHead, ReplyParser
 from pyinterceptor.http.transfer import Pump, SourceFailed, send_body
@@ -118,6 +119,24 @@ class Exchange:
     def has_switched(self) -> bool:
         """Whether the connection has switched to another protocol. It is kept until the exchange is closed."""
         return self.parser.head is not None and self.parser.head.status == SWITCHED
+
+    async def wait_sent(self) -> None:
+        """Returns once the whole request is sent: bytes of another protocol may follow only then.
+
+        Raises FetchError if it can't be sent.
+        """
+        try:
+            await self._upload_left.wait()
+            if not self._is_sent:
+                raise FetchError(f"send to {self.connection.name}: the request ended before it was complete")
+        except BaseException:
+            await self._end(reusable=False)
+            raise
+
+    @property
+    def trailers(self) -> list[tuple[str, str]]:
+        """The trailer fields to forward, once the response's body has ended."""
+        return trailers_of(self.parser.trailers)
 
     def __aiter__(self) -> Exchange:
         return self

@@ -6,7 +6,7 @@ neither read nor returned are closed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextvars import ContextVar, Token
 
 import trio
@@ -66,6 +66,10 @@ class _Derived:
     def __aiter__(self) -> _Derived:
         return self
 
+    @property
+    def trailers(self) -> Sequence[tuple[str, str]]:
+        return self._body.trailers
+
     async def __anext__(self) -> bytes:
         if self._chunks is None:
             self._chunks = aiter(self._body)
@@ -124,9 +128,11 @@ def _request(
         return Request(resource, method or "GET", headers, body)
     if method is None and headers is None and body is None:
         return resource
-    return Request(
+    sent = Request(
         resource.url,
         method or resource.method,
         resource.headers if headers is None else headers,
         resource.body if body is None else body,
     )
+    sent.target = resource.target
+    return sent

@@ -16,12 +16,23 @@ HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
 
+# Fields that a trailer may not replace (RFC 9110 section 6.5.1).
+NOT_IN_TRAILERS = HOP_BY_HOP | {
+    "authorization", "cache-control", "content-encoding", "content-length", "content-range", "content-type", "host",
+    "location", "set-cookie", "www-authenticate",
+}  # fmt: skip
+
 
 def end_to_end(fields: Fields) -> list[tuple[str, str]]:
     """Returns the end-to-end fields of a message that has arrived."""
     given = list(fields)
     dropped = HOP_BY_HOP | connection_options(given)
     return [(name, value) for name, value in given if name.lower() not in dropped]
+
+
+def trailers_of(fields: Fields) -> list[tuple[str, str]]:
+    """Returns the trailer fields that are forwarded."""
+    return [(name, value) for name, value in fields if name.lower() not in NOT_IN_TRAILERS]
 
 
 def upgrade_of(fields: Fields) -> str | None:

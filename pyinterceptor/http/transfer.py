@@ -22,7 +22,6 @@ PUMPED = 256 * 1024  # bytes; a shorter body isn't worth lending the sockets to 
 AT_ONCE = 4 * 1024 * 1024  # bytes of a file per call; more than a socket's buffer takes
 BAD_GATEWAY = 502
 CLOSING = 1.0  # seconds for a body's own code to close it
-LAST_CHUNK = b"0\r\n\r\n"
 TCP_CLOSE = 7  # tcpi_state of a socket after a reset or timeout (include/net/tcp_states.h)
 
 
@@ -93,7 +92,13 @@ async def _read(body: Body, sink: Sink, is_chunked: bool, sent: int = 0) -> None
     if length is not None and sent < length:
         raise SourceFailed from ValueError(f"the body ended after {sent} of {length} bytes")
     if is_chunked:
-        await sink.write(LAST_CHUNK)
+        await sink.write(last_chunk(body))
+
+
+def last_chunk(body: Body) -> bytes:
+    """Returns the last chunk, with the body's trailers (RFC 9112 section 7.1.2)."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in body.trailers)
+    return f"0\r\n{lines}\r\n".encode("latin-1")
 
 
 async def _close(body: Body) -> None:

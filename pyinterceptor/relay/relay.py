@@ -33,7 +33,7 @@ class Options:
     """Counts, and deadlines in seconds; 0 takes the default of `struct relay_options` (cext/relay.h).
 
     `content_methods` adds methods whose requests usually have content, separated by commas, to POST, PUT, PATCH,
-    QUERY, PROPFIND, REPORT and SEARCH: such a request stays on its connection.
+    QUERY, PROPFIND, REPORT and SEARCH: such a request stays on its connection, here and in `fetch`.
 
     `flows` and `descriptors` limit all containers together; the process's other descriptors are the interceptor's own.
     `reserve` is a number of flows, with two descriptors each, that every container has to itself. Its default leaves
@@ -168,6 +168,9 @@ class Relay:
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
+        options = lib.relay_options_of(handle)
+        methods = ffi.string(options.content_methods).decode()
+        self.content_methods = frozenset(filter(None, map(str.strip, methods.split(","))))
         self._batch = ffi.new("struct relay_event[]", BATCH)
         self._records = ffi.new("struct relay_record[]", RECORDS)
 

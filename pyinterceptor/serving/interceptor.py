@@ -307,6 +307,7 @@ class Interceptor:
                     self._dialer(number),
                     pump=partial(self._relay.pump, number),
                     descriptors=self._relay.descriptors(number),
+                    content_methods=self._relay.content_methods,
                 ) as client,
                 flows_ended(self._relay, number),
                 trio.open_nursery() as nursery,

@@ -146,6 +146,7 @@ class Outbound:
             self._refused(request, Reason.LOCAL)
             return refusal(GUARDED[0], request.host, GUARDED[1])
         except FetchError as error:
+            self._run.faults.info("passing the request on failed", error, request)
             return refusal(502, request.host, str(error))
 
     def _is_decided_alike(self, host: str, ip: str, port: int) -> bool:

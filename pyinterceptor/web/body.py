@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 Content = bytes | bytearray | memoryview | str | AsyncIterable[bytes | str] | None
@@ -72,6 +72,11 @@ class Body:
     def source(self) -> Source | FileSource | None:
         """The socket or file that holds the bytes; None if there is none, or if reading has begun."""
         return None if self.is_used else getattr(self._chunks, "source", None)
+
+    @property
+    def trailers(self) -> Sequence[tuple[str, str]]:
+        """The trailer fields of a fetched body, once it has ended; else none."""
+        return getattr(self._chunks, "trailers", ())
 
     def taken(self) -> Body:
         """Moves the bytes into a new body, and returns it. Raises RuntimeError if this body was read already."""

@@ -40,9 +40,7 @@ class Response:
 
     __slots__ = ("_body", "_headers", "_status")
 
-    def __init__(
-        self, body: Content | Body = None, status: int = 200, headers: Source | Headers | None = None
-    ) -> None:
+    def __init__(self, body: Content | Body = None, status: int = 200, headers: Source | Headers | None = None) -> None:
         self._status = _checked(status)
         self._body = body if isinstance(body, Body) else Body(body)
         if headers is None:
@@ -64,11 +62,18 @@ class Response:
             raise ValueError(f"a redirect's status is one of {sorted(REDIRECTS)}, not {status!r}")
         return cls(None, status, {"location": str(URL(url))})
 
+    @classmethod
+    def fetched(cls, body: Body, status: int, headers: Headers) -> Response:
+        """Makes the response of an origin, whose status may be any from 200 to 999. Takes the headers."""
+        response = cls(body, headers=Headers.parsed(()))
+        response._status, response._headers = status, headers
+        return response
+
     # Assigned values are checked as in the constructor, so that a response can always be sent.
 
     @property
     def status(self) -> int:
-        """The status code, 200 to 599."""
+        """The status code, 200 to 599; up to 999 if it was fetched."""
         return self._status
 
     @status.setter

@@ -15,7 +15,7 @@ from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.errors import CaptureError
 from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.budget import Budget
-from pyinterceptor.relay.relay import Relay
+from pyinterceptor.relay.relay import Options, Relay, open_relay
 from tests.socket.loopback import in_trio
 from tests.socket.passage import CONTAINER, LO, NEAR, OPEN, passage
 
@@ -96,6 +96,14 @@ def test_options_of_zero_take_the_documented_defaults() -> None:
     assert effective.flows == files * 3 // 8
     assert effective.descriptors == files * 3 // 4
     assert effective.reserve == max(effective.flows // 1000, 1)
+
+
+@in_trio
+async def test_the_methods_of_content_are_known_to_python_too() -> None:
+    async with open_relay(Options()) as relay:
+        assert not relay.content_methods
+    async with open_relay(Options(content_methods="ACL, LOCK")) as relay:
+        assert relay.content_methods == {"ACL", "LOCK"}
 
 
 def test_options_that_are_given_stay() -> None:

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from pyinterceptor.errors import FetchError
+from pyinterceptor.http.client import open_client
 from pyinterceptor.http.dial import Decides
 from pyinterceptor.http.pool import IDLE_SECONDS
 from pyinterceptor.web import Body, Request, Response
@@ -170,6 +171,13 @@ async def test_an_early_answer_is_heard_and_ends_the_upload() -> None:
         (http("HTTP/1.1 100 Continue") + http("HTTP/1.1 103 Early Hints", "link: x") + OK, b"ok"),
         (http("HTTP/1.1 204 No Content", "content-length: 5"), b""),
         (http("HTTP/1.1 304 Not Modified", "content-length: 5"), b""),
+        (b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", b"ok"),
+        (
+            http("HTTP/1.1 200", "Content-Length : 2", "content-length: 2, 2", "odd name: x", "y", body=b"ok"),
+            b"ok",
+        ),
+        (http("HTTP/1.1 299 Odd", "a: b", " c", "x: \x01", "content-length:", "\t2", body=b"ok"), b"ok"),
+        (http("HTTP/1.1 200 OK", "transfer-encoding: chunked", body=b"2 ;x\nok\n0  \r\nETag: 1\r\n\r\n"), b"ok"),
         (http("HTTP/1.1 200 OK", "content-length: 4", "content-encoding: gzip", body=b"\x1f\x8b\0\1"), b"\x1f\x8b\0\1"),
     ],
 )
@@ -238,13 +246,12 @@ async def test_a_response_that_is_cut_off_is_never_whole(raw: bytes) -> None:
         b"",
         b"SSH-2.0-x\r\n",
         http("HTTP/2.0 200 OK", "content-length: 0"),
-        http("HTTP/1.1 999 Odd", "content-length: 0"),
+        http("HTTP/1.1 099 Odd", "content-length: 0"),
+        http("HTTP/1.1 1000 Odd", "content-length: 0"),
         http("HTTP/1.1 200 OK", "content-length: 1", "content-length: 2"),
-        http("HTTP/1.1 200 OK", "content-length: 1", "transfer-encoding: chunked"),
         http("HTTP/1.1 200 OK", "transfer-encoding: gzip, chunked"),
         http("HTTP/1.1 200 OK", "transfer-encoding: xchunked"),
-        http("HTTP/1.0 200 OK", "transfer-encoding: chunked"),
-        http("HTTP/1.1 200 OK", "a: b", " folded: c"),
+        http("HTTP/1.1 200 OK", "content-length: +1"),
         http("HTTP/1.1 200 OK", "a\0: b"),
         http("HTTP/1.1 200 OK", "a: b\0"),
         http("HTTP/1.1 101 Switching Protocols", "connection: upgrade", "upgrade: x"),
@@ -260,6 +267,57 @@ async def test_an_invalid_response_is_an_error(raw: bytes) -> None:
         await origin.stream.send_eof()
         with pytest.raises(FetchError, match=r"receive from my\.kv:80"):
             await coming.response()
+
+
+@pytest.mark.parametrize("bytewise", [False, True])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        http("HTTP/1.1 200 OK", "content-length: 9", "transfer-encoding: chunked", body=b"2\r\nok\r\n0\r\n\r\n"),
+        http("HTTP/1.1 200 OK", "transfer-encoding: identity", "content-length: 2", body=b"ok"),
+        http("HTTP/1.0 200 OK", "transfer-encoding: chunked", body=b"2\r\nok\r\n0\r\n\r\n"),
+    ],
+)
+@in_trio
+async def test_a_response_with_unclear_framing_is_read_and_its_connection_closed(raw: bytes, bytewise: bool) -> None:
+    async with internet() as net:
+        coming = net.fetch("http://my.kv/")
+        origin = await net.dialled()
+        await origin.gets(GET)
+        await origin.sends(raw, bytewise=bytewise)
+        assert await (await coming.response()).bytes() == b"ok"
+        await origin.hears_the_end()
+        await ask(net)
+        assert net.dials == 2
+
+
+@in_trio
+async def test_a_head_may_have_300_kib() -> None:
+    async with internet() as net:
+        fields = [f"x-{number}: {'y' * 1000}" for number in range(290)]
+        response, origin = await ask(net, answer=http("HTTP/1.1 200 OK", *fields, "content-length: 2", body=b"ok"))
+        assert (await response.text(), len(response.headers)) == ("ok", 291)
+        await ask(net, origin)
+
+
+@in_trio
+async def test_a_shoutcast_answer_ends_with_its_connection() -> None:
+    async with internet() as net:
+        response, origin = await ask(net, answer=http("ICY 200 OK", "icy-name: x", body=b"mu"))
+        await origin.sends(b"sic")
+        await origin.stream.send_eof()
+        assert (await response.text(), response.headers["icy-name"]) == ("music", "x")
+
+
+@pytest.mark.parametrize("status", [200, 299, 600, 999])
+@in_trio
+async def test_a_fetched_status_may_be_up_to_999(status: int) -> None:
+    async with internet() as net:
+        response, _ = await ask(net, answer=http(f"HTTP/1.1 {status} Odd", "content-length: 0"))
+        assert response.status == status
+    if status > 599:
+        with pytest.raises(ValueError, match="status"):
+            Response(status=status)
 
 
 # --- connections ----------------------------------------------------------------------------------------------------
@@ -339,6 +397,41 @@ async def test_a_kept_connection_to_an_address_under_another_rule_now_is_closed_
         await origin.hears_the_end()
         await net.dialled(at="198.51.100.7")
         assert not coming.is_done
+
+
+@pytest.mark.parametrize("length", [None, 20])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS", "get", "PURGE"])
+@in_trio
+async def test_unusual_content_has_a_connection_of_its_own(method: str, length: int | None) -> None:
+    async with internet() as net:
+        _, kept = await ask(net)
+        request = Request("http://my.kv/")
+        request.method, request.body = method, Body(slowly(b"GET /x HTTP/1.1\r\n\r\n"[:20].ljust(20)), length)
+        coming = net.fetch(request)
+        alone = await net.dialled()
+        framing = "transfer-encoding: chunked" if length is None else "content-length: 20"
+        await alone.gets(http(f"{method} / HTTP/1.1", "host: my.kv", framing, "connection: close"))
+        await trio.sleep(2)
+        await alone.sends(OK + http("HTTP/1.1 200 OK", "content-length: 5", body=b"other"))
+        assert await (await coming.response()).text() == "ok"
+        await everything_closed(alone)
+        await ask(net, kept)
+        assert net.dials == 2
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "QUERY", "PROPFIND", "REPORT", "SEARCH", "MINE"])
+@in_trio
+async def test_usual_content_keeps_its_connection(method: str) -> None:
+    async with trio.open_nursery() as nursery:
+        net = Internet(nursery)
+        async with open_client(net, content_methods=["MINE"]) as net.client:
+            _, kept = await ask(net)
+            coming = net.fetch(Request("http://my.kv/", method, body="x"))
+            await kept.gets(http(f"{method} / HTTP/1.1", "host: my.kv", "content-length: 1", body=b"x"))
+            await kept.sends(OK)
+            assert (await coming.response()).ok
+            await ask(net, kept)
+            assert net.dials == 1
 
 
 @in_trio

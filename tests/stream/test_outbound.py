@@ -743,3 +743,88 @@ async def test_a_tunnel_that_breaks_on_one_side_is_reset_on_the_other(who: str) 
             await client.sends(b"x")
             await trio.testing.wait_all_tasks_blocked()
         assert client.connection.was_reset
+
+
+@in_trio
+async def test_an_upgrade_may_have_a_body_as_that_of_docker_exec() -> None:
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request, headers=request.headers)
+
+    docker = ("Connection: Upgrade", "Upgrade: tcp")
+    body = b'{"Detach":false,"Tty":true}'
+    async with internet() as net, container(handled_by(pass_on), net) as client:
+        length = f"Content-Length: {len(body)}"
+        await client.sends(http("POST /exec/1/start HTTP/1.1", "Host: my.kv", *docker, length) + body[:5])
+        origin = await net.dialled()
+        asked = ("Host: my.kv", length, "connection: upgrade", "upgrade: tcp")
+        await origin.gets(http("POST /exec/1/start HTTP/1.1", *asked, body=body[:5]))
+        await client.sends(body[5:] + b"ls\n")
+        await origin.gets(body[5:])
+        await origin.sends(http("HTTP/1.1 101 UPGRADED", *docker) + b"file")
+        switched = ("connection: upgrade", "upgrade: tcp")
+        await client.gets(http("HTTP/1.1 101 Switching Protocols", *switched, body=b"file"))
+        await origin.gets(b"ls\n")
+        await origin.sends(b"more")
+        await client.gets(b"more")
+        await origin.closes()
+        await client.gets_nothing_more()
+
+
+@pytest.mark.parametrize("options", ["authorization, x-scope", "Authorization,close,X-Scope"])
+@pytest.mark.parametrize("is_copied", [False, True])
+@in_trio
+async def test_a_container_strips_no_field_that_a_handler_sets(options: str, is_copied: bool) -> None:
+    async def sign(request: Any, env: Any, ctx: Any) -> Response:
+        assert "authorization" not in request.headers
+        if is_copied:
+            fields = {**dict(request.headers.items()), "authorization": "secret", "x-scope": "mine"}
+            return await fetch(request, headers=fields)
+        request.headers["authorization"] = "secret"
+        request.headers["x-scope"] = "mine"
+        return await fetch(request)
+
+    async with internet() as net, container(handled_by(sign), net) as client:
+        head = ("Host: my.kv", f"Connection: {options}", "Authorization: own", "X-Other: 1")
+        await client.sends(http("GET / HTTP/1.1", *head))
+        origin = await net.dialled()
+        kept = ("Host: my.kv", "X-Other: 1", "authorization: secret", "x-scope: mine")
+        await origin.gets(http("GET / HTTP/1.1", *kept))
+        fields = ("Connection: x-hop", "X-Hop: 1", "content-length: 2")
+        await origin.sends(http("HTTP/1.1 200 OK", *fields, body=b"ok"))
+        closing = ("connection: close",) if "close" in options else ()
+        await client.gets(http("HTTP/1.1 200 OK", "content-length: 2", *closing, body=b"ok"))
+
+
+@pytest.mark.parametrize("is_sent_at_once", [False, True])
+@in_trio
+async def test_fetched_trailers_and_statuses_pass(is_sent_at_once: bool) -> None:
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request)
+
+    head = http("HTTP/1.1 799 Odd", "transfer-encoding: chunked")
+    body = b"2\r\nok\r\n0\r\nX-Sum: 1\r\nContent-Length: 9\r\nConnection: x\r\n\r\n"
+    async with internet() as net, container(handled_by(pass_on), net) as client:
+        await client.sends(GET)
+        origin = await net.dialled()
+        await origin.sends(head + body if is_sent_at_once else head)
+        await trio.testing.wait_all_tasks_blocked()
+        if not is_sent_at_once:
+            await origin.sends(body)
+        await client.gets(http("HTTP/1.1 799 ", "transfer-encoding: chunked") + b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n")
+
+
+@in_trio
+async def test_the_log_says_in_one_line_why_a_fetch_failed(caplog: pytest.LogCaptureFixture) -> None:
+    async def pass_on(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(request)
+
+    async with internet() as net, container(handled_by(pass_on), net) as client:
+        await client.sends(GET)
+        origin = await net.dialled()
+        await origin.sends(http("HTTP/1.1 200 OK", "content-length: 1, 2"))
+        await client.gets(b"HTTP/1.1 502 ")
+        await trio.testing.wait_all_tasks_blocked()
+        [record] = caplog.records
+        assert "the response's length is in doubt" in record.getMessage()
+        assert record.exc_info is None
+        await client.stream.receive_some()
