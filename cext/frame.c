@@ -199,7 +199,7 @@ static enum reading read_request_line(struct slice line, struct head *head, stru
 }
 
 /* Returns the authority of an absolute target, "http://authority/…", or an empty slice if the target isn't absolute. */
-static struct slice authority_of(struct slice target)
+static struct slice absolute_authority(struct slice target)
 {
 	struct slice none = {target.at, 0};
 	uint32_t scheme = 0;
@@ -239,9 +239,32 @@ static int is_host(struct slice host)
 	return host_canonical((const char *)host.at, host.length, canonical) > 0;
 }
 
-static enum reading read_host(const struct head *head, const uint8_t *bytes, struct slice target, struct frame *out)
+/* Returns the text without its port, if that is `port`, empty, or any where `port` is NULL. */
+static struct slice without_port(struct slice text, const char *port)
 {
-	struct slice authority = authority_of(target), host = {bytes + head->host_at, head->host_length};
+	uint32_t end = text.length;
+	while (end > 0 && text.at[end - 1] >= '0' && text.at[end - 1] <= '9')
+		end--;
+	struct slice found = {text.at + end, text.length - end};
+	if (end > 1 && text.at[end - 1] == ':' && (!port || found.length == 0 || equals(found, port)))
+		text.length = end - 1;
+	return text;
+}
+
+/* Returns 1 if the Host field names the target's authority. */
+static int is_same_host(struct slice authority, struct slice host, struct slice target, int is_connect)
+{
+	const char *port = is_connect ? NULL : (target.at[4] | 0x20) == 's' ? "443" : "80";
+	authority = without_port(authority, port);
+	host = without_port(host, port);
+	return authority.length == host.length && strncasecmp((const char *)authority.at, (const char *)host.at, host.length) == 0;
+}
+
+static enum reading read_host(const struct head *head, const uint8_t *bytes, struct slice target, int is_connect,
+                              struct frame *out)
+{
+	struct slice authority = is_connect ? target : absolute_authority(target);
+	struct slice host = {bytes + head->host_at, head->host_length};
 	if (head->hosts > 1)
 		return bad(out, 400, "the head has more than one Host field");
 	if (head->hosts == 0 && head->minor == 1)
@@ -251,8 +274,7 @@ static enum reading read_host(const struct head *head, const uint8_t *bytes, str
 	if (authority.length) {
 		if (!is_host(authority))
 			return bad(out, 400, "the host in the request target is malformed");
-		if (head->hosts && (authority.length != host.length ||
-		                    strncasecmp((const char *)authority.at, (const char *)host.at, host.length) != 0))
+		if (head->hosts && !is_same_host(authority, host, target, is_connect))
 			return bad(out, 400, "the request target and the Host field name different hosts");
 		host = authority;
 	}
@@ -291,8 +313,8 @@ static int persists(const struct head *head)
 static enum reading set_request(const struct head *head, const uint8_t *bytes, struct frame *out)
 {
 	struct slice method = {bytes, head->method_length}, target = {bytes + head->target_at, head->target_length};
-	int is_absolute = authority_of(target).length > 0;
-	if (read_host(head, bytes, target, out) == READING_BAD)
+	int is_absolute = absolute_authority(target).length > 0, is_connect = equals(method, "CONNECT");
+	if (read_host(head, bytes, target, is_connect, out) == READING_BAD)
 		return READING_BAD;
 	if (!is_target_form_legal(method, target, is_absolute))
 		return bad(out, 400, "the form of the request target is not valid for this method");
@@ -303,11 +325,11 @@ static enum reading set_request(const struct head *head, const uint8_t *bytes, s
 	out->target_at = head->target_at;
 	out->target_length = head->target_length;
 	out->is_head = method.length == 4 && memcmp(method.at, "HEAD", 4) == 0;
-	out->is_connect = equals(method, "CONNECT");
+	out->is_connect = (uint8_t)is_connect;
 	out->keep_alive = persists(head);
 	out->expect_continue = head->minor == 1 && head->expect_continue;
 	out->upgrade = head->upgrades && head->connection_upgrade;
-	out->is_plain = head->minor == 1 && !is_absolute && !out->is_connect && !equals(method, "TRACE") && !head->http2;
+	out->is_plain = head->minor == 1 && !is_connect && !equals(method, "TRACE") && !head->http2;
 	return READING_WHOLE;
 }
 
@@ -332,4 +354,16 @@ enum reading frame_request(struct head *head, const uint8_t *bytes, uint32_t len
 	if (reading == READING_WHOLE)
 		reading = read_fields(head, bytes, length, out);
 	return reading == READING_WHOLE ? set_request(head, bytes, out) : reading;
+}
+
+int frame_is_for_proxy(const uint8_t *bytes, uint32_t length)
+{
+	uint32_t at = 0;
+	while (at < length && is_any_blank(bytes[at]))
+		at++;
+	while (at < length && !is_any_blank(bytes[at]))
+		at++;
+	while (at < length && is_any_blank(bytes[at]))
+		at++;
+	return at == length || (bytes[at] != '/' && bytes[at] != '*');
 }

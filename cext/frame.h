@@ -44,9 +44,8 @@ struct frame {
 	uint32_t target_at;       /* offset of the target */
 	uint32_t target_length;
 	uint32_t host_length;
-	char host[HOST_MAX + 1];  /* as the client wrote it, with its port; NUL-terminated */
-	uint8_t is_plain;         /* 1: can be followed; 0: valid, but HTTP/1.0, CONNECT, TRACE, an upgrade to h2c or in
-	                             absolute form */
+	char host[HOST_MAX + 1];  /* the target's if it has one, else the Host field's, with its port; NUL-terminated */
+	uint8_t is_plain;         /* 1: can be followed; 0: valid, but HTTP/1.0, CONNECT, TRACE or an upgrade to h2c */
 	uint8_t is_head;          /* the method is HEAD, so the response has no body */
 	uint8_t is_connect;
 	uint8_t keep_alive;       /* the connection persists after this request */
@@ -57,11 +56,15 @@ struct frame {
 /* Frames a request head. Returns READING_BAD for: a bare LF or CR, NUL or another control byte, several Host fields, no
  * Host field in HTTP/1.1, a malformed Host, Transfer-Encoding with Content-Length, chunked that isn't last or is
  * repeated, Content-Lengths that differ, a Content-Length that isn't 1 to 18 digits, obs-fold, a space before the
- * colon, an absolute form that disagrees with Host, a malformed request line, more than HEAD_MAX bytes or
+ * colon, an absolute form or a CONNECT that disagrees with Host (the default port may be omitted, CONNECT's always), a malformed request line, more than HEAD_MAX bytes or
  * HEAD_FIELDS_MAX fields (431), an empty line before the request line, an unknown transfer coding (400 or 501) or
  * version (400 or 505), any transfer coding in HTTP/1.0, a target form that the method doesn't allow. A bare CR or LF
  * or a control byte is reported at once, another fault of a line when the line is complete, and a fault of the whole
  * head (a field that is missing, repeated or in conflict with another) at the blank line or before. */
 enum reading frame_request(struct head *head, const uint8_t *bytes, uint32_t length, struct frame *out);
+
+/* Returns 1 if a lenient proxy could take the bytes for a request to forward, in any form: the target begins with
+ * neither "/" nor "*", or isn't there yet. */
+int frame_is_for_proxy(const uint8_t *bytes, uint32_t length);
 
 #endif

@@ -6,19 +6,25 @@
 
 #include "judge.h"
 
-/* HTTP can't be followed if its head isn't plain or if the server spoke first. Then it goes to Python if another of its
- * requests could be decided differently, and otherwise passes unframed. */
-static enum judged judge_http(const struct subject *subject, const void *table, const struct relay_options *options,
+/* HTTP can't be followed if its head isn't plain or if the server spoke first. Then it goes to Python if it could reach a
+ * host with a rule, and otherwise passes unframed. */
+static enum judged judge_http(struct subject *subject, const void *table, const struct relay_options *options,
                               const struct opening *opening, struct first_bytes *look)
 {
 	struct head head = {0};
 	if (subject->decision.verdict != VERDICT_SPLICE)
 		return JUDGED_SERVE;
-	if (opening->ambiguous || look->has_greeted)
-		return policy_differs(table) ? JUDGED_SERVE : JUDGED_UNFRAMED;
+	int may_reach_ruled = subject_may_reach_ruled(subject, table);
+	if (opening->ambiguous || look->has_greeted) {
+		int may_be_forwarded = opening->malformed && frame_is_for_proxy(look->bytes, look->length);
+		if (may_reach_ruled || (may_be_forwarded && policy_differs(table)))
+			return JUDGED_SERVE;
+		subject->is_in_doubt = 1;
+		return JUDGED_UNFRAMED;
+	}
 	frame_request(&head, look->bytes, opening->head_length, &look->first);
 	/* A server could take the content for requests, which would bypass a rule: Python sends it on a connection of its own. */
-	if (content_is_unusual(&look->first, look->bytes, options->content_methods) && policy_differs(table))
+	if (content_is_unusual(&look->first, look->bytes, options->content_methods) && may_reach_ruled)
 		return JUDGED_SERVE;
 	return JUDGED_FOLLOW;
 }
@@ -40,28 +46,31 @@ static enum judged judge_opening(struct subject *subject, const void *table, con
 	if (opening->host_length && !subject_set_host(subject, opening->host))
 		return JUDGED_NO_MEMORY;
 	look->protocol = opening->protocol;
+	subject->is_in_doubt = 0;
 	subject_decide(subject, table, is_answer ? PROTOCOL_NONE : opening->protocol, subject->host);
 	if (opening->protocol == PROTOCOL_HTTP)
 		return judge_http(subject, table, options, opening, look);
 	if (is_opaque && is_kept_back(subject, table, options, look))
 		return JUDGED_KEEP;
-	/* The preface of HTTP/2 without TLS doesn't name the hosts of its requests: it is refused if rules could decide them
-	 * differently. */
-	if (opening->protocol == PROTOCOL_HTTP2 && policy_differs(table))
+	/* The preface of HTTP/2 without TLS doesn't name the hosts of its requests: it is refused if it could reach a host
+	 * with a rule. */
+	if (opening->protocol == PROTOCOL_HTTP2 && subject_may_reach_ruled(subject, table))
 		subject->decision.verdict = VERDICT_REFUSE;
+	subject->is_in_doubt = opening->protocol == PROTOCOL_HTTP2;
 	return subject->decision.verdict == VERDICT_SPLICE ? JUDGED_SPLICE : JUDGED_REFUSE;
 }
 
 /* Judges an incomplete opening when its time is over, or when the client has closed. HTTP and TLS are recognised by
- * then. Any other opening is opaque, but if rules could decide it differently it is late: its next bytes could still
- * make it HTTP. */
+ * then. Any other opening is opaque, but if it could reach a host with a rule it is late: its next bytes could still make
+ * it HTTP. An HTTP head has the longer deadline beside any rule, since its Host field decides. */
 static enum judged judge_incomplete(struct subject *subject, const void *table, const struct relay_options *options,
                                     const struct opening *opening, struct first_bytes *look)
 {
-	int differs = policy_differs(table);
-	if (!look->is_end && look->waited < (differs ? options->opening_deadline : options->sniff_wait))
+	int is_opaque = opening->protocol == PROTOCOL_OPAQUE;
+	int is_slow = is_opaque ? subject_may_reach_ruled(subject, table) : policy_differs(table);
+	if (!look->is_end && look->waited < (is_slow ? options->opening_deadline : options->sniff_wait))
 		return JUDGED_MORE;
-	if (opening->protocol == PROTOCOL_OPAQUE && differs && !look->is_end)
+	if (is_opaque && is_slow && !look->is_end)
 		return JUDGED_LATE;
 	return judge_opening(subject, table, options, opening, look);
 }

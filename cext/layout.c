@@ -70,7 +70,8 @@ int policy_check(const void *table, uint32_t size)
 	const struct policy_header *header = table;
 	if (size < sizeof *header || header->magic != POLICY_MAGIC || header->size != size ||
 	    !fits(size, header->stages, sizeof(struct policy_stage)) || !fits(size, header->targets, sizeof(uint32_t)) ||
-	    !fits(size, header->waits, sizeof(uint16_t)) || header->waits.count > WAITS_MAX || !rows_fit(header, header->locals))
+	    !fits(size, header->waits, sizeof(uint16_t)) || header->waits.count > WAITS_MAX || !fits(size, header->ruled, 16) ||
+	    !rows_fit(header, header->locals))
 		return 0;
 	const struct policy_stage *stages = (const void *)((const uint8_t *)table + header->stages.offset);
 	for (uint32_t i = 0; i < header->stages.count; i++)

@@ -46,6 +46,8 @@ struct policy_header {
 	struct policy_array stages;   /* struct policy_stage[], in order */
 	struct policy_array targets;  /* uint32_t[], enum takes */
 	struct policy_array waits;    /* uint16_t[]: ports whose clients speak first */
+	struct policy_array ruled;    /* uint8_t[16][], sorted: the real addresses of the names that rows name exactly */
+	uint32_t is_resolved;         /* 0: `ruled` isn't known yet, and any address may be one of them */
 };
 
 struct policy_stage {

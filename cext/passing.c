@@ -74,12 +74,14 @@ static struct next pass_unseen(struct flow *flow, enum flow_state state)
 	return go(state);
 }
 
-/* Handles a message whose end is unknown. If no rule could decide another request differently, all bytes pass unparsed.
- * Otherwise a request resets the flow, and a response passes until the server closes or close_deadline: the connection
+/* Handles a message whose end is unknown. A request whose further bytes could reach a host with a rule resets the flow,
+ * and elsewhere all bytes pass unparsed. So they do after a response if no rule could decide another request differently.
+ * Otherwise a response passes until the server closes or close_deadline: the connection
  * serves no further request. */
 static struct next unframed(struct flow *flow, const void *table, int is_request)
 {
-	if (!policy_differs(table))
+	int is_checked = is_request ? subject_may_reach_ruled(&flow->subject, table) : policy_differs(table);
+	if (!is_checked)
 		return pass_unseen(flow, FLOW_UNFRAMED);
 	if (is_request)
 		return end(END_RESET);
@@ -90,13 +92,15 @@ static struct next unframed(struct flow *flow, const void *table, int is_request
 
 /* Returns 1 if Python must send the request on a connection of its own: its server could take the content for further
  * requests, which would bypass a rule. */
-static int is_ours_to_send(const struct flows *flows, const void *table, const struct frame *frame)
+static int is_ours_to_send(const struct flows *flows, const struct flow *flow, const void *table, const struct frame *frame)
 {
-	return content_is_unusual(frame, flows->workspace->buffer, flows->options->content_methods) && policy_differs(table);
+	return content_is_unusual(frame, flows->workspace->buffer, flows->options->content_methods) &&
+	       subject_may_reach_ruled(&flow->subject, table);
 }
 
+/* Decides a request whose head is at the beginning of the workspace's buffer, which has `length` bytes. */
 static struct next decide_request(struct flows *flows, struct flow *flow, const void *table, enum reading reading,
-                                  const struct frame *frame)
+                                  const struct frame *frame, uint32_t length)
 {
 	const char *host = frame->host_length ? frame->host : NULL;
 	if (reading != READING_BAD && !subject_set_host(&flow->subject, host))
@@ -104,12 +108,14 @@ static struct next decide_request(struct flows *flows, struct flow *flow, const 
 	subject_decide(&flow->subject, table, PROTOCOL_HTTP, host);
 	if (flow->subject.decision.verdict != VERDICT_SPLICE)
 		return go(FLOW_SERVED);
-	if (reading == READING_WHOLE && frame->is_plain && !is_ours_to_send(flows, table, frame)) {
+	if (reading == READING_WHOLE && frame->is_plain && !is_ours_to_send(flows, flow, table, frame)) {
 		flow->sent.allowed = follow_pass_request(&flow->follow, frame);
 		begin_exchange(flows, flow, frame);
 		return stay(flow);
 	}
-	return policy_differs(table) ? go(FLOW_SERVED) : pass_unseen(flow, FLOW_UNFRAMED);
+	int may_be_forwarded = reading != READING_WHOLE && frame_is_for_proxy(flows->workspace->buffer, length);
+	int is_served = subject_may_reach_ruled(&flow->subject, table) || (may_be_forwarded && policy_differs(table));
+	return is_served ? go(FLOW_SERVED) : pass_unseen(flow, FLOW_UNFRAMED);
 }
 
 static int wants_look(const struct direction *direction)
@@ -140,7 +146,7 @@ static struct next look_at_request(struct flows *flows, struct flow *flow, const
 	if (followed == FOLLOWED_UNFRAMED)
 		next = unframed(flow, table, 1);
 	else if (followed == FOLLOWED_REQUEST)
-		next = decide_request(flows, flow, table, reading, &frame);
+		next = decide_request(flows, flow, table, reading, &frame, (uint32_t)got);
 	looked(&flow->client, got, flow->sent.allowed);
 	return next;
 }
@@ -248,7 +254,7 @@ static struct next judge_open(struct flow *flow, const void *table)
 {
 	struct subject *subject = &flow->subject;
 	int was_blind = flow->state == FLOW_UNFRAMED || flow->protocol == PROTOCOL_HTTP2;
-	if (was_blind && policy_differs(table))
+	if (was_blind && subject_may_reach_ruled(subject, table))
 		return end(END_REFUSED);
 	subject_decide(subject, table, subject->protocol, subject->host);
 	int is_refused = subject->decision.verdict == VERDICT_REFUSE && subject->decision.reason != REASON_NOT_HTTP;

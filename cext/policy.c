@@ -3,6 +3,7 @@
  * Decides a flow or request: one loop over a table's stages. Owns nothing; policy.h names the callers.
  */
 #include <stddef.h>
+#include <string.h>
 
 #include "policy.h"
 #include "rows.h"
@@ -132,5 +133,41 @@ int policy_differs(const void *table)
 		    rows->all.count)
 			return 1;
 	}
+	return 0;
+}
+
+static int is_ruled(const struct policy_header *header, const uint8_t *address)
+{
+	const uint8_t(*ruled)[16] = (const void *)((const uint8_t *)header + header->ruled.offset);
+	uint32_t low = 0, high = header->ruled.count;
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		int order = memcmp(ruled[middle], address, 16);
+		if (order == 0)
+			return 1;
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return 0;
+}
+
+int policy_may_rule(const void *table, const char *host, uint32_t host_length, const struct endpoint *destination)
+{
+	const struct policy_header *header = table;
+	const struct policy_stage *stages = stages_of(header);
+	struct question question;
+	if (!policy_differs(table))
+		return 0;
+	if (!header->is_resolved)
+		return 1;
+	question_ask(&question, host, host_length, destination);
+	for (uint32_t i = 0; i < question.address_count; i++)
+		if (is_ruled(header, question.addresses[i].bytes))
+			return 1;
+	for (uint32_t i = 0; i < header->stages.count; i++)
+		if (rows_find(rows_of(header, &stages[i]), &question).is_possible)
+			return 1;
 	return 0;
 }

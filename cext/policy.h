@@ -66,6 +66,11 @@ int policy_names_host(const void *table, const char *host, uint32_t host_length,
 /* Returns 1 if clients of this port speak first: then nothing is dialled before the client's first bytes arrive. */
 int policy_waits(const void *table, uint16_t port);
 
+/* Returns 1 if a rule could be for the host or for this destination: a row matches one of them, regardless of port and
+ * protocol, or one of them is a real address of a name that a row names exactly, by itself or embedded. While those
+ * addresses aren't known, any table with rows returns 1. */
+int policy_may_rule(const void *table, const char *host, uint32_t host_length, const struct endpoint *destination);
+
 /* Returns 1 if the table could decide two requests, or two protocols, on one flow differently. Such a flow is
  * followed. */
 int policy_differs(const void *table);

@@ -9,6 +9,13 @@
 #include <string.h>
 #include <strings.h>
 
+/* RFC 9112 section 3 allows a lenient server to accept HT, VT, FF and a bare CR as a space. Python's http.server
+ * accepts every Latin-1 space. */
+static inline int is_any_blank(uint8_t byte)
+{
+	return byte == ' ' || (byte >= '\t' && byte <= '\r') || (byte >= 0x1c && byte <= 0x1f) || byte == 0x85 || byte == 0xa0;
+}
+
 struct slice {
 	const uint8_t *at;
 	uint32_t length;

@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "frame.h"
+#include "slice.h"
 #include "sniff.h"
 
 #define METHOD_MAX 32 /* bytes; the longest registered method has 17 */
@@ -22,13 +23,6 @@ static enum answer is_http2(const uint8_t *bytes, uint32_t length)
 	if (memcmp(bytes, preface, length < whole ? length : whole) != 0)
 		return NO;
 	return length < whole ? MORE : YES;
-}
-
-/* RFC 9112 section 3 allows a lenient server to accept HT, VT, FF and a bare CR as a space. Python's http.server
- * accepts every Latin-1 space. */
-static int is_blank(uint8_t byte)
-{
-	return byte == ' ' || (byte >= '\t' && byte <= '\r') || (byte >= 0x1c && byte <= 0x1f) || byte == 0x85 || byte == 0xa0;
 }
 
 static int is_letter(uint8_t byte)
@@ -58,7 +52,7 @@ static int is_bare_request(const uint8_t *method, uint32_t length, const uint8_t
 static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, uint32_t method)
 {
 	uint32_t at = so_far->line;
-	while (!so_far->target && at < length && is_blank(bytes[at]) && bytes[at] != '\n')
+	while (!so_far->target && at < length && is_any_blank(bytes[at]) && bytes[at] != '\n')
 		at++;
 	if (!so_far->target && at < length)
 		so_far->target = at;
@@ -70,7 +64,7 @@ static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint
 	if (bytes[at] != '\n')
 		return NO;
 	for (uint32_t i = so_far->target; i + 5 <= at; i++)
-		if (strncasecmp((const char *)bytes + i, "HTTP/", 5) == 0 && is_blank(bytes[i - 1]))
+		if (strncasecmp((const char *)bytes + i, "HTTP/", 5) == 0 && is_any_blank(bytes[i - 1]))
 			return YES;
 	const uint8_t *target = bytes + so_far->target;
 	return is_bare_request(bytes + so_far->start, method, target, at - so_far->target) ? YES : NO;
@@ -83,7 +77,7 @@ static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint
 static enum answer is_http1(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
 {
 	uint32_t start = so_far->start;
-	while (start < length && is_blank(bytes[start]))
+	while (start < length && is_any_blank(bytes[start]))
 		start++;
 	so_far->start = start;
 	uint32_t at = start;
@@ -94,7 +88,7 @@ static enum answer is_http1(struct sniffing *so_far, const uint8_t *bytes, uint3
 	if (at == length)
 		return MORE;
 	uint32_t method = at - start;
-	if (method == 0 || !is_blank(bytes[at]))
+	if (method == 0 || !is_any_blank(bytes[at]))
 		return NO;
 	if (so_far->line < at)
 		so_far->line = at;
@@ -115,6 +109,7 @@ static enum reading read_http(struct sniffing *so_far, const uint8_t *bytes, uin
 	out->protocol = PROTOCOL_HTTP;
 	out->head_length = frame.head_length;
 	out->ambiguous = !frame.is_plain;
+	out->malformed = reading != READING_WHOLE;
 	out->host_length = frame.host_length;
 	memcpy(out->host, frame.host, sizeof out->host);
 	return reading == READING_MORE ? READING_MORE : READING_WHOLE;
@@ -286,7 +281,7 @@ static void guess(enum answer http1, uint32_t length, struct opening *out)
 {
 	int is_endless = http1 == MORE && length > METHOD_MAX; /* an unfinished request line: Python answers 431 or 400 */
 	out->protocol = is_endless ? PROTOCOL_HTTP : PROTOCOL_OPAQUE;
-	out->ambiguous = (uint8_t)is_endless;
+	out->ambiguous = out->malformed = (uint8_t)is_endless;
 }
 
 static enum reading look(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out)

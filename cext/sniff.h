@@ -18,7 +18,8 @@ struct opening {
 	char host[HOST_MAX + 1];  /* Host field or SNI as the client wrote it, NUL-terminated; empty if there is none */
 	uint8_t http2;            /* TLS: ALPN offers h2 */
 	uint8_t ambiguous;        /* HTTP: the head is malformed or not plain (struct frame): it can't be followed */
-	uint8_t reserved[2];
+	uint8_t malformed;        /* HTTP: the head is malformed or incomplete: its host is unknown */
+	uint8_t reserved[1];
 };
 
 /* The progress of parsing an opening: each byte is parsed once. Zero it for a new flow. Pass it again with the same

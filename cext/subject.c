@@ -53,11 +53,16 @@ void subject_decide(struct subject *subject, const void *table, uint32_t protoco
 		subject->decision = there;
 }
 
+static int may_rule(const void *table, const char *host, const struct endpoint *to)
+{
+	return policy_may_rule(table, host, host ? (uint32_t)strlen(host) : 0, to);
+}
+
 int subject_agrees(const struct subject *subject, const void *table, const struct endpoint *candidate)
 {
 	const char *host = subject->protocol == PROTOCOL_NONE ? subject->name : subject->host;
 	struct decision there = decide_by_both(subject, table, subject->protocol, host, candidate);
-	return policy_same(&there, &subject->decision);
+	return policy_same(&there, &subject->decision) && !(subject->is_in_doubt && may_rule(table, NULL, candidate));
 }
 
 int subject_reaches_silently(const struct subject *subject, const void *table)
@@ -75,4 +80,10 @@ int subject_may_be_handled(const struct subject *subject, const void *table)
 int subject_is_ruled(const struct subject *subject, const void *table)
 {
 	return policy_names_host(table, subject->name, subject->name ? (uint32_t)strlen(subject->name) : 0, &subject->to);
+}
+
+int subject_may_reach_ruled(const struct subject *subject, const void *table)
+{
+	return may_rule(table, subject->name, &subject->to) || may_rule(table, subject->host, NULL) ||
+	       (subject->reached.port && may_rule(table, NULL, &subject->reached));
 }

@@ -14,7 +14,8 @@ struct subject {
 	char *name;               /* the name for which the container's DNS returned `to`; NULL: none */
 	uint8_t is_synthetic;     /* 1: `to` is a synthetic address of `name` */
 	uint8_t protocol;         /* enum protocol, of the last decision */
-	uint8_t reserved[2];
+	uint8_t is_in_doubt;      /* 1: it passes though it could be read as another request: it may not reach a ruled host */
+	uint8_t reserved;
 	struct decision decision;
 };
 
@@ -29,7 +30,8 @@ int subject_set_host(struct subject *subject, const char *host);
  * whose decision differs, that decision is used. */
 void subject_decide(struct subject *subject, const void *table, uint32_t protocol, const char *host);
 
-/* Returns 1 if the subject would get the same verdict and rule at this address. */
+/* Returns 1 if the subject would get the same verdict and rule at this address. A subject in doubt doesn't agree with an
+ * address of a ruled host. */
 int subject_agrees(const struct subject *subject, const void *table, const struct endpoint *candidate);
 
 /* Returns 1 if a client that sends nothing may reach the destination. Doesn't change the decision. */
@@ -40,5 +42,9 @@ int subject_may_be_handled(const struct subject *subject, const void *table);
 
 /* Returns 1 if a rule for the subject's name or destination, not a catch-all rule, gives HTTP to a handler. */
 int subject_is_ruled(const struct subject *subject, const void *table);
+
+/* Returns 1 if bytes that could be read in two ways could reach a host with a rule: at the destination, at the connected
+ * address, by the destination's name or by the subject's host. Everywhere else such bytes pass. */
+int subject_may_reach_ruled(const struct subject *subject, const void *table);
 
 #endif

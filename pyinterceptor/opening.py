@@ -100,6 +100,7 @@ async def open_interceptor(
                 nursery.start_soon(flows.run)
                 nursery.start_soon(gateway.follow)
                 nursery.start_soon(interceptor.recording.run)
+                nursery.start_soon(interceptor.ruled.keep)
                 nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
                 nursery.start_soon(learn_prefixes, upstream)
                 nursery.start_soon(serve_udp, gateway.dns, interceptor.run_on, interceptor.resolver)

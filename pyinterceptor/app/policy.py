@@ -10,7 +10,7 @@ from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy import rules, table
 from pyinterceptor.policy.addresses import V4_MAPPED, Network
 from pyinterceptor.policy.budget import Budget
-from pyinterceptor.policy.hosts import key, pattern
+from pyinterceptor.policy.hosts import is_glob, key, pattern
 from pyinterceptor.policy.metadata import names_metadata
 from pyinterceptor.policy.pieces import Pieces, at_once
 
@@ -27,6 +27,7 @@ class Policy:
     names: tuple[str, ...]  # by rule
     ipv6: frozenset[bytes]  # the IPv6 addresses that have a handler of their own
     metadata: bool  # a rule names the address of a cloud's metadata service
+    exact: tuple[str, ...] = ()  # names that rules name exactly, if traffic to their real addresses could pass
     stages: tuple[str, ...] = rules.STAGES
 
     def decide(self, protocol: int, host: str, destination: tuple[Any, int] | None) -> table.Decision:
@@ -71,7 +72,14 @@ def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
     yield
     metadata = yield from names_metadata(hosts, local_networks)
     addresses = frozenset(filter(None, map(_ipv6_of, hosts)))
-    return Policy(generation, blob, tuple(handlers), tuple(names), addresses, metadata)
+    exact = tuple(filter(None, map(_name_of, hosts))) if internet and catch_all is None else ()
+    return Policy(generation, blob, tuple(handlers), tuple(names), addresses, metadata, exact)
+
+
+def _name_of(host: str) -> str | None:
+    """Returns the canonical name of a rule for one; None for a rule for an address or a glob."""
+    canonical = pattern(host)
+    return None if is_glob(canonical) or isinstance(key(canonical), Network) else canonical
 
 
 def _ipv6_of(host: str) -> bytes | None:

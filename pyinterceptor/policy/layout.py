@@ -5,7 +5,7 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
@@ -13,7 +13,7 @@ from struct import Struct
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.errors import PolicyError
 
-HEADER = Struct("=10I")  # struct policy_header
+HEADER = Struct("=13I")  # struct policy_header
 STAGE = Struct("=IHH")  # struct policy_stage
 
 assert (HEADER.size, STAGE.size) == (ffi.sizeof("struct policy_header"), ffi.sizeof("struct policy_stage"))
@@ -76,8 +76,21 @@ def assembled(layout: Layout, generation: int) -> bytes:
             parts.append(rows)
             offset += len(rows)
     counts = (len(layout.stages), stages_at, len(layout.targets), targets_at, len(layout.waits), waits_at)
-    header = HEADER.pack(lib.POLICY_MAGIC, offset, generation, places[id(layout.locals)], *counts)
+    header = HEADER.pack(lib.POLICY_MAGIC, offset, generation, places[id(layout.locals)], *counts, 0, HEADER.size, 0)
     stages = [STAGE.pack(places[id(stage.rows)], stage.on_match, stage.on_miss) for stage in layout.stages]
     targets = Struct(f"={len(layout.targets)}I").pack(*layout.targets)
     waits = Struct(f"={len(layout.waits)}H{2 * (len(layout.waits) % 2)}x").pack(*layout.waits)
     return b"".join((header, *stages, targets, waits, *parts))
+
+
+def resolved(table: bytes, addresses: Iterable[bytes]) -> bytes:
+    """Returns the table with the real addresses (16 bytes each) of the names that its rules name exactly.
+
+    Without them, C refuses whatever could be read in two ways at every address (`policy_may_rule`, cext/policy.h).
+    """
+    ruled = sorted(set(addresses))
+    fields = list(HEADER.unpack_from(table))
+    at = len(table)
+    fields[1] = at + 16 * len(ruled)
+    fields[10:] = len(ruled), at, 1
+    return b"".join((HEADER.pack(*fields), table[HEADER.size :], *ruled))

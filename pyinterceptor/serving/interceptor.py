@@ -36,6 +36,7 @@ from pyinterceptor.serving.log import Log, log_records
 from pyinterceptor.serving.namespace import Namespace, Netns, opened
 from pyinterceptor.serving.recording import Recording
 from pyinterceptor.serving.records import RECORDS
+from pyinterceptor.serving.ruled import RuledHosts
 from pyinterceptor.serving.run import Run, flows_ended
 from pyinterceptor.serving.turns import in_turns
 
@@ -65,6 +66,7 @@ class Interceptor:
         self.runs: dict[int, Run] = {}  # by number
         self.resolver = Resolver(upstream=upstream, relay=relay, v6=v6)
         self.recording = Recording(relay)
+        self.ruled = RuledHosts(upstream.resolve, relay, self.runs)
         self._log = log
         self._app = app
         self._nursery = nursery
@@ -159,7 +161,7 @@ class Interceptor:
         }
         for run in self.runs.values():
             if run.identity in replaced:
-                self._relay.publish_policy(run.number, policy.blob)
+                self.ruled.publish(run)
                 self._capture.set_reach(run.attachment, ipv6=policy.ipv6, metadata=policy.metadata)
 
     def count(self, cls: type[Container] | None = None, name: str = "default") -> Counters:
@@ -317,7 +319,7 @@ class Interceptor:
                 )
                 self.runs[number] = run
                 self.recording.begin(number, run.recorder)
-                self._relay.publish_policy(number, identity.policies.now.blob)
+                self.ruled.publish(run)
                 policy = identity.policies.now
                 self._capture.set_reach(attachment, ipv6=policy.ipv6, metadata=policy.metadata)
                 try:

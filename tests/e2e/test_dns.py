@@ -168,9 +168,11 @@ def test_a_rules_name_is_its_handlers(cls: type[Container], name: str, world: Wo
             page = await output(container, [sys.executable, "-c", URLLIB, f"http://{name}/"])
             assert page.startswith("handled ")
 
+    exact = ["my.kv", "origin.test", "xn--bcher-kva.example"] if cls is Mixed else []  # ours, in the background
     before = asked(world, "my.kv", "origin.test", "a.b.glob.kv", "xn--bcher-kva.example")
     trio.run(main)
-    assert asked(world, "my.kv", "origin.test", "a.b.glob.kv", "xn--bcher-kva.example") == before
+    after = asked(world, "my.kv", "origin.test", "a.b.glob.kv", "xn--bcher-kva.example")
+    assert {name for name, _ in after[len(before) :]} <= set(exact)
 
 
 URLLIB = """

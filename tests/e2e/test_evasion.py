@@ -6,6 +6,7 @@ The server exists. As a control, every test ends with traffic that the rule does
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import trio
 from pyinterceptor import Container, Response
 from pyinterceptor.relay.relay import Options
 from tests.e2e.dialogue import PORT, Scene, scene
-from tests.world import DEAD_V6, ORIGIN_V4, OTHER_V4, OTHER_V6, World
+from tests.world import DEAD_V6, ORIGIN_V4, ORIGIN_V6, OTHER_V4, OTHER_V6, World
 
 OPTIONS = Options(opening_deadline=1.0, sniff_wait=0.2)
 
@@ -194,6 +195,57 @@ def test_a_handler_answers_a_client_that_is_silent_for_a_while(world: World, ins
             await client.says(b"GET / HTTP/1.1\r\nHost: ruled.test\r\n\r\n")
             assert await client.response() == (200, b"handled")
             await origin.hears_the_end()
+
+    trio.run(main)
+
+
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)
+DOUBTFUL = [
+    HTTP2,
+    b"GET /\xc3\xa4 HTTP/1.1\r\nHost: x.test\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x.test\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+    b"get /key\r\n",
+    b"CONNECT x.test:443 HTTP/1.1\r\nHost: x.test:443\r\n\r\n",
+]
+
+
+async def passes(scene: Scene, address: str, words: bytes) -> bool:
+    """Returns whether the client's words reach a server at the address, and are not answered or reset instead."""
+    heard = b""
+    client = await scene.client(address)
+    await client.says(words)
+    async with trio.open_nursery() as nursery:
+
+        async def wait_for_refusal() -> None:
+            with suppress(trio.BrokenResourceError):
+                await client.reads(1)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait_for_refusal)
+        while heard != words:  # the server may be dialled before the words come; such a connection ends without them
+            origin = await scene.origin()
+            with suppress(trio.BrokenResourceError):
+                heard = await origin.reads(len(words))
+        assert origin.address == address
+        nursery.cancel_scope.cancel()
+    return heard == words
+
+
+@pytest.mark.parametrize("first", DOUBTFUL, ids=["http2", "utf-8", "long-head", "memcached", "connect"])
+def test_doubt_reaches_only_hosts_that_no_rule_names(first: bytes, world: World, instance: str) -> None:
+    world.name("ruled.test", ORIGIN_V4, ORIGIN_V6)
+
+    async def main() -> None:
+        async with scene(world, Guarded, instance, OPTIONS) as opened:
+            for address in (OTHER_V4, OTHER_V6):
+                while not await passes(opened, address, first):  # noqa: ASYNC110
+                    await trio.sleep(0.01)  # the rule's name isn't resolved yet
+            for address in (ORIGIN_V4, ORIGIN_V6, await synthetic(opened)):
+                assert not await passes(opened, address, first)
+            for address in (OTHER_V4, OTHER_V6):
+                assert await passes(opened, address, first)
+        async with scene(world, Everything, instance, OPTIONS) as opened:
+            assert not await passes(opened, OTHER_V4, first)
 
     trio.run(main)
 

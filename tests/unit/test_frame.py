@@ -162,7 +162,6 @@ def test_looking_16_000_times_takes_no_longer_than_a_few_hundred_whole_looks():
     "head",
     [
         b"GET / HTTP/1.0\r\n\r\n",
-        b"GET http://my.kv/ HTTP/1.1\r\nHost: MY.kv\r\n\r\n",
         b"CONNECT my.kv:443 HTTP/1.1\r\nHost: my.kv\r\n\r\n",
         b"TRACE / HTTP/1.1\r\nHost: my.kv\r\n\r\n",
         PLAIN + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n",
@@ -172,3 +171,45 @@ def test_looking_16_000_times_takes_no_longer_than_a_few_hundred_whole_looks():
 def test_a_legal_head_that_is_not_plain_is_marked(head):
     reading, frame = request(head)
     assert (reading, frame.is_plain) == (lib.READING_WHOLE, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "host", "named"),
+    [
+        (b"GET http://my.kv/ HTTP/1.1", b"MY.kv", b"my.kv"),
+        (b"GET http://my.kv:80/ HTTP/1.1", b"my.kv", b"my.kv:80"),
+        (b"GET http://my.kv/ HTTP/1.1", b"my.kv:80", b"my.kv"),
+        (b"GET https://my.kv:443/ HTTP/1.1", b"my.kv", b"my.kv:443"),
+        (b"GET http://[2001:db8::1]:80/ HTTP/1.1", b"[2001:db8::1]", b"[2001:db8::1]:80"),
+        (b"CONNECT my.kv:443 HTTP/1.1", b"my.kv", b"my.kv:443"),
+        (b"CONNECT my.kv:443 HTTP/1.1", b"my.kv:443", b"my.kv:443"),
+    ],
+)
+def test_a_target_names_its_host_with_or_without_the_default_port(line, host, named):
+    reading, frame = request(line + b"\r\nHost: " + host + b"\r\n\r\n")
+    assert (reading, ffi.string(frame.host)) == (lib.READING_WHOLE, named)
+    assert frame.is_plain == line.startswith(b"GET")
+
+
+@pytest.mark.parametrize(
+    ("line", "host"),
+    [
+        (b"GET http://my.kv:8080/ HTTP/1.1", b"my.kv"),
+        (b"GET https://my.kv:80/ HTTP/1.1", b"my.kv"),
+        (b"GET http://my.kv/ HTTP/1.1", b"other.kv"),
+        (b"CONNECT my.kv:443 HTTP/1.1", b"other.kv:443"),
+    ],
+)
+def test_a_target_that_names_another_host_is_refused(line, host):
+    reading, frame = request(line + b"\r\nHost: " + host + b"\r\n\r\n")
+    assert (reading, frame.answer) == (lib.READING_BAD, 400)
+
+
+@pytest.mark.parametrize("request_", [b"GET /a", b"get /a\r\n", b"\r\n GET\t/a", b"OPTIONS * HTTP/1.1", b"GET //a/"])
+def test_a_request_for_a_path_is_not_for_a_proxy(request_):
+    assert not lib.frame_is_for_proxy(request_, len(request_))
+
+
+@pytest.mark.parametrize("request_", [b"GET http://my.kv/", b"\nGET\x0bhttp:/", b"CONNECT a:443", b"GET ", b"", b"G"])
+def test_a_request_with_any_other_target_could_be_for_a_proxy(request_):
+    assert lib.frame_is_for_proxy(request_, len(request_))

@@ -9,12 +9,14 @@ import pytest
 from pyinterceptor._relay import ffi, lib
 
 from pyinterceptor.policy.addresses import packed
+from pyinterceptor.policy.layout import resolved
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile
 
 OPEN = compile(Rules({}, None, internet=True), 1)
 CLOSED = compile(Rules({}, None, internet=False), 1)
 RULED = compile(Rules({"my.kv": 7}, None, internet=True), 1)
+ELSEWHERE = resolved(RULED, [packed(ipaddress.ip_address(text)) for text in ("203.0.113.9", "2001:db8::9")])
 ADDRESSED = compile(Rules({"203.0.113.9": 3}, None, internet=True), 1)
 
 PLAIN = b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n"
@@ -28,10 +30,10 @@ HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 class Opening:
     """A flow's opening to 203.0.113.1:8080, or to a synthetic address of `name`."""
 
-    def __init__(self, table: bytes, *, name: str = "", **state: Any) -> None:
+    def __init__(self, table: bytes, *, name: str = "", to: str = "203.0.113.1", **state: Any) -> None:
         self.table = table
         self.subject = ffi.new("struct subject *")
-        self.subject.to.address = packed(ipaddress.IPv4Address("203.0.113.1"))
+        self.subject.to.address = packed(ipaddress.ip_address(to))
         self.subject.to.port = 8080
         self._name = ffi.new("char[]", name.encode())
         if name:
@@ -125,3 +127,74 @@ def test_an_incomplete_opening_waits_longer_where_a_rule_could_matter() -> None:
 def test_http_after_the_server_has_spoken_is_not_followed() -> None:
     assert Opening(OPEN, has_greeted=1).judge(PLAIN) == lib.JUDGED_UNFRAMED
     assert Opening(RULED, has_greeted=1).judge(PLAIN) == lib.JUDGED_SERVE
+
+
+DOUBTFUL = [
+    OLD,
+    BAD,
+    HTTP2,
+    b"GET /a HTTP/1.1\r\nHost: a.test\r\nX: " + b"x" * 17_000,
+    b"GET /a HTTP/1.1\r\nHost: a.test\r\n" + b"X: x\r\n" * 200 + b"\r\n",
+    b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    b"\r\nGET /a HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost:\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: x-unknown\r\n\r\n",
+    b"get /key\r\n",
+    b"CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n",
+    b"CONNECT 203.0.113.1:443 HTTP/1.1\r\nHost: 203.0.113.1:443\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("first", DOUBTFUL)
+def test_doubt_is_refused_only_where_it_could_reach_a_host_with_a_rule(first: bytes) -> None:
+    passes, refuses = (lib.JUDGED_UNFRAMED, lib.JUDGED_SPLICE), (lib.JUDGED_SERVE, lib.JUDGED_REFUSE)
+    for to in ("203.0.113.1", "2001:db8::1"):
+        assert Opening(ELSEWHERE, to=to).judge(first) in passes
+    for to in ("203.0.113.9", "2001:db8::9", "64:ff9b::203.0.113.9"):
+        assert Opening(ELSEWHERE, to=to).judge(first) in refuses
+    assert Opening(ELSEWHERE, name="my.kv").judge(first) in refuses
+    assert Opening(ELSEWHERE, name="free.test").judge(first) in passes
+    assert Opening(resolved(ADDRESSED, [])).judge(first) in passes
+    assert Opening(resolved(ADDRESSED, []), to="203.0.113.9").judge(first) in refuses
+    assert Opening(resolved(compile(Rules({}, 0, internet=True), 1), [])).judge(first) in refuses
+    assert Opening(RULED).judge(first) in refuses  # the addresses aren't known yet
+    reached = Opening(ELSEWHERE)
+    reached.subject.reached.address, reached.subject.reached.port = packed(ipaddress.IPv4Address("203.0.113.9")), 8080
+    assert reached.judge(first) in refuses
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"CONNECT my.kv:443 HTTP/1.1\r\nHost: my.kv:443\r\n\r\n",
+        b"CONNECT my.kv:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n",
+        b"CONNECT 203.0.113.9:443 HTTP/1.1\r\nHost: 203.0.113.9:443\r\n\r\n",
+        b"CONNECT [2001:db8::9]:443 HTTP/1.1\r\nHost: [2001:db8::9]:443\r\n\r\n",
+        b"GET http://my.kv/ HTTP/1.1\r\nHost: my.kv\r\n\r\n",
+        b"GET http://my.kv/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        b"\r\nGET http://my.kv/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    ],
+)
+def test_a_proxy_is_not_asked_for_a_host_with_a_rule(first: bytes) -> None:
+    assert Opening(ELSEWHERE).judge(first) == lib.JUDGED_SERVE
+
+
+def test_an_absolute_form_is_followed() -> None:
+    for target in (b"http://a.test/", b"http://a.test:80/"):
+        assert Opening(ELSEWHERE).judge(b"GET " + target + b" HTTP/1.1\r\nHost: a.test\r\n\r\n") == lib.JUDGED_FOLLOW
+
+
+def test_a_flow_in_doubt_does_not_go_to_a_ruled_address_of_its_name() -> None:
+    ruled = ffi.new("struct endpoint *", (packed(ipaddress.IPv4Address("203.0.113.9")), 8080))
+    other = ffi.new("struct endpoint *", (packed(ipaddress.IPv4Address("203.0.113.8")), 8080))
+    for first, is_in_doubt in ((OLD, True), (PLAIN, False)):
+        opening = Opening(ELSEWHERE)
+        opening.judge(first)
+        assert bool(lib.subject_agrees(opening.subject, ELSEWHERE, other))
+        assert bool(lib.subject_agrees(opening.subject, ELSEWHERE, ruled)) is not is_in_doubt
+
+
+def test_an_incomplete_opening_elsewhere_waits_as_without_rules_and_an_http_head_for_its_host() -> None:
+    assert Opening(ELSEWHERE, waited=0.5).judge(b"GE") == lib.JUDGED_SPLICE
+    assert Opening(ELSEWHERE, to="203.0.113.9", waited=0.5).judge(b"GE") == lib.JUDGED_MORE
+    assert Opening(ELSEWHERE, waited=0.5).judge(PLAIN[:-2]) == lib.JUDGED_MORE
