@@ -21,7 +21,7 @@ print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode(), end="")
 NODE = "fetch(process.argv[1]).then((answer) => answer.text()).then((text) => process.stdout.write(text))"
 SHOWN = Files(show=(Path(__file__).parent, Path(sys.prefix)))
 JAVA = str(Path(__file__).with_name("Fetch.java"))
-TIME = 60.0  # seconds for the whole life of a test's container
+TIME = 180.0  # seconds for the whole life of a test's container
 
 CLIENTS: dict[str, list[str]] = {
     "curl": ["curl", "-sSg", "-m", "20"],

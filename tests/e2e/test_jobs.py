@@ -1,4 +1,4 @@
-"""Jobs of real tools in a container: package managers, git, and an S3 client.
+"""Jobs of real tools in a container: package managers, git, an S3 client, and thousands of mixed requests.
 
 Each job runs spliced, through a handler of one host that forwards requests, and through one of all hosts.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,14 @@ from pyinterceptor import Container, Response, fetch
 from tests.bindings.s3_server import ACCESS, SECRET, S3Server
 from tests.e2e.clients import output, running_container
 from tests.world import ORIGIN_V4, World
+from tests.world.network import wait_for_port
 from tests.world.packages import PARTS, write_indexes
+from tests.world.servers import end
 
+HERE = Path(__file__).parent
 HOST = "origin.test"
+REQUESTS = 5000  # mixed ones, of each client
+MIXED_PORT = 8081
 
 
 class Spliced(Container):
@@ -69,6 +75,17 @@ def store(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3
         yield server
     finally:
         server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def mixed(world: World) -> Iterator[None]:
+    """The server of mixed requests."""
+    server = world.popen(["node", str(HERE.parent / "world" / "mixed.js"), str(MIXED_PORT)])
+    try:
+        wait_for_port(ORIGIN_V4, MIXED_PORT)
+        yield
+    finally:
+        end(server)
 
 
 def job(cls: type[Container], instance: str, *steps: list[str]) -> tuple[str, list[str]]:
@@ -198,3 +215,25 @@ def test_botocore_uploads_in_parts_and_downloads(cls: type[Container], store: S3
     assert printed == "equal\n"
     sent = [line for line in seen if line.startswith("PUT ")]
     assert len(sent) == (0 if cls is Spliced else 3)
+
+
+@pytest.mark.parametrize("client", ["undici", "java"])
+@pytest.mark.usefixtures("mixed")
+def test_ten_thousand_mixed_requests_of_two_clients_arrive_whole(client: str, instance: str) -> None:
+    """Three of four requests are spliced, over both families; the others go through a handler."""
+    program, start = {
+        "undici": ("mixed.js", "node"),
+        "java": ("Mixed.java", "java -XX:TieredStopAtLevel=1"),
+    }[client]
+    hosts = (HOST, "v4.origin.test", "v6.origin.test", "other.test")
+    urls = [f"http://{host}:{MIXED_PORT}" for host in hosts]
+    seen: list[str] = []
+
+    async def main() -> None:
+        async with running_container(Forwarded, instance, seen) as container:
+            run = f'cat >/tmp/{program} && {start} /tmp/{program} "$@"'
+            argv = ["sh", "-c", run, "sh", str(REQUESTS), *urls]
+            assert await output(container, argv, (HERE / program).read_bytes()) == f"{REQUESTS} checked\n"
+
+    trio.run(main)
+    assert len(seen) == REQUESTS // len(hosts)
