@@ -114,8 +114,7 @@ def test_two_containers_cannot_see_each_others_objects(
             assert await curl(two, "-X", "DELETE", "http://my.r2/file") == (204, b"")
             assert await curl(one, "http://my.r2/file") == (200, b"that of one")
             # Every path begins with the container's own id, and a path can't change that.
-            theirs = await curl(one, "-sS", "http://my.r2/../file")
-            assert theirs[0] == 404
+            assert await curl(one, "-sS", "http://my.r2/../file") == (200, b"that of one")
             for path in ("/../" * 5 + "etc/passwd", "/%2e%2e/index.sqlite", "/..%00/x"):
                 assert (await curl(two, f"http://my.r2{path}"))[0] == 404
 

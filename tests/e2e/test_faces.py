@@ -33,6 +33,7 @@ from tests.world import World
 
 PATIENCE = 60.0  # seconds until a test counts as stuck
 CURL = "curl -s -m 20 http://my.kv/word"
+RUNTIMES = ("is_over", "stop_discarding")  # methods of Running that the runtimes call
 HANGS = "curl -s http://my.kv/hang"
 
 
@@ -154,7 +155,7 @@ def test_the_errors_of_the_opening_are_raised_where_the_block_begins() -> None:
     [
         ((BlockingInterceptor, AsyncioInterceptor), Interceptor, {"run_on", "set_ipv6"}),  # not for users
         ((BlockingContainer, AsyncioContainer), ContainerHandle, {"run_inherited"}),  # needs the main thread
-        ((BlockingRunning, AsyncioRunning), Running, {"has_ended", "signal_group", "aclose"}),
+        ((BlockingRunning, AsyncioRunning), Running, {"has_ended", "signal_group", "aclose", *RUNTIMES}),
     ],
 )
 def test_both_faces_have_the_methods_of_the_original(
