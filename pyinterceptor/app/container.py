@@ -15,6 +15,7 @@ from pyinterceptor.app.handler import check_handler
 from pyinterceptor.app.names import SETTINGS, check_body, check_name, check_value, names_of
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.budget import Budget
+from pyinterceptor.policy.limits import TMP, Limits
 from pyinterceptor.web import Request, Response
 
 
@@ -197,6 +198,11 @@ class ContainerType(type):
             super().__setattr__(name, value)
 
 
+def limits_of(cls: type[Container]) -> Limits:
+    """Returns the limits that the class sets. Raises PolicyError for a wrong value."""
+    return Limits(memory=cls.memory, pids=cls.pids, cpu=cls.cpu, tmp=cls.tmp)
+
+
 class Container(metaclass=ContainerType):
     """The base class of the user's containers: one subclass for each kind.
 
@@ -206,6 +212,9 @@ class Container(metaclass=ContainerType):
     `local_networks`: addresses that the dial guard lets this class reach although they are local, as networks
     ("10.1.0.0/16") or single services ("127.0.0.1:5432").
     `budget`: limits on the resources that one container may use at once. A request beyond a limit is refused.
+    `memory`, `pids`, `cpu`, `tmp`: limits on the container's memory in bytes (default: half of the memory that we may
+    use), its processes and threads (2048), its processors, as 0.5 (all), and its /tmp in bytes (1 GiB, counted as
+    memory too). They are read at each start. Without cgroups, a start fails if one of the first three is set.
     `image`: a podman image to run in. None selects the embedded runtime, in which the host's files are read-only.
 
     Methods, classes, properties, private names and annotated attributes of your own may stand beside them. Any other
@@ -216,6 +225,10 @@ class Container(metaclass=ContainerType):
     local_networks: Sequence[str] = ()
     image: str | None = None
     budget: Budget = Budget()
+    memory: int | None = None
+    pids: int | None = None
+    cpu: float | None = None
+    tmp: int = TMP
 
     def __init__(self, ctx: ContainerContext, env: Any) -> None:
         """Made once for each class and name, before the first start; kept while the interceptor is open.

@@ -13,10 +13,13 @@ from typing import Any
 
 from pyinterceptor.errors import PolicyError
 
-SETTINGS = frozenset({"budget", "enable_internet", "image", "local_networks", "outbound", "outbound_by_host"})
+SETTINGS = frozenset({"budget", "enable_internet", "image", "local_networks", "outbound", "outbound_by_host"}) | {
+    *("cpu", "memory", "pids", "tmp"),
+}
 NOT_BUILT = frozenset(
     {"allowed_hosts", "denied_hosts", "intercept_https", "outbound_handlers", "passthrough_hosts", "refused"}
 )
+TINY = 4  # letters; so many other words are one edit from a setting of at most that many that no edit is refused
 SHORT = 6  # letters; a name within one edit of a setting of at most that many is refused, within two of a longer one
 
 
@@ -72,8 +75,14 @@ def annotations_of(cls: type) -> set[str]:
 
 def nearest(name: str) -> str | None:
     """Returns the setting within one or two edits of this name; None if no setting is that close."""
-    edits, known = min((distance(_letters(name), _letters(known)), known) for known in (*SETTINGS, *NOT_BUILT))
-    return known if edits <= (1 if len(_letters(known)) <= SHORT else 2) else None
+    near = [(distance(_letters(name), _letters(known)), known) for known in (*SETTINGS, *NOT_BUILT)]
+    return min(((edits, known) for edits, known in near if edits <= _edits(known)), default=(0, None))[1]
+
+
+def _edits(known: str) -> int:
+    """Returns the number of edits within which a name is taken for this setting."""
+    letters = len(_letters(known))
+    return 0 if letters <= TINY else 1 if letters <= SHORT else 2
 
 
 def distance(one: str, other: str) -> int:

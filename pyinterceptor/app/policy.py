@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pyinterceptor.app.container import Container, Handler
+from pyinterceptor.app.container import Container, Handler, limits_of
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy import rules, table
 from pyinterceptor.policy.addresses import V4_MAPPED, Network
@@ -100,6 +100,7 @@ def _check_settings(cls: type[Container]) -> None:
         raise PolicyError(f"image must be the name of a podman image, not {image!r}")
     if not isinstance(cls.budget, Budget):
         raise PolicyError(f"budget must be a Budget, as in Budget(flows=100), not {cls.budget!r}")
+    limits_of(cls)
 
 
 def _items(networks: Any) -> list[Any]:

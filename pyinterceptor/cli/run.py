@@ -15,7 +15,7 @@ import shtab
 import trio
 
 from pyinterceptor.app.app import App
-from pyinterceptor.app.container import Container
+from pyinterceptor.app.container import Container, limits_of
 from pyinterceptor.app.load import load_app
 from pyinterceptor.bindings.state import state_of_file
 from pyinterceptor.capture.gateway.state import free_instance
@@ -33,7 +33,22 @@ from pyinterceptor.serving.records import RefusalRecord
 USAGE = (
     "%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--binding NAME=VALUE]"
     " [--state NAME] [--nameserver ADDRESS] [--workdir DIR] [--writable PATH] [--show PATH] [--home fresh|keep]"
-    " [--watch] APP [--] COMMAND…"
+    " [--memory SIZE] [--pids N] [--cpu N] [--tmp SIZE] [--watch] APP [--] COMMAND…"
+)
+
+
+def size(text: str) -> int:
+    """Reads a count of bytes, as 65536, 512K, 64M or 2G. Raises ValueError."""
+    power = "KMG".find(text[-1:].upper()) + 1 if text[-1:] else 0
+    return int(text[:-1] if power else text) << 10 * power
+
+
+# Options, their placeholders in the help, their readers, and the things that they limit.
+LIMITS = (
+    ("memory", "SIZE", size, "memory (bytes, or as 512M or 2G)"),
+    ("pids", "N", int, "processes and threads"),
+    ("cpu", "N", float, "processors, as 0.5"),
+    ("tmp", "SIZE", size, "the size of /tmp"),
 )
 
 
@@ -67,6 +82,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         help="the DNS server to ask instead of those in /etc/resolv.conf",
     )
     add_files(verb)
+    for name, metavar, kind, limited in LIMITS:
+        verb.add_argument(f"--{name}", metavar=metavar, type=kind, help=f"a limit on {limited}, instead of the class's")
     verb.add_argument("--watch", action="store_true", help="put the rules in force again when the app's file changes")
     verb.add_argument(
         "-v", "--verbose", action="store_true", help="print a line on standard error for each request, flow and refusal"
@@ -81,6 +98,10 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet: Ctrl-C ends the process without a traceback
     app = load_app(options.app)
     cls = chosen(app, options.container)
+    for name, *_ in LIMITS:
+        if (value := getattr(options, name)) is not None:
+            setattr(cls, name, value)
+    limits_of(cls)
     options.env = dict(map(variable, options.env))
     options.settings = dict(map(setting, options.binding))
     if os.geteuid() != 0:

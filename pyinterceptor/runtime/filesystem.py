@@ -37,19 +37,20 @@ Mount = tuple[str, list[str]]  # a path, and bwrap's arguments for it
 class View:
     """The mounts of one container. `fresh` are its new directories, which its user must be made the owner of."""
 
-    def __init__(self, files: Files, home: Path, resolv_conf_fd: int, hosts_fd: int) -> None:
-        """bwrap reads the container's resolv.conf and hosts from the descriptors.
+    def __init__(self, files: Files, home: Path, resolv_conf_fd: int, hosts_fd: int, tmp: int) -> None:
+        """bwrap reads the container's resolv.conf and hosts from the descriptors. `tmp` is the size of /tmp in bytes,
+        and those of /var/tmp and /dev/shm.
 
         Raises RuntimeFailure if a path is unusable.
         """
         self.workdir = files.workdir or WORKDIR
-        self._files, self._home = files, home
+        self._files, self._home, self._tmp = files, home, tmp
         self._mounts: dict[str, list[str]] = {}
         self._closing: list[str] = []
         self.fresh: list[Path] = []
         self._show()
         self._make_writable()
-        for place, words in [*_hidden_kernels(self._shown()), *_fresh(), *_proc()]:
+        for place, words in [*_hidden_kernels(self._shown()), *_fresh(tmp), *_proc()]:
             if place != "/tmp" or place not in self._mounts:  # the working directory may be /tmp
                 self._mounts[place] = words
         self._mounts |= dict(_secrets())
@@ -79,7 +80,7 @@ class View:
             self._mounts[str(place)] = ["--ro-bind", str(place), str(place)]
         if os.path.islink("/var/run"):
             self._mounts["/var/run"] = ["--symlink", "/run", "/var/run"]
-        self._mounts["/var/tmp"] = ["--perms", "1777", "--tmpfs", "/var/tmp"]
+        self._mounts["/var/tmp"] = ["--perms", "1777", "--size", str(self._tmp), "--tmpfs", "/var/tmp"]
 
     def _make_writable(self) -> None:
         files, home = self._files, self._home
@@ -226,12 +227,12 @@ def _emptied(place: str) -> list[str]:
     return ["--ro-bind", "/dev/null", place]
 
 
-def _fresh() -> Iterator[Mount]:
+def _fresh(tmp: int) -> Iterator[Mount]:
     yield "/run", ["--perms", "0755", "--tmpfs", "/run"]
-    yield "/tmp", ["--perms", "1777", "--tmpfs", "/tmp"]
+    yield "/tmp", ["--perms", "1777", "--size", str(tmp), "--tmpfs", "/tmp"]
     yield "/sys", ["--perms", "0755", "--tmpfs", "/sys", "--remount-ro", "/sys"]
     yield "/dev", ["--dev", "/dev"]
-    yield "/dev/shm", ["--perms", "1777", "--tmpfs", "/dev/shm"]
+    yield "/dev/shm", ["--perms", "1777", "--size", str(tmp), "--tmpfs", "/dev/shm"]
 
 
 def _proc() -> Iterator[Mount]:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ import trio
 
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import STATE
+from pyinterceptor.policy.limits import Limits
 from pyinterceptor.runtime.capabilities import DAC_OVERRIDE, SETGID, SETUID, SYS_ADMIN, hand_down
+from pyinterceptor.runtime.cgroups import open_cgroup
 from pyinterceptor.runtime.files import EMPTY, Files, home_of
 from pyinterceptor.runtime.filesystem import View
 from pyinterceptor.runtime.hostname import hostname
@@ -62,12 +64,22 @@ ENVIRONMENT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|COLORTERM|TZ|LANG|L
 class NetnsRuntime:
     """A container of the embedded runtime, made by `open_netns_container`. Its commands end with it."""
 
-    def __init__(self, init: Running, namespaces: Mapping[str, int], workdir: Path, user: User, home: Path) -> None:
+    def __init__(
+        self,
+        init: Running,
+        namespaces: Mapping[str, int],
+        workdir: Path,
+        user: User,
+        home: Path,
+        join: Callable[[], None] | None,
+    ) -> None:
+        """`join` moves its process into the container's cgroup; None if there is none."""
         self._init = init
         self._namespaces = namespaces
         self._workdir = workdir
         self._user = user
         self._home = home
+        self._join = join
         self._started = Started()
         self._stopped = False
         self._why_stopped = "the container is stopped"
@@ -130,6 +142,7 @@ class NetnsRuntime:
         environment = {**_environment(), **self._user.environment(), "HOME": str(self._home), **(env or {})}
         user, command = self._user, [*prefix, *words]
         options |= {"user": user.uid, "group": user.gid, "extra_groups": user.groups, "env": environment}
+        options["preexec_fn"] = self._join
         try:
             return self._started.add(await start_process(command, enter=self._enter, **options))
         except RuntimeFailure as error:
@@ -173,30 +186,33 @@ async def open_netns_container(
     nameserver: str = NAMESERVER,
     files: Files = EMPTY,
     user: str | None = None,
+    limits: Limits | None = None,
 ) -> AsyncIterator[NetnsRuntime]:
     """Opens a container without an image. `attach(netns_fd)` is called before any process inside runs.
 
     The working directory is writable inside for `user` (default: the user that invoked us) if it is so outside; "/"
-    stays read-only. No other container can have it at the same time. Needs root.
+    stays read-only. No other container can have it at the same time. `limits` (default: those of Limits()) hold for all
+    commands together. Needs root.
 
     Raises RuntimeFailure, and the errors of `attach`.
     """
     as_user = invoking_user() if user is None else named_user(user)
     _prepare(files)
-    home = home_of(as_user)
+    home, limits = home_of(as_user), limits or Limits()
     async with AsyncExitStack() as stack:
+        join = await stack.enter_async_context(open_cgroup(limits))
         if files.workdir is not None and files.workdir != Path("/"):
             stack.enter_context(occupying(files.workdir, name))
         stack.enter_context(completing(files.all_writable()))
         netns_fd = await trio.to_thread.run_sync(on_own_thread, _new_netns)
         stack.callback(os.close, netns_fd)
         await attach(netns_fd)
-        init, pid, view = await _start_init(name, files, home, nameserver, netns_fd)
+        init, pid, view = await _start_init(name, files, home, nameserver, netns_fd, limits.tmp)
         stack.push_async_callback(init.aclose)
         namespaces = stack.enter_context(_namespaces(pid, netns_fd))
         for place in view.fresh:  # no command has run yet, so no link is among them
             os.chown(f"/proc/{pid}/root{place}", as_user.uid, as_user.gid)
-        runtime = NetnsRuntime(init, namespaces, view.workdir, as_user, home)
+        runtime = NetnsRuntime(init, namespaces, view.workdir, as_user, home, join)
         stack.push_async_callback(runtime.stop)
         yield runtime
 
@@ -222,7 +238,7 @@ def _new_netns() -> int:
 
 
 async def _start_init(
-    name: str, files: Files, home: Path, nameserver: str, netns_fd: int
+    name: str, files: Files, home: Path, nameserver: str, netns_fd: int, tmp: int
 ) -> tuple[Running, int, View]:
     """Starts bwrap. Returns it, the host pid of process 1 inside, and the files that it mounted."""
     with ExitStack() as stack:
@@ -233,7 +249,7 @@ async def _start_init(
         closing = ExitStack()
         stack.enter_context(closing)
         closing.callback(os.close, info_write)
-        view = View(files, home, resolv_conf, hosts)
+        view = View(files, home, resolv_conf, hosts, tmp)
         argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
         argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         argv += ["--new-session", "--info-fd", str(info_write)]

@@ -22,6 +22,8 @@ import trio
 
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import RESOLV_CONF
+from pyinterceptor.policy.limits import PIDS, Limits
+from pyinterceptor.runtime.cgroups import enforceable, find_places
 from pyinterceptor.runtime.hostname import hostname
 from pyinterceptor.runtime.process import Running, Started, Stream, has_exited, split, start_process
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
@@ -35,8 +37,8 @@ IDLE_INSIDE = "/run/catatonit"
 PREFIX = "pyinterceptor-"
 SLOT = "pyinterceptor.slot"  # label: the number of the container's slot, which its owner holds locked
 STOP_SECONDS = "2"  # between SIGTERM and SIGKILL
-# Podman's defaults can exceed the limits of the machine; runc would fail then.
-LIMITS = ("--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1000:1000")
+# Podman's defaults can exceed the limits of the machine; runc would fail then. setrlimit(2)
+FILES = "nofile=1024:20000"
 # Capabilities that package managers and services need as root inside. For the network they allow low ports alone.
 CAPABILITIES = "chown,dac_override,fowner,fsetid,kill,net_bind_service,setgid,setuid,sys_chroot"
 PROFILE = Path("/usr/share/containers/seccomp.json")  # podman's default profile
@@ -45,8 +47,9 @@ PROFILE = Path("/usr/share/containers/seccomp.json")  # podman's default profile
 class PodmanRuntime:
     """A podman container, made by `open_podman_container`. Its commands end with it."""
 
-    def __init__(self, identifier: str, entrypoint: Sequence[str]) -> None:
+    def __init__(self, identifier: str, entrypoint: Sequence[str], directory: Path) -> None:
         self._identifier = identifier
+        self._directory = directory  # of podman exec, whose conmon makes a file there when memory is full
         self._entrypoint = entrypoint  # precedes a command that replaces the image's own
         self._started = Started()
         self._stopped = False
@@ -76,7 +79,8 @@ class PodmanRuntime:
     ) -> Running:
         """Starts a command; returns its `podman exec`. `env` adds to the image's variables."""
         command = self._exec([], split(argv), env)
-        return self._started.add(await start_process(command, stdin=stdin, stdout=stdout, stderr=stderr))
+        running = await start_process(command, cwd=self._directory, stdin=stdin, stdout=stdout, stderr=stderr)
+        return self._started.add(running)
 
     async def start_inherited(
         self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str]
@@ -87,7 +91,7 @@ class PodmanRuntime:
         """
         terminal = ["--tty"] if os.isatty(0) and os.isatty(1) else []
         command = self._exec(terminal, [*self._entrypoint, *words], env)
-        return await start_process([*prefix, *command], process_group=0)
+        return await start_process([*prefix, *command], process_group=0, cwd=self._directory)
 
     async def stop(self) -> None:
         """Stops and removes the container. A second call does nothing."""
@@ -119,12 +123,14 @@ async def open_podman_container(
     attach: Attach,
     nameserver: str = NAMESERVER,
     user: str | None = None,
+    limits: Limits | None = None,
     replaced: bool = False,
 ) -> AsyncIterator[PodmanRuntime]:
     """Opens a container of `image`, which runs the image's own command, if it has one, with an open standard input.
 
     `attach(netns_fd)` is called before any process inside runs. `user` is a user of the image (default: the one that
-    the image names). `replaced`: a later command replaces the image's own, which isn't run.
+    the image names). `limits` (default: those of Limits()) hold for all processes together.
+    `replaced`: a later command replaces the image's own, which isn't run.
 
     Raises RuntimeFailure, and the errors of `attach`.
     """
@@ -138,10 +144,10 @@ async def open_podman_container(
         await _have_image(image)
         config = json.loads(await _podman("image", "inspect", "--format", "{{json .Config}}", image))
         entrypoint, command = config.get("Entrypoint") or [], config.get("Cmd") or []
-        runtime = PodmanRuntime(identifier, entrypoint if replaced else [])
+        runtime = PodmanRuntime(identifier, entrypoint if replaced else [], slot.directory)
         stack.push_async_callback(runtime.stop)
         identity = _identity(config.get("User", "") if user is None else user)
-        options = [*_confinement(slot), *identity, *_network(slot.directory, nameserver)]
+        options = [*_confinement(slot), *_limits(limits or Limits()), *identity, *_network(slot.directory, nameserver)]
         options += [] if (entrypoint or command) and not replaced else _idle()
         options += ["--hostname", hostname(name), "--name", identifier, "--label", f"{SLOT}={slot.number}"]
         await _podman("create", "--interactive", *options, image)
@@ -186,7 +192,7 @@ async def _have_image(image: str) -> None:
 
 def _confinement(slot: Slot) -> Iterator[str]:
     """Yields the options that narrow podman's default confinement."""
-    yield from (*LIMITS, "--cap-drop=all", "--security-opt=no-new-privileges")
+    yield from ("--ulimit", FILES, "--cap-drop=all", "--security-opt=no-new-privileges")
     yield from (f"--{kind}map=0:{slot.first_uid}:{UIDS}" for kind in ("uid", "gid"))
     try:
         profile = json.loads(PROFILE.read_text())
@@ -196,6 +202,23 @@ def _confinement(slot: Slot) -> Iterator[str]:
     narrowed = slot.directory / "seccomp.json"
     narrowed.write_text(json.dumps(narrow(profile)))
     yield f"--security-opt=seccomp={narrowed}"
+
+
+def _limits(limits: Limits) -> Iterator[str]:
+    """Yields the options for the limits that the machine can enforce. Raises RuntimeFailure if one isn't and was set.
+
+    The limit of processes counts for each of the container's uids, too, where podman's default may be impossible.
+    """
+    enforced = enforceable(limits, find_places())
+    if enforced.memory is not None:
+        yield from (f"--memory={enforced.memory}", f"--memory-swap={enforced.memory}")  # both: no swap is used
+    if enforced.cpu is not None:
+        yield f"--cpus={enforced.cpu}"
+    if enforced.pids is not None:
+        yield f"--pids-limit={enforced.pids}"
+    pids = PIDS if enforced.pids is None else enforced.pids
+    yield f"--ulimit=nproc={pids}:{pids}"
+    yield f"--tmpfs=/tmp:size={enforced.tmp},mode=1777,exec"
 
 
 def _network(directory: Path, nameserver: str) -> Iterator[str]:
@@ -256,7 +279,7 @@ async def _podman(*arguments: str) -> str:
     """Runs podman to its end; returns its output. Raises RuntimeFailure with the last line of podman's errors."""
     pipe = subprocess.PIPE
     command = [*PODMAN, *arguments]
-    running = await start_process(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    running = await start_process(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd="/")
     finished = await running.finish(None)
     if finished.returncode != 0:
         lines = finished.stderr.decode(errors="replace").strip().splitlines() or ["it failed without a message"]

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.policy.limits import Limits
 from pyinterceptor.runtime.files import Files
 from pyinterceptor.runtime.process import CommandNotRun, Finished, Running, Stream, split
 from pyinterceptor.runtime.terminal import supervise
@@ -74,7 +75,15 @@ class OpenRuntime(Protocol):
     """
 
     def __call__(
-        self, *, image: str | None, name: str, user: str | None, files: Files, attach: Attach, replaced: bool = False
+        self,
+        *,
+        image: str | None,
+        name: str,
+        user: str | None,
+        files: Files,
+        limits: Limits,
+        attach: Attach,
+        replaced: bool = False,
     ) -> AbstractAsyncContextManager[Runtime]: ...
 
 

@@ -14,7 +14,7 @@ from typing import cast
 import trio
 
 from pyinterceptor.app.app import App
-from pyinterceptor.app.container import Container
+from pyinterceptor.app.container import Container, limits_of
 from pyinterceptor.app.policy import Policy
 from pyinterceptor.bindings.env import Env
 from pyinterceptor.boundary import parted
@@ -237,8 +237,9 @@ class Interceptor:
     ) -> AsyncIterator[tuple[Life, Handle]]:
         """Opens the processes of a runtime, which makes their namespace."""
         image, name = run.identity.cls.image, run.identity.name
+        limits, attach = limits_of(run.identity.cls), partial(self._tie, run)
         opening = self._open_runtime(
-            image=image, name=name, user=user, files=files, attach=partial(self._tie, run), replaced=replaced
+            image=image, name=name, user=user, files=files, limits=limits, attach=attach, replaced=replaced
         )
         async with opening as runtime:
             yield runtime, ContainerHandle(run, runtime)

@@ -63,6 +63,15 @@ def test_a_missing_package_is_named() -> None:
     assert any(line.startswith("MISSING   BCC: apt install python3-bpfcc") for line in lines)
 
 
+def test_without_cgroups_the_limits_are_named_with_the_remedy_and_are_optional() -> None:
+    code, lines = doctor(["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /sys/fs/cgroup; exec "$@"', "sh"])
+    assert code == 0
+    remedy = "mount /sys/fs/cgroup writable with the controllers memory, pids and cpu, and run as root"
+    assert [line for line in lines if not line.startswith("ok")] == [
+        f"optional  cgroups with {name}: to limit {name}: {remedy}" for name in ("memory", "pids", "cpu")
+    ]
+
+
 def test_a_kernel_feature_that_is_refused_is_named() -> None:
     """A process in a user namespace has all capabilities, and the kernel still refuses such a program."""
     code, lines = doctor(["unshare", "--user", "--map-root-user"])

@@ -21,6 +21,7 @@ from pyinterceptor.dns.names import SYNTHETIC
 from pyinterceptor.dns.servers import Servers
 from pyinterceptor.dns.upstream import open_upstream
 from pyinterceptor.http.server import open_server
+from pyinterceptor.policy.limits import Limits
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Options, open_relay
 from pyinterceptor.runtime.files import Files
@@ -159,7 +160,14 @@ async def interception(
 
             @asynccontextmanager
             async def open_sockets(
-                *, image: str | None, name: str, user: str | None, files: Files, attach: Attach, replaced: bool = False
+                *,
+                image: str | None,
+                name: str,
+                user: str | None,
+                files: Files,
+                limits: Limits,
+                attach: Attach,
+                replaced: bool = False,
             ) -> AsyncIterator[Sockets]:
                 if starting is not None:
                     await starting(name)

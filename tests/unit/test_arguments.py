@@ -103,3 +103,18 @@ def test_zsh_loads_the_completion(capsys: pytest.CaptureFixture[str], tmp_path: 
     script = f"fpath=({tmp_path} $fpath); autoload -U compinit; compinit -D; echo $_comps[pyinterceptor]"
     done = subprocess.run(["zsh", "-f", "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("_pyinterceptor\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("65536", 65536), ("512K", 512 << 10), ("64M", 64 << 20), ("64m", 64 << 20), ("2G", 2 << 30)]
+)
+def test_a_size_is_a_count_of_bytes_or_has_a_unit(text: str, count: int) -> None:
+    options = parsed(["run", "--memory", text, "--tmp", text, "--pids", "64", "--cpu", "0.5", "app.py", "true"])
+    assert (options.memory, options.tmp, options.pids, options.cpu) == (count, count, 64, 0.5)
+
+
+@pytest.mark.parametrize("wrong", ["", "M", "64X", "1.5G"])
+def test_a_wrong_size_is_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(["run", "--memory", wrong, "app.py", "true"])
+    assert "argument --memory: invalid size value" in capsys.readouterr().err

@@ -112,6 +112,16 @@ def test_a_budget_that_is_not_a_count_is_refused_by_name(wrong):
         ("image", 7),
         ("image", ""),
         ("budget", 3),
+        ("memory", "64M"),
+        ("memory", 64),
+        ("memory", True),
+        ("pids", 0),
+        ("pids", 1.5),
+        ("cpu", 0),
+        ("cpu", float("nan")),
+        ("cpu", "1"),
+        ("tmp", None),
+        ("tmp", 0),
     ],
 )
 def test_a_setting_of_another_type_is_refused_by_its_name(setting, wrong):
