@@ -10,6 +10,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,8 +50,11 @@ def asked_of(data: bytes, given: Any) -> bytes:
 @given(size=st.integers(0, 30), offset=COUNT, length=COUNT)
 def test_a_range_is_a_slice(size: int, offset: int | None, length: int | None) -> None:
     data = bytes(range(size))
-    asked = Range(offset, length)
-    assert asked_of(data, asked) == (data[offset or 0 :][:length] if (offset, length) != (None, None) else data)
+    if (offset, length) == (None, None):
+        with pytest.raises(BadArgument, match="a range must have offset, length or suffix"):
+            asked_of(data, Range())
+    else:
+        assert asked_of(data, Range(offset, length)) == data[offset or 0 :][:length]
 
 
 @given(size=st.integers(0, 30), suffix=st.integers(0, 40))
