@@ -111,7 +111,10 @@ class Names:
             self._by_name[name] = given
             return given
         # A name with flows counts as used now, so the loop passes each of them once in REUSE_AFTER.
-        while (oldest := next(iter(self._by_name.values()))) and now - oldest.asked >= REUSE_AFTER:
+        for _ in range(len(self._by_name)):
+            oldest = next(iter(self._by_name.values()))
+            if now - oldest.asked < REUSE_AFTER:
+                break
             given = Synthetic(name, self.networks, oldest.offset, now)
             if publish(given):
                 del self._by_name[oldest.name]
