@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from pyinterceptor.capture.gateway import gateway, program
+from pyinterceptor.capture.gateway import debian, gateway
 
 
 async def main(instance: str, netns: int, then: Any) -> None:
@@ -73,7 +73,7 @@ match sys.argv[3:]:
             os.waitpid(child, 0)
             print("dead", flush=True)
     case [interpreter]:
-        program.INTERPRETERS = (interpreter,)
+        debian.INTERPRETERS = (interpreter,)
         trio.run(main, instance, netns, trio.sleep_forever)
     case []:
         trio.run(main, instance, netns, trio.sleep_forever)
