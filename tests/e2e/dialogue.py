@@ -48,9 +48,12 @@ class End:
 
     async def reads(self, count: int) -> bytes:
         """Returns the next `count` bytes; fewer only at the end."""
-        while len(self._heard) < count and (data := await self._stream.receive_some()):
-            self._heard += data
-        taken, self._heard = self._heard[:count], self._heard[count:]
+        pieces, have = [self._heard], len(self._heard)
+        while have < count and (data := await self._stream.receive_some()):
+            pieces.append(bytes(data))
+            have += len(data)
+        heard = b"".join(pieces)
+        taken, self._heard = heard[:count], heard[count:]
         return taken
 
     async def head(self) -> bytes:

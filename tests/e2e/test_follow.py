@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from pyinterceptor import Container, Response
-from tests.e2e.dialogue import PORT, End, Scene, scene
+from tests.e2e.dialogue import End, Scene, scene
 from tests.world import World
 
 Dialogue = Callable[[Scene], Awaitable[None]]
@@ -269,38 +269,6 @@ def test_after_an_upgrade_bytes_pass_unseen(world: World, instance: str) -> None
         await client.hears(switched)
         await client.says(ASK)
         await origin.hears(ASK)
-
-    play(world, instance, dialogue)
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        b"GET / HTTP/1.1\r\nHost: a.test\r\nHost: my.kv\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"GET / HTTP/1.1\nHost: my.kv\n\n",
-        b"\r\nGET / HTTP/1.1\r\nHost: my.kv\r\n\r\n",
-        b"GET http://my.kv/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost : my.kv\r\n\r\n",
-    ],
-)
-@pytest.mark.parametrize("is_first", [True, False])
-def test_a_request_that_two_servers_could_read_differently_reaches_none(
-    request_: bytes, is_first: bool, world: World, instance: str
-) -> None:
-    async def dialogue(scene: Scene) -> None:
-        client = await scene.client(port=80 if is_first else PORT)
-        if not is_first:
-            await client.says(GET)
-            origin = await scene.origin()
-            await origin.hears(GET)
-            await origin.says(OK)
-            await client.hears(OK)
-        await client.says(request_)
-        assert (await client.response())[0] == 400
-        await client.hears_the_end()
-        if not is_first:
-            await origin.hears_the_end()
 
     play(world, instance, dialogue)
 
