@@ -11,7 +11,7 @@ import trio
 from pyinterceptor import Container, Response
 from pyinterceptor.relay.relay import Options
 from tests.e2e.dialogue import Scene, scene
-from tests.world import World
+from tests.world import ORIGIN_V4, World
 
 Dialogue = Callable[[Scene], Awaitable[None]]
 GET = b"GET /page HTTP/1.1\r\nHost: a.test\r\n\r\n"
@@ -234,7 +234,11 @@ def with_content(method: bytes, framing: str) -> bytes:
 def test_content_that_a_server_could_take_for_requests_has_a_connection_of_its_own(
     method: bytes, is_first: bool, framing: str, world: World, instance: str
 ) -> None:
-    """The server answers twice. The client is given one answer, and its next request another connection."""
+    """The server, which is that of a host with a rule, answers twice.
+
+    The client is given one answer, and its next request another connection.
+    """
+    world.name("my.kv", ORIGIN_V4)
     bodiless = method == b"HEAD"
     one = START + b"Content-Length: 3\r\n\r\n" + (b"" if bodiless else b"one")
 
