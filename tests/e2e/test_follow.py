@@ -11,7 +11,7 @@ import trio
 
 from pyinterceptor import Container, Response
 from tests.e2e.dialogue import End, Scene, scene
-from tests.world import World
+from tests.world import ORIGIN_V4, World
 
 Dialogue = Callable[[Scene], Awaitable[None]]
 GET = b"GET /page HTTP/1.1\r\nHost: a.test\r\n\r\n"
@@ -273,7 +273,11 @@ def test_after_an_upgrade_bytes_pass_unseen(world: World, instance: str) -> None
     play(world, instance, dialogue)
 
 
-def test_a_request_body_that_cannot_be_read_ends_the_connection(world: World, instance: str) -> None:
+def test_a_request_body_that_cannot_be_read_ends_a_connection_to_a_ruled_host_s_server(
+    world: World, instance: str
+) -> None:
+    world.name("my.kv", ORIGIN_V4)
+
     async def dialogue(scene: Scene) -> None:
         client = await scene.client()
         await client.says(b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
