@@ -171,8 +171,7 @@ def test_cgroups_of_a_killed_owner_are_removed_at_the_next_start_and_no_others()
             assert left
             async with opened(None):
                 assert left <= set(our_cgroups())
-            owner.kill()
-        assert left <= set(our_cgroups())
+            owner.kill()  # another suite on this machine may now remove its cgroups as well
         async with opened(None):
             assert not left & set(our_cgroups())
 
