@@ -153,7 +153,8 @@ import sys, trio
 from pyinterceptor.policy.limits import Limits
 from pyinterceptor.runtime.cgroups import open_cgroup
 async def main():
-    async with open_cgroup(Limits()):
+    async with open_cgroup(Limits()) as join:
+        join()
         print("made", flush=True)
         await trio.sleep_forever()
 trio.run(main)
@@ -162,12 +163,12 @@ trio.run(main)
 
 def test_cgroups_of_a_killed_owner_are_removed_at_the_next_start_and_no_others() -> None:
     async def scenario() -> None:
-        before = set(our_cgroups())
         async with trio.open_nursery() as nursery:
             starting = partial(trio.run_process, stdout=subprocess.PIPE, check=False)
             owner = await nursery.start(starting, [sys.executable, "-c", OWNER])
             assert await owner.stdout.receive_some(5) == b"made\n"
-            left = set(our_cgroups()) - before
+            joined = Path(f"/proc/{owner.pid}/cgroup").read_text()
+            left = {path for path in our_cgroups() if path.name in joined}
             assert left
             async with opened(None):
                 assert left <= set(our_cgroups())
