@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -122,6 +122,23 @@ class S3Server:
         finally:
             self.gateway = self._start("radosgw", "-n", "client.rgw", "-f")
             until(self.answers)
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Waits after the block until the requests of clients that were killed in it have ended.
+
+        The gateway has a connection open until its request has ended, even if the client is gone.
+        """
+        before = self._sockets()
+        yield
+        until(lambda: self._sockets() <= before)
+
+    def _sockets(self) -> int:
+        count = 0
+        for descriptor in Path(f"/proc/{self.gateway.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                count += os.readlink(descriptor).startswith("socket:")
+        return count
 
     def answers(self) -> bool:
         try:

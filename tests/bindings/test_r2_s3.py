@@ -290,7 +290,8 @@ def test_a_killed_process_loses_no_acknowledged_write_and_leaves_none_half_done(
         with worker(WORKER) as other:
             async with on(url) as bucket:
                 for turn in range(KILLS):
-                    other.kill("write_in_parts_on", url, str(turn), history, random.randrange(1, 12))
+                    with s3_server.settled():
+                        other.kill("write_in_parts_on", url, str(turn), history, random.randrange(1, 12))
                     begun += len(history.begun)
                     await history.compare(bucket)
         assert begun > KILLS
