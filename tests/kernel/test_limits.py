@@ -29,18 +29,23 @@ IMAGE = "pyinterceptor-limits"
 MEMORY, PIDS, TMP = 64 << 20, 64, 4 << 20
 SMALL = Limits(memory=MEMORY, pids=PIDS, tmp=TMP)
 TIME = 240.0  # seconds; nothing here takes nearly as long
-RUNTIMES = pytest.mark.parametrize("image", [None, IMAGE], ids=["embedded", "podman"])
 # Shells, so that the image of busybox can run them.
 MEMORY_BOMB = "x=0123456789abcdef; while :; do x=$x$x; done"
 FORK_BOMB = "for i in $(seq 200); do sleep 1000 & done; echo all"
 FULL_TMP = "head -c 16000000 /dev/zero >/tmp/full; stat -c %s /tmp/full"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def images() -> Iterator[None]:
+@pytest.fixture(scope="module")
+def podman_image() -> Iterator[str]:
     busybox_image(IMAGE)
-    yield
+    yield IMAGE
     remove_image(IMAGE)
+
+
+@pytest.fixture(params=["embedded", "podman"])
+def image(request: pytest.FixtureRequest) -> str | None:
+    """The image of the container; None in the embedded runtime."""
+    return None if request.param == "embedded" else str(request.getfixturevalue("podman_image"))
 
 
 async def no_network(netns_fd: int) -> None:
@@ -75,7 +80,6 @@ def in_time(scenario: Any, *arguments: Any) -> None:
     trio.run(main)
 
 
-@RUNTIMES
 def test_a_memory_bomb_ends_itself_alone(image: str | None) -> None:
     async def scenario() -> None:
         before = sorted(Path.cwd().iterdir())
@@ -89,7 +93,6 @@ def test_a_memory_bomb_ends_itself_alone(image: str | None) -> None:
     in_time(scenario)
 
 
-@RUNTIMES
 def test_a_fork_bomb_takes_its_own_processes_alone(image: str | None) -> None:
     async def scenario() -> None:
         async with opened(image) as hostile, opened(image) as neighbour:
@@ -102,7 +105,6 @@ def test_a_fork_bomb_takes_its_own_processes_alone(image: str | None) -> None:
     in_time(scenario)
 
 
-@RUNTIMES
 def test_a_full_tmp_is_its_own_alone(image: str | None) -> None:
     async def scenario() -> None:
         async with opened(image) as hostile, opened(image) as neighbour:
@@ -114,7 +116,6 @@ def test_a_full_tmp_is_its_own_alone(image: str | None) -> None:
     in_time(scenario)
 
 
-@RUNTIMES
 def test_processor_time_is_limited(image: str | None) -> None:
     """A loop of four seconds gets less than 0.8 at a tenth of a processor, and more without a limit."""
     loop = "timeout 4 sh -c 'while :; do :; done'; times"
