@@ -11,11 +11,14 @@ from pathlib import Path
 from types import ModuleType
 
 from pyinterceptor.app.app import App
+from pyinterceptor.app.source import import_from_source
 from pyinterceptor.errors import PolicyError
 
 
 def load_app(path: str) -> App:
     """Runs the file as a module, its directory on sys.path as for a script, and returns its `app`.
+
+    The file and the modules beside it are compiled from their source.
 
     Raises PolicyError, with the cause chained, if the file can't be read, fails, has no App, or has an invalid rule.
     The message begins with the file and line.
@@ -31,6 +34,7 @@ def load_app(path: str) -> App:
     linecache.checkcache(file)  # it may have been loaded before
     if (directory := os.path.dirname(file)) not in sys.path:
         sys.path.insert(0, directory)
+    import_from_source(directory)
     try:
         # Always from the source: a compiled file counts as current if time in seconds and size are the same.
         exec(compile(Path(file).read_bytes(), file, "exec", dont_inherit=True), module.__dict__)

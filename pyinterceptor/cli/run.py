@@ -17,7 +17,7 @@ import trio
 from pyinterceptor.app.app import App
 from pyinterceptor.app.container import Container, limits_of
 from pyinterceptor.app.load import load_app
-from pyinterceptor.bindings.state import state_of_file
+from pyinterceptor.bindings.state import state_directory, state_of_file
 from pyinterceptor.capture.gateway.state import free_instance
 from pyinterceptor.cli.files import add_files, files_of, read_only_line, refuse_files
 from pyinterceptor.cli.refusals import Tally
@@ -107,6 +107,8 @@ def run(options: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise InterceptorError("attach a container: needs root; run it with sudo")
     options.state = options.state or state_of_file(options.app)
+    if options.verbose:
+        print(f"pyinterceptor: {state_line(options.state)}", file=sys.stderr)
     options.files = None
     if cls.image is not None:
         refuse_files(options)
@@ -115,6 +117,14 @@ def run(options: argparse.Namespace) -> int:
         if (line := read_only_line(options.files)) is not None:
             print(f"pyinterceptor: {line}", file=sys.stderr)
     return trio.run(until_signalled, partial(run_in_container, app, cls, options))
+
+
+def state_line(state: str) -> str:
+    """Returns a sentence with the directory of the embedded KV and R2. Raises PolicyError if the name isn't valid."""
+    place = state_directory(state)
+    if place.exists():
+        return f"state is in {place}, with the data of earlier runs"
+    return f"state is in {place}, which is new and empty; --state NAME chooses another"
 
 
 def log_to_stderr(verbose: bool) -> None:

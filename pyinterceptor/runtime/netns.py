@@ -90,6 +90,15 @@ class NetnsRuntime:
         return self._init.pid
 
     @property
+    def user(self) -> str:
+        """The user that commands run as."""
+        return self._user.name or str(self._user.uid)
+
+    def runs_as(self, user: str) -> bool:
+        """Whether this user of the host has the uid of the commands."""
+        return named_user(user).uid == self._user.uid
+
+    @property
     def has_ended(self) -> bool:
         """Whether it was stopped, or its first process has ended. All others end with that one."""
         return self._stopped or self._init.has_ended

@@ -47,7 +47,8 @@ PROFILE = Path("/usr/share/containers/seccomp.json")  # podman's default profile
 class PodmanRuntime:
     """A podman container, made by `open_podman_container`. Its commands end with it."""
 
-    def __init__(self, identifier: str, entrypoint: Sequence[str], directory: Path) -> None:
+    def __init__(self, identifier: str, user: str, entrypoint: Sequence[str], directory: Path) -> None:
+        self.user = user or "root"  # of the image
         self._identifier = identifier
         self._directory = directory  # of podman exec, whose conmon makes a file there when memory is full
         self._entrypoint = entrypoint  # precedes a command that replaces the image's own
@@ -56,6 +57,10 @@ class PodmanRuntime:
         self._why_stopped = "the container is stopped"
         self.pid = 0  # host pid of its first process
         self.first: int | None = None  # pidfd of that process, borrowed
+
+    def runs_as(self, user: str) -> bool:
+        """Whether the user is the same text, or both are root."""
+        return user == self.user or (":" not in user + self.user and _is_root(user) and _is_root(self.user))
 
     @property
     def has_ended(self) -> bool:
@@ -144,9 +149,10 @@ async def open_podman_container(
         await _have_image(image)
         config = json.loads(await _podman("image", "inspect", "--format", "{{json .Config}}", image))
         entrypoint, command = config.get("Entrypoint") or [], config.get("Cmd") or []
-        runtime = PodmanRuntime(identifier, entrypoint if replaced else [], slot.directory)
+        user = config.get("User", "") if user is None else user
+        runtime = PodmanRuntime(identifier, user, entrypoint if replaced else [], slot.directory)
         stack.push_async_callback(runtime.stop)
-        identity = _identity(config.get("User", "") if user is None else user)
+        identity = _identity(user)
         options = [*_confinement(slot), *_limits(limits or Limits()), *identity, *_network(slot.directory, nameserver)]
         options += [] if (entrypoint or command) and not replaced else _idle()
         options += ["--hostname", hostname(name), "--name", identifier, "--label", f"{SLOT}={slot.number}"]
@@ -165,10 +171,15 @@ def _identity(user: str) -> list[str]:
     Podman makes the capabilities of another user ambient, so that each of its programs has them. So they are given to
     uid 0 alone, by its number: an image may call any uid root.
     """
-    name, colon, group = user.partition(":")
-    if name not in ("", "root") and not (name.isdecimal() and int(name) == 0):
+    if not _is_root(user):
         return ["--user", user]
+    _, colon, group = user.partition(":")
     return ["--user", f"0{colon}{group}", f"--cap-add={CAPABILITIES}"]
+
+
+def _is_root(user: str) -> bool:
+    name = user.partition(":")[0]
+    return name in ("", "root") or (name.isdecimal() and int(name) == 0)
 
 
 def _idle() -> list[str]:

@@ -44,6 +44,13 @@ class Runtime(Life, Protocol):
     @property
     def pid(self) -> int: ...
 
+    @property
+    def user(self) -> str:
+        """The user that commands run as, by name or number."""
+
+    def runs_as(self, user: str) -> bool:
+        """Whether this is another name or number of that user. Raises RuntimeFailure if no user has this name."""
+
     async def start(
         self,
         argv: str | Sequence[str],

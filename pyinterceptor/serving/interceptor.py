@@ -38,6 +38,7 @@ from pyinterceptor.serving.recording import Recording
 from pyinterceptor.serving.records import RECORDS
 from pyinterceptor.serving.ruled import RuledHosts
 from pyinterceptor.serving.run import Run, flows_ended
+from pyinterceptor.serving.start import Asked, Start
 from pyinterceptor.serving.turns import in_turns
 
 Handle = ContainerHandle | NamespaceHandle
@@ -102,20 +103,25 @@ class Interceptor:
         default the container has an empty one of its own. `files` replaces `workdir` and adds other paths: `Files`.
 
         Raises PolicyError for a class that the app doesn't have, or an invalid rule; RuntimeFailure or
-        CaptureError if it can't be started or attached.
+        CaptureError if it can't be started or attached. RuntimeFailure, too, if an argument or the class's image
+        contradicts the container that runs already.
         """
         identity = self._identity(cls, name)
-        if files is None:
-            files = Files() if workdir is None else working_in(workdir)
+        if files is None and workdir is not None:
+            files = working_in(workdir)
+        asked = Asked(cls.image, user, files, replaced)
         async with identity.starting:
             run = await self._current_run(identity)
             if run is None:
-                opening = partial(self._processes, user, files, replaced)
-                handle = await self._nursery.start(self._run, identity, opening)
+                handle = await self._nursery.start(self._run, identity, partial(self._processes, asked))
             else:
                 handle = run.handle
         if not isinstance(handle, ContainerHandle):
             raise RuntimeFailure(f"start {identity}: it is attached to a foreign namespace; stop it first")
+        found = () if run is None or run.start is None else run.start.contradictions(asked)
+        if contradictions := " and ".join(found):
+            remedy = "stop it first, or give this one another name"
+            raise RuntimeFailure(f"get {identity}: {contradictions}; {remedy}")
         return handle
 
     async def attach(
@@ -232,16 +238,19 @@ class Interceptor:
         return None
 
     @asynccontextmanager
-    async def _processes(
-        self, user: str | None, files: Files, replaced: bool, run: Run
-    ) -> AsyncIterator[tuple[Life, Handle]]:
+    async def _processes(self, asked: Asked, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
         """Opens the processes of a runtime, which makes their namespace."""
-        image, name = run.identity.cls.image, run.identity.name
-        limits, attach = limits_of(run.identity.cls), partial(self._tie, run)
         opening = self._open_runtime(
-            image=image, name=name, user=user, files=files, limits=limits, attach=attach, replaced=replaced
+            image=asked.image,
+            name=run.identity.name,
+            user=asked.user,
+            files=asked.files or Files(),
+            limits=limits_of(run.identity.cls),
+            attach=partial(self._tie, run),
+            replaced=asked.replaced,
         )
         async with opening as runtime:
+            run.start = Start(asked, runtime)
             yield runtime, ContainerHandle(run, runtime)
 
     @asynccontextmanager

@@ -22,6 +22,7 @@ from pyinterceptor.serving.channel import Channel
 from pyinterceptor.serving.container import Identity
 from pyinterceptor.serving.log import Faults, Log
 from pyinterceptor.serving.recording import Questions, Recorder
+from pyinterceptor.serving.start import Start
 
 if TYPE_CHECKING:
     from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
@@ -66,6 +67,7 @@ class Run:
         self.refused = 0  # requests beyond the budget of handlers
         self.is_over = False  # no further task may begin
         self.handle: ContainerHandle | NamespaceHandle | None = None
+        self.start: Start | None = None  # None for a foreign namespace
         self.namespace: tuple[int, int] | None = None  # device and inode of the network namespace, once attached
         self.gone = trio.Event()
         self.failure: BaseException | None = None  # the error that ended it, or that its end raised

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -222,6 +223,22 @@ def test_the_next_run_finds_the_values_of_the_last_and_the_container_no_file_of_
     assert (STATE / state_of_file(str(EXAMPLES / "kv.py")) / "kv" / "KV.sqlite").exists()
     assert run("kv.py", "sh", "-c", f"test ! -e {STATE}") == (0, "", "")
     assert run("kv.py", *GET, options=["--state", "another"]) == (0, "", "")
+
+
+def test_the_first_line_of_verbose_says_where_state_is_and_whether_it_is_new(world: World, tmp_path: Path) -> None:
+    def first(app: Path) -> str:
+        argv = [sys.executable, "-m", "pyinterceptor", "run", "-v", str(app), "--", *put("value")]
+        given: Any = {"cwd": "/tmp", "env": {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}}
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=TIME, **given)
+        return done.stderr.splitlines()[0]
+
+    app = Path(shutil.copy(EXAMPLES / "kv.py", tmp_path))
+    place = STATE / state_of_file(str(app))
+    new = "which is new and empty; --state NAME chooses another"
+    assert first(app) == f"pyinterceptor: state is in {place}, {new}"
+    assert first(app) == f"pyinterceptor: state is in {place}, with the data of earlier runs"
+    renamed = app.rename(tmp_path / "renamed.py")
+    assert first(renamed) == f"pyinterceptor: state is in {STATE / state_of_file(str(renamed))}, {new}"
 
 
 def test_two_gigabytes_go_in_and_out_of_a_container_with_flat_memory(world: World) -> None:

@@ -72,10 +72,11 @@ def test_a_verbose_run_lists_refusals_and_ends_with_the_same_line(app: str, worl
 
 
 def lines_of(stderr: bytes) -> list[str]:
-    """Returns the lines without the first, which names the directories that are read-only inside."""
-    first, *others = stderr.decode().splitlines()
-    assert "is read-only inside" in first
-    return others
+    """Returns the lines after the one that names the directories which are read-only inside."""
+    lines = stderr.decode().splitlines()
+    place = next(at for at, line in enumerate(lines) if "is read-only inside" in line)
+    assert all("state is in" in line for line in lines[:place])
+    return lines[place + 1 :]
 
 
 def test_a_run_without_refusals_prints_nothing(app: str, world: World) -> None:

@@ -202,6 +202,7 @@ def test_verbose_prints_a_line_as_a_flow_ends_and_nothing_without_it(app: str, w
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdin is not None
         assert running.stderr is not None
+        assert running.stderr.readline().startswith("pyinterceptor: state is in ")
         for kind in ("request", "flow"):
             assert running.stderr.readline().startswith(f"Closed/run {kind} ")
         running.stdin.close()
@@ -217,7 +218,7 @@ def test_bytes_that_a_command_sent_before_its_end_still_arrive(app: str, world: 
     script = f"exec 3<>/dev/tcp/{ORIGIN_V4}/9; head -c {payload} /dev/zero >&3"
     ran = run("-v", "--container", "Open", app, "--", "bash", "-c", script)
     assert ran.returncode == 0
-    (line,) = ran.stderr.decode().splitlines()
+    _, line = ran.stderr.decode().splitlines()  # the first says where state is
     assert line.startswith(f"Open/run flow SPLICE OPAQUE - {ORIGIN_V4}:9 ")
     assert f" sent={payload} " in line
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import socket
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pyinterceptor import (
 )
 from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.capture.gateway.state import state_of
+from pyinterceptor.runtime import Files
 from pyinterceptor.serving.records import Verdict
 from tests.conftest import descriptors
 
@@ -222,5 +224,45 @@ def test_an_image_that_cannot_be_had_holds_up_no_other_container(instance: str) 
                 nursery.start_soon(start)
             assert sorted(ended) == ["image", "one"]
             assert interceptor.runs == {}
+
+    trio.run(main)
+
+
+def test_a_call_that_contradicts_the_running_container_is_refused_with_both_values(
+    instance: str, tmp_path: Path
+) -> None:
+    class Changing(Container):
+        """Its image changes while it runs."""
+
+    tmp_path.chmod(0o777)
+    (tmp_path / "below").mkdir()
+    contradictions: list[tuple[dict[str, Any], str]] = [
+        ({"user": "root"}, "it runs as nobody, not as root"),
+        ({"user": "0"}, "it runs as nobody, not as 0"),
+        ({"workdir": tmp_path / "below"}, f"it works in {tmp_path}, not in {tmp_path}/below"),
+        ({"files": Files(tmp_path, show=(tmp_path,))}, "it has other files than "),
+        ({"files": Files()}, f"it works in {tmp_path}, not in an empty /workspace"),
+    ]
+
+    async def main() -> None:
+        async with open_interceptor(App(containers=[Changing]), instance=instance) as interceptor:
+            first = await interceptor.get_container(Changing, "one", user="nobody", workdir=tmp_path)
+            for asked, contradiction in contradictions:
+                with pytest.raises(RuntimeFailure) as caught:
+                    await interceptor.get_container(Changing, "one", **asked)
+                assert str(caught.value).startswith(f"get Changing 'one': {contradiction}")
+                assert str(caught.value).endswith("; stop it first, or give this one another name")
+            uid = str(pwd.getpwnam("nobody").pw_uid)
+            same: list[dict[str, Any]] = [{}, {"user": "nobody"}, {"user": uid}, {"workdir": str(tmp_path / ".")}]
+            for asked in same:
+                assert await interceptor.get_container(Changing, "one", **asked) is first
+            Changing.image = "localhost/another"
+            with pytest.raises(RuntimeFailure, match="it runs without an image, not in localhost/another; stop it"):
+                await interceptor.get_container(Changing, "one")
+            Changing.image = None
+            await first.stop()
+            again = await interceptor.get_container(Changing, "one", user="root", workdir=tmp_path / "below")
+            assert (await again.exec("pwd")).text == f"{tmp_path}/below\n"
+            assert (await again.exec("id -un")).text == "root\n"
 
     trio.run(main)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import py_compile
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +95,41 @@ def test_an_app_finds_its_own_modules_also_later(tmp_path: Path) -> None:
     app = load_app(str(tmp_path / "an_app.py"))
     assert [cls.__name__ for cls in app.containers] == ["Sandbox"]
     assert app.bindings['late']() == "found"
+
+
+def test_a_module_beside_the_app_is_compiled_from_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stale compiled file has the time and the size of the source, so Python's own import would use it."""
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    for path in ("module_a.py", "package_b/inner.py"):
+        source = tmp_path / path
+        source.parent.mkdir(exist_ok=True)
+        source.write_text("VALUE = 'stale'\n")
+        stale = source.with_name("stale.py")
+        stale.write_text(source.read_text())
+        compiled = py_compile.compile(str(stale), cfile=importlib.util.cache_from_source(str(source)))
+        assert compiled is not None
+        source.write_text("VALUE = 'fresh'\n")
+        status = stale.stat()
+        os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+        stale.unlink()
+    only = tmp_path / "without_source.py"
+    only.write_text("VALUE = 'compiled'\n")
+    py_compile.compile(str(only), cfile=str(only.with_suffix(".pyc")))
+    only.unlink()
+    text = HEAD + "class Sandbox(Container): ...\n"
+    text += "import module_a, package_b.inner\n"
+    text += "try:\n    import without_source\nexcept ImportError:\n    without_source = None\n"
+    text += "bindings = {'VALUES': [module_a.VALUE, package_b.inner.VALUE, without_source]}\n"
+    text += "app = App(containers=[Sandbox], bindings=bindings)\n"
+    (tmp_path / "an_app.py").write_text(text)
+    plain = [sys.executable, "-c", "import module_a; print(module_a.VALUE)"]
+    assert subprocess.run(plain, cwd=tmp_path, capture_output=True, text=True).stdout == "stale\n"  # the control
+    before = sorted(tmp_path.rglob("*"))
+    assert load_app(str(tmp_path / "an_app.py")).bindings["VALUES"] == ["fresh", "fresh", None]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_two_classes_of_one_name_are_refused() -> None:
