@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -33,7 +34,7 @@ from pyinterceptor.runtime.occupied import occupying
 from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
 from pyinterceptor.runtime.repository import completing
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
-from pyinterceptor.runtime.seccomp import install_filter
+from pyinterceptor.runtime.seccomp import compile_filter, install_filter
 from pyinterceptor.runtime.user import User, invoking_user, named_user
 from pyinterceptor.threads import on_own_thread
 
@@ -210,8 +211,7 @@ async def open_netns_container(
     home, limits = home_of(as_user), limits or Limits()
     async with AsyncExitStack() as stack:
         join = await stack.enter_async_context(open_cgroup(limits))
-        if files.workdir is not None and files.workdir != Path("/"):
-            stack.enter_context(occupying(files.workdir, name))
+        stack.enter_context(occupying(files.occupied(), name))
         stack.enter_context(completing(files.all_writable()))
         netns_fd = await trio.to_thread.run_sync(on_own_thread, _new_netns)
         stack.callback(os.close, netns_fd)
@@ -251,8 +251,9 @@ async def _start_init(
 ) -> tuple[Running, int, View]:
     """Starts bwrap. Returns it, the host pid of process 1 inside, and the files that it mounted."""
     with ExitStack() as stack:
-        resolv_conf = stack.enter_context(_text(f"nameserver {nameserver}\n"))
-        hosts = stack.enter_context(_text(HOSTS.format(hostname(name))))
+        resolv_conf = stack.enter_context(_file(f"nameserver {nameserver}\n".encode()))
+        hosts = stack.enter_context(_file(HOSTS.format(hostname(name)).encode()))
+        filter_ = stack.enter_context(_file(compile_filter(platform.machine())))
         info_read, info_write = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, info_read)
         closing = ExitStack()
@@ -261,16 +262,16 @@ async def _start_init(
         view = View(files, home, resolv_conf, hosts, tmp)
         argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
         argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        argv += ["--new-session", "--info-fd", str(info_write)]
+        # bwrap applies the filter when it has made the mounts, for which its newer versions use openat2(2).
+        argv += ["--new-session", "--info-fd", str(info_write), "--seccomp", str(filter_)]
         argv += [*view.arguments(), "--as-pid-1", "--", *FIRST]
 
         def enter() -> None:
             _call("setns", netns_fd, CLONE_NEWNET)
             hand_down(SYS_ADMIN, DAC_OVERRIDE, SETUID, SETGID)  # for bwrap's mounts and for SWITCH, which drops them
-            install_filter()
 
         pipe = subprocess.PIPE
-        fds = (info_write, resolv_conf, hosts)
+        fds = (info_write, resolv_conf, hosts, filter_)
         init = await start_process(
             argv,
             enter=enter,
@@ -292,11 +293,11 @@ async def _start_init(
 
 
 @contextmanager
-def _text(text: str) -> Iterator[int]:
-    """Opens a file in memory with this text."""
-    fd = os.memfd_create("text")
+def _file(content: bytes) -> Iterator[int]:
+    """Opens a file in memory with this content."""
+    fd = os.memfd_create("content")
     try:
-        os.write(fd, text.encode())
+        os.write(fd, content)
         os.lseek(fd, 0, os.SEEK_SET)
         yield fd
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -123,5 +125,36 @@ def test_its_own_host_name_resolves_for_python_and_java() -> None:
         java = await execute(container, script, input=JAVA.encode(), check=True)
         assert java.text == "a-container/127.0.1.1\n"
         assert (await execute(container, ["sh", "-c", "echo x >>/etc/hosts"])).returncode != 0
+
+    in_container(scenario)
+
+
+# Newer versions of bwrap make their mounts with openat2(2), which is refused to commands.
+NEWER = """#!/usr/bin/python3
+import ctypes, os, sys
+OPENAT2, AT_FDCWD = 437, -100
+libc = ctypes.CDLL(None, use_errno=True)
+how = (ctypes.c_uint64 * 3)(os.O_RDONLY, 0, 0)
+if libc.syscall(OPENAT2, AT_FDCWD, b"/", how, ctypes.sizeof(how)) < 0:
+    sys.exit(f"open /: {os.strerror(ctypes.get_errno())}")
+os.execv(BWRAP, ["bwrap", *sys.argv[1:]])
+"""
+
+
+def test_a_newer_bwrap_makes_its_mounts_and_process_1_is_under_the_filter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bwrap").write_text(NEWER.replace("BWRAP", repr(shutil.which("bwrap"))))
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    async def scenario(container: NetnsRuntime) -> None:
+        (child,) = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+        first = Path(f"/proc/{child}/status").read_text()
+        assert "Seccomp:\t2\n" in first
+        assert "NoNewPrivs:\t1\n" in first
+        calling = NEWER.replace("BWRAP", "''").partition("os.execv")[0]
+        refused = await execute(container, [PYTHON, "-c", calling])  # the control
+        assert refused.stderr == b"open /: Function not implemented\n"
 
     in_container(scenario)
