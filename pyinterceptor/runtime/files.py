@@ -37,6 +37,15 @@ class Files:
         workdir = () if self.workdir is None or self.workdir == Path("/") else (self.workdir,)
         return (*self.writable, *workdir)
 
+    def occupied(self) -> dict[Path, str]:
+        """Returns the paths that one container can have at a time, each with its use."""
+        uses = dict.fromkeys(self.writable, "writable path")
+        if self.home is not None:
+            uses[self.home] = "home"
+        if self.workdir is not None and self.workdir != Path("/"):
+            uses[self.workdir] = "working directory"
+        return uses
+
 
 EMPTY = Files()
 

@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -239,15 +240,24 @@ def test_npm_installs_a_package(project: Path, app: Path) -> None:
 # --- one container a directory ---
 
 
-def test_a_second_run_in_a_directory_is_refused_and_names_the_first(project: Path, app: Path) -> None:
-    (project / "below").mkdir()
-    argv = [sys.executable, "-m", "pyinterceptor", "run", str(app), "--", "sh", "-c", "echo up; cat"]
+@contextmanager
+def running(app: Path, *options: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """Keeps a container running during the block."""
+    argv = [sys.executable, "-m", "pyinterceptor", "run", *options, str(app), "--", "sh", "-c", "echo up; cat"]
     environment: Any = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=project, env=environment) as first:
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=cwd, env=environment) as first:
         assert first.stdin is not None
         assert first.stdout is not None
         assert first.stdout.readline() == "up\n"
+        yield first
+        first.stdin.close()
+        assert first.wait() == 0
+
+
+def test_a_second_run_in_a_directory_is_refused_and_names_the_first(project: Path, app: Path) -> None:
+    (project / "below").mkdir()
+    with running(app, cwd=project) as first:
         for place in (project, project / "below"):
             code, _, errors = run(app, "true", cwd=place)
             assert (code, errors) == (
@@ -257,6 +267,28 @@ def test_a_second_run_in_a_directory_is_refused_and_names_the_first(project: Pat
             )
         with tempfile.TemporaryDirectory() as other:
             assert run(app, "true", cwd=Path(other)) == (0, "", "")
-        first.stdin.close()
-        assert first.wait() == 0
     assert run(app, "true", cwd=project) == (0, "", "")
+
+
+def test_a_writable_path_is_for_one_run_at_a_time_and_the_error_names_the_first(project: Path, app: Path) -> None:
+    places = [project / name for name in ("first", "second", "shared/inner", "another")]
+    for place in places:
+        place.mkdir(parents=True)
+    one, two, inner, another = places
+    shared = inner.parent
+    with running(app, "--writable", str(shared), "--home", "keep", cwd=one) as first:
+        holder = f"container 'run' of process {first.pid} has"
+        refused = [
+            (["--writable", str(shared)], f"use {shared} as writable path: {holder} {shared}"),
+            (["--writable", str(another), "--writable", str(inner)], f"use {inner} as writable path: {holder} {shared}"),
+            (["--writable", str(one)], f"use {one} as writable path: {holder} {one}"),
+            (["--workdir", str(inner)], f"use {inner} as working directory: {holder} {shared}"),
+        ]
+        for options, complaint in refused:
+            code, _, errors = run(app, "true", *options, cwd=two)
+            assert (code, errors) == (125, f"pyinterceptor: {complaint}; choose another\n")
+        assert " as home: container 'run' of process " in run(app, "true", "--home", "keep", cwd=two)[2]
+        assert run(app, "true", "--show", str(shared), "--writable", str(another), cwd=two) == (0, "", "")
+    inside = ["--writable", str(two / "below"), "--writable", str(shared), "--home", "keep"]
+    (two / "below").mkdir()
+    assert run(app, f"touch below/file {inner}/file", *inside, cwd=two) == (0, "", "")
