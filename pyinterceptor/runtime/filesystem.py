@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import HOSTS, RESOLV_CONF, RUN, STATE
 from pyinterceptor.runtime.files import FRESH, SYSTEM, WORKDIR, Files, guarded_in, installations
-from pyinterceptor.runtime.repository import protected
 
 VAR = ("/var/lib/dpkg", "/var/cache/fontconfig")  # the parts of /var that describe installed programs
 UNUSABLE = ("/dev", "/proc", "/sys", RUN, STATE)  # refused as working directories, as is /run itself
@@ -37,14 +36,18 @@ Mount = tuple[str, list[str]]  # a path, and bwrap's arguments for it
 class View:
     """The mounts of one container. `fresh` are its new directories, which its user must be made the owner of."""
 
-    def __init__(self, files: Files, home: Path, resolv_conf_fd: int, hosts_fd: int, tmp: int) -> None:
-        """bwrap reads the container's resolv.conf and hosts from the descriptors. `tmp` is the size of /tmp in bytes,
-        and those of /var/tmp and /dev/shm.
+    def __init__(
+        self, files: Files, protected: Sequence[Path], home: Path, resolv_conf_fd: int, hosts_fd: int, tmp: int
+    ) -> None:
+        """`protected` are paths that are read-only in every writable path, beside the guarded ones.
+
+        bwrap reads the container's resolv.conf and hosts from the descriptors. `tmp` is the size of /tmp in bytes, and
+        those of /var/tmp and /dev/shm.
 
         Raises RuntimeFailure if a path is unusable.
         """
         self.workdir = files.workdir or WORKDIR
-        self._files, self._home, self._tmp = files, home, tmp
+        self._files, self._protected, self._home, self._tmp = files, protected, home, tmp
         self._mounts: dict[str, list[str]] = {}
         self._closing: list[str] = []
         self.fresh: list[Path] = []
@@ -98,11 +101,10 @@ class View:
             _check(place)
             if place == Path("/"):
                 raise RuntimeFailure("make / writable in the container: name a directory below it")
-            read_only = guarded_in(place, files.guarded)
+            read_only = guarded_in(place, [*files.guarded, *self._protected])
             self._mounts[str(place)] = ["--ro-bind" if place in read_only else "--bind", str(place), str(place)]
-            if place not in read_only:
-                for inner in [*read_only, *protected(place)]:
-                    self._guard(inner, place)
+            for inner in read_only - {place}:
+                self._guard(inner, place)
         self._own_parents()
 
     def _add_fresh(self, place: Path) -> None:

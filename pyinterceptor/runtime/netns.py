@@ -32,7 +32,7 @@ from pyinterceptor.runtime.filesystem import View
 from pyinterceptor.runtime.hostname import hostname
 from pyinterceptor.runtime.occupied import occupying
 from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
-from pyinterceptor.runtime.repository import completing
+from pyinterceptor.runtime.repository import completing, find_repositories, protected
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import compile_filter, install_filter
 from pyinterceptor.runtime.user import User, invoking_user, named_user
@@ -212,11 +212,12 @@ async def open_netns_container(
     async with AsyncExitStack() as stack:
         join = await stack.enter_async_context(open_cgroup(limits))
         stack.enter_context(occupying(files.occupied(), name))
-        stack.enter_context(completing(files.all_writable()))
+        repositories = await trio.to_thread.run_sync(_repositories, files)
+        stack.enter_context(completing(repositories))
         netns_fd = await trio.to_thread.run_sync(on_own_thread, _new_netns)
         stack.callback(os.close, netns_fd)
         await attach(netns_fd)
-        init, pid, view = await _start_init(name, files, home, nameserver, netns_fd, limits.tmp)
+        init, pid, view = await _start_init(name, files, repositories, home, nameserver, netns_fd, limits.tmp)
         stack.push_async_callback(init.aclose)
         namespaces = stack.enter_context(_namespaces(pid, netns_fd))
         for place in view.fresh:  # no command has run yet, so no link is among them
@@ -246,8 +247,13 @@ def _new_netns() -> int:
         raise RuntimeFailure(f"make a network namespace: {error.strerror}") from error
 
 
+def _repositories(files: Files) -> list[Path]:
+    roots = [root for root in files.all_writable() if root not in files.guarded]
+    return list(dict.fromkeys(found for root in roots for found in find_repositories(root, files.guarded)))
+
+
 async def _start_init(
-    name: str, files: Files, home: Path, nameserver: str, netns_fd: int, tmp: int
+    name: str, files: Files, repositories: list[Path], home: Path, nameserver: str, netns_fd: int, tmp: int
 ) -> tuple[Running, int, View]:
     """Starts bwrap. Returns it, the host pid of process 1 inside, and the files that it mounted."""
     with ExitStack() as stack:
@@ -259,7 +265,7 @@ async def _start_init(
         closing = ExitStack()
         stack.enter_context(closing)
         closing.callback(os.close, info_write)
-        view = View(files, home, resolv_conf, hosts, tmp)
+        view = View(files, [*protected(repositories)], home, resolv_conf, hosts, tmp)
         argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
         argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         # bwrap applies the filter when it has made the mounts, for which its newer versions use openat2(2).

@@ -1,36 +1,66 @@
-"""The files of a git repository that name programs which git runs, and that a container must not write.
+"""The files of git repositories that name programs which git runs, and that a container must not write.
 
-gitrepository-layout(5): `hooks`, the configuration, and `commondir`, which names a directory for these.
+gitrepository-layout(5): `hooks`, the configuration, and `commondir`, which names a directory for these. Repositories
+that a container makes can't be protected.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 FILES = ("hooks", "config", "config.worktree", "commondir")
 OWN = ".\n"  # a commondir that names its own directory, as if there were none
+WITHOUT_REPOSITORIES = ("objects", "refs", "logs")  # directories of a repository, which can be large
 
 
-def protected(root: Path) -> Iterator[Path]:
-    """Yields these files of the repository in `root`, of its submodules and of its worktrees.
+def find_repositories(root: Path, without: Collection[Path]) -> list[Path]:
+    """Returns the directories of all repositories in `root`, and the files called .git that name one.
+
+    Those of submodules, of worktrees and bare ones count, too. Links aren't followed, and the directories in `without`
+    aren't searched. Takes about half a second of processor time for 100 000 files.
+    """
+    found: list[str] = []
+    pending, unsearched = [str(root)], set(map(str, without))
+    while pending:  # strings, since a Path costs more than all else here
+        directory = pending.pop()
+        if directory in unsearched:
+            continue
+        try:
+            with os.scandir(directory) as entries:
+                below = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+        except OSError:  # it was removed
+            continue
+        skipped: Collection[str] = ()
+        if os.path.basename(directory) == ".git" or _has_layout(below):
+            found.append(directory)
+            skipped = WITHOUT_REPOSITORIES
+        path = os.path.join(directory, ".git")
+        if below.get(".git") is False and not os.path.islink(path):
+            found.append(path)
+        pending += [os.path.join(directory, name) for name, is_dir in below.items() if is_dir and name not in skipped]
+    return list(map(Path, found))
+
+
+def protected(repositories: Iterable[Path]) -> Iterator[Path]:
+    """Yields the paths to protect.
 
     A directory with a link among these files is yielded whole, since a link can be replaced.
     """
-    repository = root / ".git"
-    if repository.is_file() and not repository.is_symlink():
-        yield repository  # it names the repository
-    for directory in _directories(repository):
-        files = [directory / name for name in FILES if os.path.lexists(directory / name)]
-        yield from [directory] if any(file.is_symlink() for file in files) else files
+    for place in repositories:
+        if not place.is_dir():
+            yield place
+            continue
+        files = [place / name for name in FILES if os.path.lexists(place / name)]
+        yield from [place] if any(file.is_symlink() for file in files) else files
 
 
 @contextmanager
-def completing(roots: Iterable[Path]) -> Iterator[None]:
+def completing(repositories: Iterable[Path]) -> Iterator[None]:
     """Makes the files that are missing, so that they can be protected. A commondir is removed when the block ends."""
-    directories = [directory for root in roots for directory in _directories(root / ".git")]
+    directories = [place for place in repositories if place.is_dir()]
     for directory in directories:
         status = directory.stat()
         hooks, common = directory / "hooks", directory / "commondir"
@@ -49,13 +79,5 @@ def completing(roots: Iterable[Path]) -> Iterator[None]:
                 common.unlink()
 
 
-def _directories(repository: Path) -> Iterator[Path]:
-    if repository.is_symlink() or not repository.is_dir():
-        return
-    yield repository
-    for top in (repository / "modules", repository / "worktrees"):
-        if top.is_symlink():
-            continue
-        for directory, names, files in os.walk(top):
-            if "HEAD" in files and ("objects" in names or "commondir" in files):
-                yield Path(directory)
+def _has_layout(names: Collection[str]) -> bool:
+    return "HEAD" in names and (("objects" in names and "refs" in names) or "commondir" in names)

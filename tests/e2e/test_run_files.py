@@ -162,6 +162,42 @@ def test_a_repository_gets_commits_and_keeps_its_hooks_and_configuration(project
         shutil.rmtree(f"{project}-tree", ignore_errors=True)
 
 
+RENAME = "/usr/bin/python3 -c 'import os; os.rename(\"{0}\", \"{0}.old\")'"  # mv(1) would copy
+
+
+def test_repositories_below_the_working_directory_are_protected_too(project: Path, app: Path) -> None:
+    """A clone, a bare repository, one with its directory elsewhere, and a worktree of one."""
+    script = f"""
+    set -e; {GIT} init -q -b main libraries/one; {GIT} -C libraries/one commit -q --allow-empty -m one
+    git clone -q --bare libraries/one libraries/two.git
+    git init -q --separate-git-dir=elsewhere three
+    git -C libraries/one worktree add -q -b other ../tree
+    """
+    subprocess.run(["sh", "-c", script], check=True, cwd=project)
+    repositories = ["libraries/one/.git", "libraries/two.git", "elsewhere"]
+    attempts = [f"git --git-dir={place} config core.fsmonitor /bin/false" for place in repositories]
+    attempts += [f"touch {place}/hooks/post-checkout" for place in repositories]
+    attempts += [f"echo .. >{place}/commondir" for place in repositories]
+    attempts += [RENAME.format("libraries"), RENAME.format("libraries/one/.git")]
+    attempts += ["echo gitdir: evil >libraries/tree/.git"]
+    attempts += ["rm three/.git", "echo .. >libraries/one/.git/worktrees/tree/commondir"]
+    used = f"set -e; for place in libraries/one libraries/tree; do {GIT} -C $place commit -q --allow-empty -m two; done"
+    used += "; git -C libraries/one push -q ../two.git main; echo text >libraries/file; mv libraries/file file"
+    code, said, errors = run(app, f"{'; '.join(map(succeeds, attempts))}; {used}", cwd=project)
+    assert (code, said.split()) == (0, ["no"] * len(attempts)), errors
+    assert (project / "file").read_text() == "text\n"
+    pushed = subprocess.run(["git", "log", "-1", "--format=%s", "main"], cwd=project / "libraries/two.git", stdout=-1)
+    assert pushed.stdout == b"two\n"
+    assert [path for path in project.rglob("commondir") if "worktrees" not in path.parts] == []
+    for attempt in [*attempts[:3], "touch libraries/two.git/hooks/post-checkout", "rm three/.git"]:  # the control
+        assert subprocess.run(["sh", "-c", attempt], cwd=project).returncode == 0
+
+
+def test_a_repository_made_inside_is_the_containers_own(project: Path, app: Path) -> None:
+    script = "git init -q made && git -C made config core.fsmonitor false && touch made/.git/hooks/post-commit"
+    assert run(app, script, cwd=project) == (0, "", "")
+
+
 # --- homes and tools ---
 
 
@@ -275,13 +311,13 @@ def test_a_writable_path_is_for_one_run_at_a_time_and_the_error_names_the_first(
     for place in places:
         place.mkdir(parents=True)
     one, two, inner, another = places
-    shared = inner.parent
+    shared, writable = inner.parent, "--writable"
     with running(app, "--writable", str(shared), "--home", "keep", cwd=one) as first:
         holder = f"container 'run' of process {first.pid} has"
         refused = [
-            (["--writable", str(shared)], f"use {shared} as writable path: {holder} {shared}"),
-            (["--writable", str(another), "--writable", str(inner)], f"use {inner} as writable path: {holder} {shared}"),
-            (["--writable", str(one)], f"use {one} as writable path: {holder} {one}"),
+            ([writable, str(shared)], f"use {shared} as writable path: {holder} {shared}"),
+            ([writable, str(another), writable, str(inner)], f"use {inner} as writable path: {holder} {shared}"),
+            ([writable, str(one)], f"use {one} as writable path: {holder} {one}"),
             (["--workdir", str(inner)], f"use {inner} as working directory: {holder} {shared}"),
         ]
         for options, complaint in refused:
