@@ -154,7 +154,11 @@ class BlockingRecords(Face[Subscription[R]], Generic[R]):
 
 
 class BlockingInterceptor(Face[Interceptor]):
-    """An interceptor for any thread, as `Interceptor`, which explains the methods."""
+    """An interceptor for any thread, as `Interceptor`, which explains the methods.
+
+    An image's own command isn't run if `get_container` is called with `replaced=True`: the container's first process
+    only waits then, and `exec` and `start` run their commands as they are, without the image's entrypoint.
+    """
 
     get_container = gives(Interceptor.get_container, BlockingContainer)
     attach = gives(Interceptor.attach, BlockingNamespace)

@@ -157,7 +157,11 @@ class AsyncioRecords(Face[Subscription[R]], Generic[R]):
 
 
 class AsyncioInterceptor(Face[Interceptor]):
-    """An interceptor for asyncio, as `Interceptor`, which explains the methods."""
+    """An interceptor for asyncio, as `Interceptor`, which explains the methods.
+
+    An image's own command isn't run if `get_container` is called with `replaced=True`: the container's first process
+    only waits then, and `exec` and `start` run their commands as they are, without the image's entrypoint.
+    """
 
     get_container = gives(Interceptor.get_container, AsyncioContainer)
     attach = gives(Interceptor.attach, AsyncioNamespace)

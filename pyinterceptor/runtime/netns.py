@@ -8,7 +8,6 @@ permissions allow it, and the kernel is the host's: run untrusted code in a podm
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
@@ -30,17 +29,15 @@ from pyinterceptor.runtime.cgroups import open_cgroup
 from pyinterceptor.runtime.files import EMPTY, Files, home_of
 from pyinterceptor.runtime.filesystem import View
 from pyinterceptor.runtime.hostname import hostname
+from pyinterceptor.runtime.namespaces import CLONE_FS, CLONE_NEWNET, CLONE_NEWNS, setns, unshare
 from pyinterceptor.runtime.occupied import occupying
-from pyinterceptor.runtime.process import Running, Started, Stream, split, start_process
+from pyinterceptor.runtime.process import Own, Running, Started, Stream, split, start_process
 from pyinterceptor.runtime.repository import completing, find_repositories, protected
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import compile_filter, install_filter
 from pyinterceptor.runtime.user import User, invoking_user, named_user
 from pyinterceptor.threads import on_own_thread
 
-CLONE_FS = 0x00000200
-CLONE_NEWNS = 0x00020000
-CLONE_NEWNET = 0x40000000
 # The first port that needs no capability: ip-sysctl.rst. Each network namespace has its own.
 FIRST_FREE_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 # Process 1 inside reads the pipe that we hold. When it ends, the kernel ends all others, orphans included. Its children
@@ -163,7 +160,7 @@ class NetnsRuntime:
     def _why(self) -> str:
         return self._why_stopped if self._stopped else ENDED
 
-    def _enter(self) -> int:
+    def _enter(self) -> Own:
         """Moves the calling thread, and so its children, into the container.
 
         Returns a copy of its mount namespace, by which the command's descendants are known; none of them can leave it.
@@ -174,9 +171,9 @@ class NetnsRuntime:
             try:
                 for name in NAMESPACES:
                     if name == "mnt":
-                        _call("unshare", CLONE_FS)
-                    _call("setns", self._namespaces[name], 0)
-                _call("unshare", CLONE_NEWNS)
+                        unshare(CLONE_FS)
+                    setns(self._namespaces[name])
+                unshare(CLONE_NEWNS)
                 os.chdir(self._workdir)
                 mounts = os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
             finally:
@@ -185,7 +182,7 @@ class NetnsRuntime:
             raise RuntimeFailure(f"enter the container: {error.strerror}") from error
         hand_down()
         install_filter()
-        return mounts
+        return Own("mnt", mounts)
 
 
 @asynccontextmanager
@@ -240,7 +237,7 @@ def _prepare(files: Files) -> None:
 
 def _new_netns() -> int:
     try:
-        _call("unshare", CLONE_NEWNET)
+        unshare(CLONE_NEWNET)
         FIRST_FREE_PORT.write_text("0")
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -273,7 +270,7 @@ async def _start_init(
         argv += [*view.arguments(), "--as-pid-1", "--", *FIRST]
 
         def enter() -> None:
-            _call("setns", netns_fd, CLONE_NEWNET)
+            setns(netns_fd, CLONE_NEWNET)
             hand_down(SYS_ADMIN, DAC_OVERRIDE, SETUID, SETGID)  # for bwrap's mounts and for SWITCH, which drops them
 
         pipe = subprocess.PIPE
@@ -347,11 +344,3 @@ def _namespaces(pid: int, netns_fd: int) -> Iterator[dict[str, int]]:
 
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name)}
-
-
-def _call(function: str, *arguments: int) -> None:
-    """Calls setns(2) or unshare(2), which the os module has from Python 3.12 on."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, function)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

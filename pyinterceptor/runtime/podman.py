@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -25,7 +26,8 @@ from pyinterceptor.paths import RESOLV_CONF
 from pyinterceptor.policy.limits import PIDS, Limits
 from pyinterceptor.runtime.cgroups import enforceable, find_places
 from pyinterceptor.runtime.hostname import hostname
-from pyinterceptor.runtime.process import Running, Started, Stream, has_exited, split, start_process
+from pyinterceptor.runtime.namespaces import CLONE_NEWTIME, unshare
+from pyinterceptor.runtime.process import Own, Running, Started, Stream, has_exited, split, start_process
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import narrow
 from pyinterceptor.runtime.slots import UIDS, Slot, left_slots, open_slot, without_owner
@@ -84,8 +86,10 @@ class PodmanRuntime:
     ) -> Running:
         """Starts a command; returns its `podman exec`. `env` adds to the image's variables."""
         command = self._exec([], split(argv), env)
-        running = await start_process(command, cwd=self._directory, stdin=stdin, stdout=stdout, stderr=stderr)
-        return self._started.add(running)
+        options: dict[str, Any] = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        # With `user`, Popen calls fork(2): a child of vfork(2) would not get the time namespace before Linux 6.1.
+        options |= {"cwd": self._directory, "user": os.geteuid()}
+        return self._started.add(await start_process(command, enter=_time_namespace, **options))
 
     async def start_inherited(
         self, words: list[str], env: Mapping[str, str] | None, prefix: Sequence[str]
@@ -163,6 +167,18 @@ async def open_podman_container(
         await attach(netns_fd)
         await _podman("start", identifier)
         yield runtime
+
+
+def _time_namespace() -> Own | None:
+    """Makes a time namespace, with the host's time, for the children of the calling thread: time_namespaces(7).
+
+    A command's descendants are known by it, since no process of the container can leave it. None if it can't be made.
+    """
+    try:
+        unshare(CLONE_NEWTIME)
+    except OSError:
+        return None
+    return Own("time", os.open("/proc/thread-self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _identity(user: str) -> list[str]:

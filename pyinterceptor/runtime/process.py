@@ -52,13 +52,24 @@ class Finished:
         return self.stdout.decode(errors="replace")
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A namespace that only one command and its descendants have.
+
+    `kind` is its name in /proc/PID/ns, and `fd` a descriptor of it.
+    """
+
+    kind: str
+    fd: int
+
+
 class Running:
     """A process in a container. `pid` is its number on the host. Its pipes, if requested, are Trio streams."""
 
-    def __init__(self, process: subprocess.Popen[bytes], mounts: int | None = None) -> None:
-        """Takes `mounts`, a mount namespace that only this process and its descendants have; None if it has none."""
+    def __init__(self, process: subprocess.Popen[bytes], own: Own | None = None) -> None:
+        """Takes the namespace of `own`; None if the process has none."""
         self._process = process
-        self._mounts = mounts
+        self._own = own
         self._discarding: set[trio.CancelScope] = set()
         self._pidfd = os.pidfd_open(process.pid)
         self._reaping = trio.Lock()
@@ -97,8 +108,8 @@ class Running:
                 await trio.lowlevel.wait_readable(self._pidfd)
                 self._process.wait()
                 os.close(self._pidfd)
-                if self._mounts is not None:
-                    os.close(self._mounts)
+                if self._own is not None:
+                    os.close(self._own.fd)
         code = self.returncode
         assert code is not None
         return code
@@ -175,12 +186,11 @@ class Running:
         self._discarding.discard(scope)
 
     async def _kill_descendants(self) -> None:
-        """Kills all processes in the command's mount namespace, if it still runs. None of them can leave it."""
-        if self._process.returncode is not None or self._mounts is None:
+        """Kills all processes in the command's own namespace, if it still runs. None of them can leave it."""
+        if self._process.returncode is not None or self._own is None:
             return
-        mounts = os.fstat(self._mounts)
         with trio.move_on_after(REAP_TIMEOUT, shield=True):
-            while killed := await trio.to_thread.run_sync(_kill_in, mounts):  # they may have forked meanwhile
+            while killed := await trio.to_thread.run_sync(_kill_in, self._own):  # they may have forked meanwhile
                 with contextlib.ExitStack() as stack:
                     for pidfd in killed:
                         stack.callback(os.close, pidfd)
@@ -230,20 +240,20 @@ def split(argv: str | Sequence[str]) -> list[str]:
 
 
 async def start_process(
-    argv: Sequence[str], *, enter: Callable[[], int | None] = lambda: None, **options: Any
+    argv: Sequence[str], *, enter: Callable[[], Own | None] = lambda: None, **options: Any
 ) -> Running:
     """Starts a process from a temporary thread, on which `enter` runs first, for example to enter a container.
 
-    `enter` may return a descriptor of the mount namespace that it has made for this process.
+    `enter` may return a namespace that it has made for this process.
     `options` are those of subprocess.Popen. Raises CommandNotRun, RuntimeFailure, or an exception of `enter`.
     """
 
     def work() -> Running:
         with contextlib.ExitStack() as stack:
-            mounts = enter()
-            if mounts is not None:
-                stack.callback(os.close, mounts)
-            running = Running(popen(), mounts)
+            own = enter()
+            if own is not None:
+                stack.callback(os.close, own.fd)
+            running = Running(popen(), own)
             stack.pop_all()
         return running
 
@@ -302,16 +312,17 @@ def _drain(stream: trio.lowlevel.FdStream, gathered: bytearray) -> bool:
     return False
 
 
-def _kill_in(mounts: os.stat_result) -> list[int]:
-    """Kills the processes in a mount namespace. Returns a pidfd of each."""
+def _kill_in(own: Own) -> list[int]:
+    """Kills the processes in a namespace. Returns a pidfd of each."""
     killed: list[int] = []
+    namespace = os.fstat(own.fd)
     for entry in os.scandir("/proc"):
         if not entry.name.isdecimal():
             continue
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # OSError: it has ended
             pidfd = os.pidfd_open(int(entry.name))
             stack.callback(os.close, pidfd)
-            if os.path.samestat(os.stat(f"/proc/{entry.name}/ns/mnt"), mounts):
+            if os.path.samestat(os.stat(f"/proc/{entry.name}/ns/{own.kind}"), namespace):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 stack.pop_all()
                 killed.append(pidfd)

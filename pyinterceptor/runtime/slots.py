@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -67,6 +68,25 @@ def without_owner(number: int) -> Iterator[bool]:
     finally:
         shutil.rmtree(PODMAN / f"{number}.files", ignore_errors=True)
         _unlock(number, lock)
+
+
+def has_uid_ranges() -> bool:
+    """Whether the kernel lets us give a user namespace such a range of uids and gids."""
+    pipe = subprocess.PIPE
+    try:
+        with subprocess.Popen(["unshare", "--user", "cat"], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with process.stdin:
+                process.stdin.write(b"\n")
+                process.stdin.flush()
+                if process.stdout.read(1) != b"\n":  # it answers once it is in its namespace
+                    return False
+                for kind in ("uid", "gid"):
+                    Path(f"/proc/{process.pid}/{kind}_map").write_text(f"0 {FIRST_UID} {UIDS}\n")
+    except OSError:
+        return False
+    return True
 
 
 def left_slots() -> list[int]:

@@ -39,8 +39,9 @@ class ContainerHandle:
 
         Returns a `Finished`: returncode (128+n if signal n ended it), stdout, stderr (bytes). A command that isn't
         there has the returncode 127, one that can't be executed 126. `input` is its standard input, `env` adds to
-        its variables. A cancelled call kills the command and its descendants; in an image the command alone. The
-        call returns when the command ends. Processes that it left running go on, and their output is discarded.
+        its variables. A cancelled call kills the command and its descendants. The call returns when the
+        command ends. Processes that it left running go on, and their output is discarded; in an image their next write
+        to it fails.
 
         Raises RuntimeFailure if the container has ended, or if `check` and the returncode isn't 0.
         """

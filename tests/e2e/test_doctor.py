@@ -29,7 +29,7 @@ def test_nothing_is_missing_here() -> None:
     assert code == 0
     assert all(line.startswith("ok        ") for line in lines)
     said = "\n".join(lines)
-    for name in (*CAPABILITIES, "BCC", "nftables", "bubblewrap", "podman", "runc", "veth", "IPv6"):
+    for name in (*CAPABILITIES, "BCC", "nftables", "bubblewrap", "podman", "runc", "veth", "IPv6", "a range of uids"):
         assert name in said
 
 
@@ -77,5 +77,7 @@ def test_a_kernel_feature_that_is_refused_is_named() -> None:
     code, lines = doctor(["unshare", "--user", "--map-root-user"])
     assert code == 1
     assert [line for line in lines if not line.startswith("ok")] == [
-        "MISSING   BPF socket look-up programs: use a kernel of 5.9 or later with CONFIG_BPF_SYSCALL"
+        "MISSING   BPF socket look-up programs: use a kernel of 5.9 or later with CONFIG_BPF_SYSCALL",
+        "optional  a range of uids: for container classes with an image: use a kernel with CONFIG_USER_NS,"
+        " set user.max_user_namespaces above 0, and run in no user namespace",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import socket
 from pathlib import Path
@@ -19,6 +20,7 @@ from pyinterceptor import (
     PolicyError,
     Response,
     RuntimeFailure,
+    open_in_thread,
     open_interceptor,
 )
 from pyinterceptor.capture.gateway.namespace import inside
@@ -266,3 +268,24 @@ def test_a_call_that_contradicts_the_running_container_is_refused_with_both_valu
             assert (await again.exec("id -un")).text == "root\n"
 
     trio.run(main)
+
+
+def test_a_working_directory_is_the_hosts_and_one_containers_at_a_time(instance: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_interceptor(APP, instance=instance) as interceptor:
+            own = await interceptor.get_container(Sandbox, "own", user="root")
+            assert (await own.exec("sh -c 'pwd; ls -A; touch mine'")).text == "/workspace\n"
+            one = await interceptor.get_container(Sandbox, "one", user="root", workdir=tmp_path)
+            await one.exec("sh -c 'pwd >written'", check=True)
+            assert (tmp_path / "written").read_text() == f"{tmp_path}\n"
+            for other in (str(tmp_path), tmp_path.parent):
+                with pytest.raises(RuntimeFailure, match=f"container 'one' of process {os.getpid()} has {tmp_path}"):
+                    await interceptor.get_container(Sandbox, "two", user="root", workdir=other)
+            await one.stop()
+            two = await interceptor.get_container(Sandbox, "two", user="root", workdir=tmp_path)
+            assert (await two.exec("cat written")).text == f"{tmp_path}\n"
+
+    trio.run(main)
+    with open_in_thread(APP, instance=instance) as blocking:
+        container = blocking.get_container(Sandbox, "one", user="root", workdir=tmp_path)
+        assert container.exec("cat written").text == f"{tmp_path}\n"

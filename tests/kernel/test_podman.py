@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -25,9 +26,9 @@ from tests.world import ORIGIN_V4, World
 from tests.world.image import PODMAN, busybox_image, remove_image, root_archive
 
 T = TypeVar("T")
-IMAGE = "pyinterceptor-test"
-AT_ONCE = "pyinterceptor-test-at-once"
-ENDING = "pyinterceptor-test-ending"
+IMAGE = f"pyinterceptor-test-{secrets.token_hex(4)}"  # another suite may run at the same time
+AT_ONCE = f"{IMAGE}-at-once"
+ENDING = f"{IMAGE}-ending"
 ATTACK = Path(__file__).with_name("attack.c")
 
 
@@ -65,6 +66,55 @@ def images(attack: Path) -> Iterator[None]:
         remove_image(name)
 
 
+def test_a_command_returns_although_it_has_left_a_process_running() -> None:
+    async def scenario(container: PodmanRuntime) -> None:
+        finished = await execute(container, ["sh", "-c", "sleep 1001 & echo started"])
+        assert finished == Finished(0, b"started\n", b"")
+        assert "sleep 1001" in (await execute(container, "ps")).text
+
+    in_container(scenario)
+
+
+def test_a_cancelled_command_ends_with_all_of_its_processes_and_no_other() -> None:
+    async def scenario(container: PodmanRuntime) -> None:
+        await execute(container, ["sh", "-c", "sleep 1001 >/dev/null 2>&1 &"])  # the control
+        forking = (
+            "setsid sleep 1002 & (setsid env -i sleep 1003 & ) ; sh -c 'trap \"\" TERM INT HUP; sleep 1004; true' &"
+            " sleep 1005"
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(execute, container, ["sh", "-c", forking])
+            listed = ""
+            while not all(f"sleep {number}" in listed for number in range(1001, 1006)):
+                listed = (await execute(container, "ps")).text
+            nursery.cancel_scope.cancel()
+        listed = (await execute(container, "ps")).text
+        assert [number for number in range(1001, 1006) if f"sleep {number}" in listed] == [1001]
+
+    in_container(scenario)
+    assert ours() == []
+
+
+BIND = "nc -l -p 80 >/tmp/got & until echo sent | nc $(hostname) 80; do usleep 100000; done; wait; cat /tmp/got"
+
+
+def test_its_own_host_name_resolves_and_low_ports_can_be_bound(instance: str) -> None:
+    class Sandbox(Container):
+        """A container of the image without rules."""
+
+        image = IMAGE
+        enable_internet = False
+
+    async def main() -> None:
+        async with open_interceptor(App(containers=[Sandbox]), instance=instance) as interceptor:
+            container = await interceptor.get_container(Sandbox, "a container")
+            with trio.fail_after(120):
+                assert (await container.exec(["sh", "-c", "hostname"])).text == "a-container\n"
+                assert (await container.exec(["sh", "-c", BIND])).text == "sent\n"
+
+    trio.run(main)
+
+
 async def nothing(container: PodmanRuntime) -> None:
     """Leaves the container at once."""
 
@@ -82,9 +132,11 @@ def in_container(scenario: Callable[[PodmanRuntime], Awaitable[T]], image: str =
 
 
 def ours() -> list[str]:
-    """Returns the existing podman containers."""
-    listed = subprocess.run([*PODMAN, "ps", "--all", "--format", "{{.Names}}"], capture_output=True, check=True)
-    return [name for name in listed.stdout.decode().split() if name.startswith("pyinterceptor-")]
+    """Returns the existing podman containers of this module's images: another suite may have some, too."""
+    form = "{{.Names}} {{.Image}}"
+    listed = subprocess.run([*PODMAN, "ps", "--all", "--format", form], capture_output=True, check=True)
+    found = (line.split() for line in listed.stdout.decode().splitlines())
+    return [name for name, image in found if f"localhost/{IMAGE}" in image]
 
 
 def test_a_command_gets_input_and_environment_and_gives_output_and_exit_code() -> None:
@@ -190,7 +242,6 @@ trio.run(main)
 
 
 def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_living_ones_is() -> None:
-    files = set(PODMAN_FILES.glob("*"))
     with subprocess.Popen([sys.executable, "-c", KILLED, IMAGE], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
@@ -201,6 +252,9 @@ def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_liv
         in_container(beside)
         left = ours()
         assert len(left) == 1
+        label = ["--format", '{{index .Config.Labels "pyinterceptor.slot"}}']
+        slot = subprocess.check_output([*PODMAN, "inspect", *label, *left], text=True).strip()
+        assert (PODMAN_FILES / f"{slot}.files").exists()
         owner.kill()
         owner.wait()
 
@@ -210,7 +264,7 @@ def test_the_container_of_a_killed_owner_is_removed_by_the_next_start_and_no_liv
 
         in_container(instead)
     assert ours() == []
-    assert set(PODMAN_FILES.glob("*")) <= files
+    assert not (PODMAN_FILES / f"{slot}.files").exists()
 
 
 @pytest.mark.parametrize("entrypoint", [[], ["/bin/sh", "-c", "echo entered; exec \"$@\"", "entry"]])
