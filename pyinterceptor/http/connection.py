@@ -17,7 +17,7 @@ import trio
 
 from pyinterceptor._relay import ffi, lib
 from pyinterceptor.boundary import parted
-from pyinterceptor.errors import FetchError, PeerError
+from pyinterceptor.errors import FetchError, PeerError, ungrouped
 from pyinterceptor.http.answering import Framing, asks_to_close, framing, response_head
 from pyinterceptor.http.deadlines import NEVER, Deadline, Deadlines
 from pyinterceptor.http.faults import LOGGED, Faults
@@ -197,7 +197,7 @@ class Connection:
         return Incoming(self._wire, self._stream, frame.body, frame.body_length, expects=expects, stall=stall)
 
     async def _answer(self, request: Request) -> Response:
-        """The response of whoever decides; 500 with a logged traceback if that raises."""
+        """Returns the response of `respond`; 500 with a logged traceback if it raises, a peer's fault excepted."""
         self._wait()
         try:
             response = await self._respond(request)
@@ -205,11 +205,12 @@ class Connection:
             if body.content is None and body.is_used:
                 raise RuntimeError("the response's body was read already")
             return response
-        except PeerError as error:
-            return Response(f"pyinterceptor: {error}\n", error.status)
         except BaseException as error:  # a handler that calls sys.exit() ends its request, not the interceptor
             if parted(error)[0] is not None:
                 raise
+            alone = ungrouped(error)  # a handler may read the body in a nursery
+            if isinstance(alone, PeerError):
+                return Response(f"pyinterceptor: {alone}\n", alone.status)
             self._faults.error("the handler failed", error, request)
             return Response("pyinterceptor: the handler failed\n", 500)
 
@@ -219,11 +220,12 @@ class Connection:
             return await self._refuse(502, "the origin switched protocols before the request's body had ended")
         origin = response.exchange.connection.stream
         self.is_answering = True
-        await self._write(response.head() + response.exchange.parser.surplus)
-        self._renew()
-        if early := self._wire.take(len(self._wire)):
-            await origin.send_all(early)
-        await copy_both_ways(self._stream, origin, self._renew)
+        with response.held():
+            await self._write(response.head() + response.exchange.parser.surplus)
+            self._renew()
+            if early := self._wire.take(len(self._wire)):
+                await origin.send_all(early)
+            await copy_both_ways(self._stream, origin, self._renew)
         self.is_answering = False
         return False
 
@@ -266,7 +268,7 @@ class Connection:
         try:
             await send_body(body, self, is_chunked=framed == "chunked", pump=pump, stall=self._limits.stall)
         except SourceFailed as failure:
-            cause = failure.__cause__
+            cause = None if failure.__cause__ is None else ungrouped(failure.__cause__)
             if isinstance(cause, PeerError | FetchError):
                 self._faults.info("a response's body broke off", cause)
             else:

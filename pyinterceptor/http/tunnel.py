@@ -6,6 +6,7 @@ RFC 9110 section 7.8.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import trio
@@ -16,14 +17,18 @@ from pyinterceptor.web import Body, Headers, Response
 
 
 class Switched(Response):
-    """An origin's 101 response and its connection, which is closed with the response."""
+    """An origin's 101 response and its connection, which is closed with the response.
 
-    __slots__ = ("exchange", "protocol")
+    `held` returns a context manager around the tunnel. It may cancel the block and raise trio.BrokenResourceError.
+    """
+
+    __slots__ = ("exchange", "held", "protocol")
 
     def __init__(self, exchange: Exchange, fields: Sequence[tuple[str, str]]) -> None:
         super().__init__(Body(exchange), headers=Headers.parsed(end_to_end(fields)))
         self._status = 101
         self.exchange = exchange
+        self.held: Callable[[], AbstractContextManager[None]] = nullcontext
         self.protocol = upgrade_of(fields)
 
     def head(self) -> bytes:

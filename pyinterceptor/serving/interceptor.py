@@ -153,8 +153,9 @@ class Interceptor:
     async def replace_policy(self, cls: type[Container]) -> None:
         """Reads the class's rules anew and puts them in force in all its containers, for open flows too.
 
-        Every request that begins after the call has returned is decided by them; no connection is dropped. Ten thousand
-        hosts take about 0.1 s, in which other tasks run.
+        Every request that begins after the call has returned is decided by them, and an exchange in progress finishes.
+        TLS, opaque flows and upgraded connections that they refuse are reset. Ten thousand hosts take about 0.1 s, in
+        which other tasks run.
 
         Raises PolicyError for a bad rule, or a class that the app doesn't have; then nothing has changed.
         """
@@ -168,6 +169,7 @@ class Interceptor:
         for run in self.runs.values():
             if run.identity in replaced:
                 self.ruled.publish(run)
+                run.tunnels.judge_again()
                 self._capture.set_reach(run.attachment, ipv6=policy.ipv6, metadata=policy.metadata)
 
     def count(self, cls: type[Container] | None = None, name: str = "default") -> Counters:

@@ -16,6 +16,7 @@ from pyinterceptor.app.handler import explain_asyncio, wrong_answer
 from pyinterceptor.app.policy import Policy
 from pyinterceptor.errors import BindingError, DialRefused, FetchError, OtherRule, ungrouped
 from pyinterceptor.http.fetch import FetchScope
+from pyinterceptor.http.tunnel import Switched
 from pyinterceptor.policy.table import Decision
 from pyinterceptor.relay.records import Cause
 from pyinterceptor.relay.relay import Handoff
@@ -138,7 +139,11 @@ class Outbound:
         at = None if address in self._run.synthetic else str(address)
         try:
             decides = partial(self._is_decided_alike, request.host)
-            return await self._run.client.pass_on(request, at=at, port=port, decides=decides)
+            response = await self._run.client.pass_on(request, at=at, port=port, decides=decides)
+            if isinstance(response, Switched):
+                ip = response.exchange.connection.ip
+                response.held = partial(self._run.tunnels.held, partial(self._is_tunnel_refused, request, ip))
+            return response
         except OtherRule:
             self._refused(request, Reason.RULE)
             return refusal(REFUSED, request.host, "its addresses are under another rule")
@@ -158,6 +163,20 @@ class Outbound:
         sent = policy.decide(lib.PROTOCOL_HTTP, host, self._destination)
         there = policy.decide(lib.PROTOCOL_HTTP, host, (ipaddress.ip_address(ip), port))
         return sent.verdict == there.verdict == lib.VERDICT_SPLICE and sent.rule == there.rule
+
+    def _is_tunnel_refused(self, request: Request, ip: str) -> bool:
+        """Whether the policy in force refuses a tunnel that this request opened; then it is recorded as refused.
+
+        A tunnel that the policy would give to a handler goes on, since a handler can't take it over.
+        """
+        policy = self._run.identity.policies.now
+        origin = ipaddress.ip_address(ip), self._destination[1]
+        for destination in (self._destination, origin):
+            decision = policy.decide(lib.PROTOCOL_HTTP, request.host, destination)
+            if decision.verdict == lib.VERDICT_REFUSE:
+                self._run.recorder.refused_request(request, self._destination, decision, Reason.RULE)
+                return True
+        return False
 
     def _refused(self, request: Request, reason: Reason) -> None:
         self._run.recorder.refused_request(request, self._destination, self._decision, reason)

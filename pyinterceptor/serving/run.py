@@ -23,6 +23,7 @@ from pyinterceptor.serving.container import Identity
 from pyinterceptor.serving.log import Faults, Log
 from pyinterceptor.serving.recording import Questions, Recorder
 from pyinterceptor.serving.start import Start
+from pyinterceptor.serving.tunnels import Tunnels
 
 if TYPE_CHECKING:
     from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
@@ -62,6 +63,7 @@ class Run:
         addresses = {int(A): attachment.v4.packed, int(AAAA): attachment.v6.packed}
         own = hostname(identity.name).lower(), addresses
         self.lookups = Lookups(self.number, self.decide_name, self.budget, names, questions, own)
+        self.tunnels = Tunnels()
         self.flows = 0  # that Python serves now
         self.running = 0  # handlers that run now
         self.refused = 0  # requests beyond the budget of handlers

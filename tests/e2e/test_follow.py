@@ -323,6 +323,61 @@ def test_a_replaced_policy_decides_the_next_request_and_drops_no_connection(worl
     play(world, instance, dialogue, Changing)
 
 
+UPGRADE = b"GET /ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+@pytest.mark.parametrize("is_handled_first", [True, False], ids=["in Python", "in C"])
+def test_a_replaced_policy_resets_the_tunnels_that_it_refuses_and_no_others(
+    is_handled_first: bool, world: World, instance: str
+) -> None:
+    class Changing(Container):
+        """my.kv has a handler; a.test is refused later in the test."""
+
+    Changing.outbound_by_host = {"my.kv": answer}
+
+    async def tunnel(scene: Scene, host: bytes) -> tuple[End, End]:
+        client = await scene.client()
+        if is_handled_first:
+            await client.says(ASK)
+            assert await client.response() == (200, b"GET /greeting 0")
+        await client.says(UPGRADE % host)
+        origin = await scene.origin()
+        while not await origin.head():  # dialled before the client spoke
+            origin = await scene.origin()
+        await origin.says(SWITCHED)
+        assert (await client.head()).startswith(b"HTTP/1.1 101")
+        await passes(client, origin)
+        return client, origin
+
+    async def passes(client: End, origin: End) -> None:
+        await client.says(b"ping")
+        await origin.hears(b"ping")
+        await origin.says(b"pong")
+        await client.hears(b"pong")
+
+    async def dialogue(scene: Scene) -> None:
+        client, origin = await tunnel(scene, b"a.test")
+        kept = await tunnel(scene, b"b.test")
+        await passes(client, origin)
+        Changing.enable_internet = False
+        Changing.outbound_by_host = {"my.kv": answer, "b.test": answer}
+        await scene.interceptor.replace_policy(Changing)
+        await client.hears_a_reset()
+        assert await ended(origin)
+        await passes(*kept)  # a handler can't take it over
+
+    play(world, instance, dialogue, Changing)
+
+
+async def ended(end: End) -> bool:
+    """Whether the connection ends, in order or by a reset, and nothing comes before."""
+    try:
+        return await end.reads(1) == b""
+    except trio.BrokenResourceError:
+        return True
+
+
 def test_a_request_that_is_not_followed_is_decided_by_the_replaced_policy_too(world: World, instance: str) -> None:
     old = b"GET /page HTTP/1.0\r\nHost: a.test\r\n\r\n"
 

@@ -36,6 +36,21 @@ async def test_bytes_that_came_before_the_registration_are_read() -> None:
 
 
 @in_trio
+async def test_a_socket_that_cannot_be_registered_is_closed_and_the_next_one_works() -> None:
+    async with open_hub() as hub:
+        theirs, ours = pair()
+        hub._epoll.register(ours.fileno())  # so that the hub's own registration fails
+        with pytest.raises(FileExistsError):
+            hub.stream(ours)
+        assert ours.fileno() == -1
+        assert theirs.recv(1) == b""
+        theirs.close()
+    async with hub_pair() as (stream, peer):
+        await peer.send_all(b"next")
+        assert await stream.receive_some() == b"next"
+
+
+@in_trio
 async def test_more_than_the_buffers_hold_passes_at_the_readers_pace() -> None:
     async with hub_pair(small=True) as (stream, peer), trio.open_nursery() as nursery:
         is_sent = trio.Event()

@@ -299,3 +299,28 @@ async def test_a_body_streams_back_while_it_comes(request_: bytes) -> None:
         await client.gets(b"6\r\n WORLD\r\n0\r\n\r\n")
         await client.sends(GET)
         await client.gets(http("HTTP/1.1 200 OK", "transfer-encoding: chunked", body=b"0\r\n\r\n"))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("rest", [b"zz\r\n", None], ids=["malformed", "cut"])
+@in_trio
+async def test_a_clients_fault_in_a_body_is_not_logged_as_the_handlers(
+    rest: bytes | None, depth: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many nurseries the handler reads it in."""
+
+    async def read(request: Request, nurseries: int = depth) -> Response:
+        if nurseries == 0:
+            return Response(await request.bytes())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, request, nurseries - 1)
+        return Response("never")
+
+    async with serving(read) as client:
+        await client.sends(http("POST / HTTP/1.1", "Host: my.kv", "Transfer-Encoding: chunked"))
+        if rest is None:
+            await client.stream.send_eof()
+        else:
+            await client.sends(rest)
+        await client.gets_a_refusal(400)
+    assert not caplog.records
