@@ -26,8 +26,9 @@ F = TypeVar("F")
 
 
 def result_of(call: Call[T]) -> T:
-    """Waits for a call. Returns its result, or raises its exception."""
+    """Begins a call and waits for it. Returns its result, or raises its exception."""
     try:
+        call.begin()
         return call.future.result()
     except BaseException:
         if not call.future.done():

@@ -26,8 +26,9 @@ F = TypeVar("F")
 
 
 async def result_of(call: Call[T]) -> T:
-    """Waits for a call in asyncio. Returns its result, or raises its exception."""
+    """Begins a call and waits for it in asyncio. Returns its result, or raises its exception."""
     result = asyncio.wrap_future(call.future)
+    call.begin()
     try:
         return await asyncio.shield(result)
     except asyncio.CancelledError:

@@ -19,23 +19,44 @@ T = TypeVar("T")
 
 
 class Call(Generic[R]):
-    """A call of an asynchronous function in Trio. `future` gets its result or exception."""
+    """A call of an asynchronous function in Trio. `future` gets its result or exception.
+
+    It exists before it begins, so that an interrupt between the two finds a call that can be cancelled.
+    """
 
     def __init__(self, portal: Portal[Any], function: Callable[[], Awaitable[R]]) -> None:
         self.future: Future[R] = Future()
         self._portal = portal
         self._function = function
         self._scope = trio.CancelScope()
+        self._has_begun = False  # in Trio
+
+    def begin(self) -> None:
+        """Begins the call from another thread. It fails with RuntimeFailure if the portal has ended."""
+        if not self._portal.soon(self._begin):
+            self._end()
 
     def cancel(self) -> None:
         """Cancels the call from another thread. The future is set once the function has cleaned up."""
-        self._portal.soon(self._scope.cancel)
+        if not self._portal.soon(self._cancel):
+            self._end()
 
-    def end(self) -> None:
+    def _begin(self) -> None:
+        self._has_begun = self._portal.start_soon(self._run)
+        if not self._has_begun:
+            self._end()
+
+    def _cancel(self) -> None:
+        self._scope.cancel()
+        if not self._has_begun:
+            self._end()
+
+    def _end(self) -> None:
         """Sets the future of a call that has no result, because it was cancelled or came too late."""
-        self.future.set_exception(RuntimeFailure("the interceptor has ended"))
+        if not self.future.done():
+            self.future.set_exception(RuntimeFailure("the interceptor has ended"))
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Runs the function in Trio. Its exception goes to the future alone."""
         try:
             with self._scope:
@@ -47,8 +68,7 @@ class Call(Generic[R]):
             if passes is not None:
                 raise passes from None
         finally:
-            if not self.future.done():
-                self.end()
+            self._end()
 
 
 class Held(Generic[T]):
@@ -100,11 +120,8 @@ class Portal(Generic[T]):
         self.soon(self._stop)
 
     def call(self, function: Callable[..., Awaitable[R]], *args: Any, **kwargs: Any) -> Call[R]:
-        """Calls an asynchronous function in Trio. The call fails with RuntimeFailure if the portal has ended."""
-        call = Call(self, partial(function, *args, **kwargs))
-        if not self.soon(self._begin, call):
-            call.end()
-        return call
+        """Returns a call of an asynchronous function, which has not begun."""
+        return Call(self, partial(function, *args, **kwargs))
 
     def soon(self, function: Callable[..., object], *args: Any) -> bool:
         """Calls a function in Trio that doesn't wait. Returns False if Trio doesn't run."""
@@ -114,11 +131,20 @@ class Portal(Generic[T]):
                 return True
         return False
 
+    def start_soon(self, function: Callable[[], Awaitable[None]]) -> bool:
+        """Starts a task in Trio. Returns False if no calls are taken any more."""
+        if self._nursery is None:
+            return False
+        self._nursery.start_soon(function)
+        return True
+
     def hold(self, context: AbstractAsyncContextManager[R]) -> Held[R]:
         """Opens a context in a task of its own, which keeps it open until `close` is called."""
         held = Held(context)
-        held.closed = self.call(held.run).future
+        call = self.call(held.run)
+        held.closed = call.future
         held.closed.add_done_callback(held.end)
+        call.begin()
         return held
 
     def _stop(self) -> None:
@@ -126,11 +152,6 @@ class Portal(Generic[T]):
         if self._nursery is None:
             self._opening_scope.cancel()
 
-    def _begin(self, call: Call[Any]) -> None:
-        if self._nursery is None:
-            call.end()
-        else:
-            self._nursery.start_soon(call.run)
 
     def _run(self) -> None:
         try:

@@ -112,12 +112,27 @@ def test_calls_that_go_on_end_with_the_portal_and_later_ones_are_refused() -> No
     thing = Thing()
     portal = opened(thing)
     going_on = [portal.call(thing.sleep) for _ in range(3)]
+    for call in going_on:
+        call.begin()
     thing.waiting.wait(PATIENCE)
     ended(portal)
     assert thing.cleaned == 3
-    for call in [*going_on, portal.call(thing.double, 1)]:
+    for call in going_on:
         with pytest.raises(RuntimeFailure, match="the interceptor has ended"):
-            blocking.result_of(call)
+            call.future.result(PATIENCE)
+    with pytest.raises(RuntimeFailure, match="the interceptor has ended"):
+        blocking.result_of(portal.call(thing.double, 1))
+
+
+def test_a_call_that_is_interrupted_before_it_begins_has_ended() -> None:
+    thing = Thing()
+    portal = opened(thing)
+    call = portal.call(thing.sleep)
+    call.cancel()
+    with pytest.raises(RuntimeFailure, match="the interceptor has ended"):
+        call.future.result(PATIENCE)
+    assert not thing.waiting.is_set()
+    ended(portal)
 
 
 def test_a_failed_opening_is_raised_and_the_thread_ends() -> None:
@@ -167,10 +182,11 @@ def test_a_failure_of_the_context_ends_the_calls_and_is_raised_at_the_end() -> N
     portal.start()
     thing = portal.opened.result(PATIENCE)
     call = portal.call(thing.sleep)
+    call.begin()
     thing.waiting.wait(PATIENCE)
     crash.set()
     with pytest.raises(RuntimeFailure, match="the interceptor has ended"):
-        blocking.result_of(call)
+        call.future.result(PATIENCE)
     with pytest.raises(ExceptionGroup):
         portal.ended.result(PATIENCE)
 
