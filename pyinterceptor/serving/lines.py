@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import assert_never
 
+from pyinterceptor.relay.records import Cause
 from pyinterceptor.serving.records import (
+    REFUSALS,
     Endpoint,
     FlowRecord,
     NameRecord,
@@ -20,6 +22,7 @@ from pyinterceptor.serving.records import (
     Verdict,
 )
 
+REPORTED = {Cause.DONE, Cause.RESET, *REFUSALS}  # causes with which a refused flow ends that has a refusal's line
 SHOWN = 300  # characters of one text from a container
 
 HOST = re.compile(r"[A-Za-z0-9_*:\[][A-Za-z0-9._*:\[\]-]*")
@@ -29,7 +32,9 @@ PLAIN = re.compile(r"[!#-\[\]-~]+")  # printable ASCII but space, double quote a
 def line_of(record: Record) -> str | None:
     """Returns the line without its container; None if a refusal's line reports the same."""
     match record:
-        case FlowRecord(verdict=Verdict.REFUSE) | RequestRecord(verdict=Verdict.REFUSE):
+        case RequestRecord(verdict=Verdict.REFUSE):
+            return None
+        case FlowRecord(verdict=Verdict.REFUSE, cause=cause) if cause in REPORTED:
             return None
         case FlowRecord():
             return _flow(record)

@@ -19,6 +19,7 @@ from pyinterceptor.serving.channel import Channel
 from pyinterceptor.serving.lines import shown_host
 from pyinterceptor.serving.log import Faults
 from pyinterceptor.serving.records import (
+    REFUSALS,
     Endpoint,
     FlowRecord,
     NameRecord,
@@ -35,7 +36,6 @@ from pyinterceptor.web import Request
 
 ENDED_KEPT = 1024  # runs that have ended: C may still have records of their flows
 KINDS = {FlowRecord: Kind.FLOW | Kind.REFUSAL, RefusalRecord: Kind.REFUSAL, RequestRecord: Kind.REQUEST}
-REASONS = {Cause.REFUSED: Reason.RULE, Cause.DIAL_GUARD: Reason.LOCAL, Cause.BUDGET: Reason.BUDGET}
 REFUSED = {Protocol.TLS: Refused.TLS, Protocol.HTTP: Refused.REQUEST}
 TARGET_CUT = lib.RECORD_TARGET_MAX - 1
 
@@ -190,7 +190,7 @@ class Recorder:
         if made.kind == Kind.REQUEST:
             return [self._relayed_request(made)]
         records: list[Record] = [self._relayed_flow(made)]
-        if made.cause in REASONS:
+        if made.cause in REFUSALS:
             records.insert(0, self._relayed_refusal(made))
         return records
 
@@ -237,7 +237,7 @@ class Recorder:
         return RefusalRecord(
             container=self.owner,
             refused=REFUSED.get(Protocol(made.protocol), Refused.FLOW),
-            reason=REASONS[made.cause],
+            reason=REFUSALS[made.cause],
             host=made.host,
             destination=made.destination,
             kind=made.method,

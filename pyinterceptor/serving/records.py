@@ -52,6 +52,16 @@ class Reason(StrEnum):
     BUDGET = "budget"
     MALFORMED = "malformed request"  # or one whose head came too slowly
     METHOD = "method"  # CONNECT and TRACE are not for handlers
+    DEADLINE = "opening deadline"  # the client's first bytes, which decide, did not come in time
+
+
+# The causes that end a flow in C with a refusal. Such a flow has a refusal's record beside its own.
+REFUSALS = {
+    Cause.REFUSED: Reason.RULE,
+    Cause.DIAL_GUARD: Reason.LOCAL,
+    Cause.BUDGET: Reason.BUDGET,
+    Cause.OPENING_DEADLINE: Reason.DEADLINE,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from pyinterceptor import App, Container, Response, open_interceptor
+from pyinterceptor import App, Container, Options, Response, open_interceptor
 from pyinterceptor.serving.records import (
     FlowRecord,
     NameRecord,
@@ -178,13 +178,15 @@ class Closed(Container):
     enable_internet = False
 
 
-def recorded(instance: str, cls: type[Container], script: str, *kinds: type) -> list[Any]:
+def recorded(
+    instance: str, cls: type[Container], script: str, *kinds: type, options: Options | None = None
+) -> list[Any]:
     """Returns the records of these kinds of a container that runs a shell script, up to its stop."""
 
     async def main() -> list[Any]:
         with trio.fail_after(TIME):
             async with (
-                open_interceptor(App(containers=[cls]), instance=instance) as interceptor,
+                open_interceptor(App(containers=[cls]), instance=instance, options=options) as interceptor,
                 interceptor.records(*kinds) as records,
             ):
                 container = await interceptor.get_container(cls, "one")
@@ -246,6 +248,12 @@ def test_each_refusal_is_recorded_with_its_kind(world: World, instance: str) -> 
     }
     made = recorded(instance, Sandbox, f"{curl('http://127.0.0.2:81/')}; {curl('http://10.9.9.9/')}", RefusalRecord)
     assert [(one.host, one.reason) for one in made] == [("10.9.9.9", Reason.LOCAL)]
+
+
+def test_a_silent_client_that_is_refused_is_recorded_and_has_a_line(world: World, instance: str) -> None:
+    script = f'bash -c "exec 3<>/dev/tcp/{ORIGIN_V4}/80; cat <&3"'
+    made = recorded(instance, Closed, script, RefusalRecord, options=Options(opening_deadline=0.3))
+    assert [(one.refused, one.reason, one.destination[1]) for one in made] == [(Refused.FLOW, Reason.DEADLINE, 80)]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyinterceptor.relay.records import Cause
 from pyinterceptor.serving.lines import SHOWN, indented, line_of, shown, shown_host, shown_owner
-from pyinterceptor.serving.records import Owner, Reason, Refused, Verdict
+from pyinterceptor.serving.records import REFUSALS, Owner, Reason, Refused, Verdict
 from tests.unit.recorded import ONE, flow, name, refusal, request
 
 HOSTILE = [
@@ -48,6 +49,14 @@ def test_each_record_is_one_line():
 def test_a_refusal_has_one_line_and_not_another_for_its_flow_or_request():
     assert line_of(flow(verdict=Verdict.REFUSE)) is None
     assert line_of(request(verdict=Verdict.REFUSE)) is None
+    for cause in REFUSALS:
+        assert line_of(dataclasses.replace(flow(verdict=Verdict.REFUSE), cause=cause)) is None
+        assert line_of(refusal(reason=REFUSALS[cause])) is not None
+
+
+def test_a_flow_that_ends_for_another_cause_than_a_refusal_has_a_line():
+    for cause in set(Cause) - {*REFUSALS, Cause.DONE, Cause.RESET}:
+        assert f"cause={cause.name}" in line_of(dataclasses.replace(flow(verdict=Verdict.REFUSE), cause=cause))
 
 
 def test_a_missing_value_is_a_dash():
