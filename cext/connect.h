@@ -1,7 +1,8 @@
 /* Connect: finds a flow's addresses, checks them and dials them, to get its upstream socket.
  *
- * An address is dialled only if the policy decides it as the flow was decided, and the dial guard permits it. Called by
- * reaching.c and flow.c, on the flow's thread.
+ * An address is dialled only if the policy decides it as the flow was decided, and the dial guard permits it. A real
+ * address of a ruled host is dialled only under a name for which the container's DNS gave it. Called by reaching.c and
+ * flow.c, on the flow's thread.
  */
 #ifndef PYINTERCEPTOR_CONNECT_H
 #define PYINTERCEPTOR_CONNECT_H
@@ -44,6 +45,10 @@ double connect_next(const struct connecting *connecting);
 
 /* Returns the connected socket, which the caller takes, and its address. Closes all other attempts. */
 int connect_take(struct connecting *connecting, struct endpoint *reached);
+
+/* Returns 1 if the flow may go on over its connected socket: by what its client says, connect_find() would list that
+ * address. `before` is the host that the client said when the address was found, NULL if it had said none. */
+int connect_suits(struct container *container, const struct subject *subject, const void *table, const char *before);
 
 /* Closes all attempts. */
 void connect_cancel(struct connecting *connecting);

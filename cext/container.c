@@ -272,6 +272,27 @@ int relay_remove_container(struct relay *relay, uint32_t id)
 	return end_flows(relay, container);
 }
 
+enum standing container_standing(struct container *container, const void *table, const char *host, const struct endpoint *to)
+{
+	if (policy_standing(table, to) == STANDING_FREE)
+		return STANDING_FREE;
+	pthread_mutex_lock(&container->lock);
+	enum standing standing = standing_of(table, container->names, host, to);
+	pthread_mutex_unlock(&container->lock);
+	return standing;
+}
+
+enum standing relay_standing(struct relay *relay, uint32_t id, const char *host, const struct endpoint *to)
+{
+	struct container *container = container_find(relay, id);
+	struct table *table = container ? table_of(container) : NULL;
+	enum standing standing = table ? container_standing(container, table->blob, host, to) : STANDING_UNKNOWN;
+	table_release(table);
+	if (container)
+		container_release(container);
+	return standing;
+}
+
 void container_release_name(struct container *container, const uint8_t synthetic[16])
 {
 	pthread_mutex_lock(&container->lock);

@@ -12,6 +12,7 @@
 #include "names.h"
 #include "places.h"
 #include "relay.h"
+#include "standing.h"
 
 #define THREADS_MAX 16
 
@@ -69,6 +70,9 @@ void container_give_flow(struct container *container, uint32_t descriptors);
 
 /* Releases a reference; the last one frees the container. */
 void container_release(struct container *container);
+
+/* Returns the standing of an address towards a client of the container that says `host`: standing.h. */
+enum standing container_standing(struct container *container, const void *table, const char *host, const struct endpoint *to);
 
 /* Records that a flow to this synthetic address has ended. */
 void container_release_name(struct container *container, const uint8_t synthetic[16]);

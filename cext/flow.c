@@ -29,12 +29,12 @@
 #define TO_END (TO(SERVED) | TO(ENDED))
 
 /* The legal transitions. A flow that isn't connected yet may return to OPENING, because a new policy judges it
- * again. */
+ * again. One that was connected before its client spoke may be connected again, by the host that the client says. */
 static const uint32_t LEGAL[FLOW_STATES] = {
 	[FLOW_OPENING] = TO(EARLY_RESOLVING) | TO(RESOLVING) | TO_END,
 	[FLOW_EARLY_RESOLVING] = TO(OPENING) | TO(EARLY_DIALLING) | TO(UNREACHABLE) | TO(RESOLVING) | TO_END,
 	[FLOW_EARLY_DIALLING] = TO(OPENING) | TO(GREETING) | TO(UNREACHABLE) | TO(RESOLVING) | TO_END,
-	[FLOW_GREETING] = TO(FOLLOWING) | TO(UNFRAMED) | TO(SPLICING) | TO_END,
+	[FLOW_GREETING] = TO(RESOLVING) | TO(FOLLOWING) | TO(UNFRAMED) | TO(SPLICING) | TO_END,
 	[FLOW_UNREACHABLE] = TO(OPENING) | TO_END,
 	[FLOW_RESOLVING] = TO(OPENING) | TO(DIALLING) | TO_END,
 	[FLOW_DIALLING] = TO(OPENING) | TO(FOLLOWING) | TO(UNFRAMED) | TO(SPLICING) | TO_END,

@@ -15,6 +15,8 @@ static enum judged judge_http(struct subject *subject, const void *table, const 
 	if (subject->decision.verdict != VERDICT_SPLICE)
 		return JUDGED_SERVE;
 	int may_reach_ruled = subject_may_reach_ruled(subject, table);
+	if (subject_says_no_name(subject, table))
+		return JUDGED_SERVE;
 	if (opening->ambiguous || look->has_greeted) {
 		int may_be_forwarded = opening->malformed && frame_is_for_proxy(look->bytes, look->length);
 		if (may_reach_ruled || (may_be_forwarded && policy_differs(table)))
@@ -27,6 +29,17 @@ static enum judged judge_http(struct subject *subject, const void *table, const 
 	if (content_is_unusual(&look->first, look->bytes, options->content_methods) && may_reach_ruled)
 		return JUDGED_SERVE;
 	return JUDGED_FOLLOW;
+}
+
+/* Returns 1 if bytes that pass elsewhere are refused where they could reach a host with a rule. TLS says its host, and
+ * may not be without one there. The preface of HTTP/2 without TLS doesn't name the hosts of its requests. Opaque bytes
+ * may be a request that a lenient server reads and we don't, unless the server has spoken first. */
+static int is_refused(const struct subject *subject, const void *table, const struct opening *opening,
+                      const struct first_bytes *look)
+{
+	if (opening->protocol == PROTOCOL_TLS)
+		return subject_says_no_name(subject, table);
+	return (opening->protocol == PROTOCOL_HTTP2 || !look->has_greeted) && subject_may_reach_ruled(subject, table);
 }
 
 /* Returns 1 if opaque bytes that are refused must be held back instead. A server that speaks before it receives them,
@@ -50,13 +63,11 @@ static enum judged judge_opening(struct subject *subject, const void *table, con
 	subject_decide(subject, table, is_answer ? PROTOCOL_NONE : opening->protocol, subject->host);
 	if (opening->protocol == PROTOCOL_HTTP)
 		return judge_http(subject, table, options, opening, look);
+	if (is_refused(subject, table, opening, look))
+		subject->decision.verdict = VERDICT_REFUSE;
 	if (is_opaque && is_kept_back(subject, table, options, look))
 		return JUDGED_KEEP;
-	/* The preface of HTTP/2 without TLS doesn't name the hosts of its requests: it is refused if it could reach a host
-	 * with a rule. */
-	if (opening->protocol == PROTOCOL_HTTP2 && subject_may_reach_ruled(subject, table))
-		subject->decision.verdict = VERDICT_REFUSE;
-	subject->is_in_doubt = opening->protocol == PROTOCOL_HTTP2;
+	subject->is_in_doubt = opening->protocol == PROTOCOL_HTTP2 || (is_opaque && !is_answer);
 	return subject->decision.verdict == VERDICT_SPLICE ? JUDGED_SPLICE : JUDGED_REFUSE;
 }
 

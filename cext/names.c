@@ -222,6 +222,13 @@ static int has_address(const struct name *name, const uint8_t address[16])
 	return 0;
 }
 
+int names_gave(struct names *names, const char *text, const uint8_t address[16])
+{
+	const struct name *name = names_by_text(names, text);
+	const struct name_place *place = find_place(names, address);
+	return name && (has_address(name, address) || (place && place->name == name && !name_owns(name, address)));
+}
+
 struct name *names_dialled(struct names *names, const uint8_t address[16], const char *host)
 {
 	struct name_place *place = find_place(names, address);

@@ -52,6 +52,10 @@ int name_owns(const struct name *name, const uint8_t address[16]);
 /* Returns the synthetic name of this address, else the real name last published with it, else NULL. */
 struct name *names_by_address(struct names *names, const uint8_t address[16]);
 
+/* Returns 1 if the name has the address, or was the last to have it: clients cache answers. A name or address that was
+ * published no more for long may be forgotten. */
+int names_gave(struct names *names, const char *text, const uint8_t address[16]);
+
 /* Returns the name whose other addresses may be dialled instead of `address`: the name that owns it as a synthetic
  * address; else the name `host` (in canonical form), if it has the address or was the last to have it; else, if `host`
  * is NULL, the only name that has had it. Otherwise returns NULL: a DNS server that publishes another host's address

@@ -7,14 +7,36 @@
 #include "peek.h"
 #include "steps.h"
 
+/* Returns 1 if the flow may go on to the server that was dialled before its client spoke. Bytes after a server's
+ * greeting say no host. */
+static int suits_greeter(struct flow *flow, const void *table)
+{
+	uint32_t protocol = flow->subject.protocol;
+	return (protocol != PROTOCOL_HTTP && protocol != PROTOCOL_TLS) ||
+	       connect_suits(flow->container, &flow->subject, table, NULL);
+}
+
+/* Leaves the server that was dialled before the client spoke, for the one that its host leads to. */
+static struct next leave_greeter(struct flows *flows, struct flow *flow)
+{
+	if (flow->received.moved || flow->received.has_ended)
+		return end(END_REFUSED);
+	close_watched(flows->epoll, flow->upstream.fd);
+	flow->upstream = (struct side){.fd = -1};
+	flow->subject.reached = (struct endpoint){0};
+	flow->dial_began = flows->now;
+	COUNT(flows, flow, spliced, (uint64_t)-1); /* the next one counts instead */
+	return go(FLOW_RESOLVING);
+}
+
 /* Returns the next state of a flow that was decided to pass: to its addresses, or to `goal` if a server is
  * connected. */
-static struct next decided(struct flows *flows, struct flow *flow, enum flow_state goal)
+static struct next decided(struct flows *flows, struct flow *flow, const void *table, enum flow_state goal)
 {
 	flow->steps.judged = flows->now;
 	flow->goal = (uint8_t)goal;
 	if (flow->state == FLOW_GREETING)
-		return go(goal);
+		return suits_greeter(flow, table) ? go(goal) : leave_greeter(flows, flow);
 	if (flow->state == FLOW_UNREACHABLE)
 		return (struct next){goal == FLOW_SPLICING ? FLOW_ENDED : FLOW_SERVED, (enum end_cause)flow->cause};
 	return go(FLOW_RESOLVING);
@@ -47,11 +69,11 @@ static struct next judge_client(struct flows *flows, struct flow *flow, const vo
 		begin_exchange(flows, flow, &look.first);
 		flow->received.allowed = 0;
 		looked(&flow->client, got, flow->sent.allowed);
-		return decided(flows, flow, FLOW_FOLLOWING);
+		return decided(flows, flow, table, FLOW_FOLLOWING);
 	case JUDGED_UNFRAMED:
-		return decided(flows, flow, FLOW_UNFRAMED);
+		return decided(flows, flow, table, FLOW_UNFRAMED);
 	case JUDGED_SPLICE:
-		return decided(flows, flow, FLOW_SPLICING);
+		return decided(flows, flow, table, FLOW_SPLICING);
 	case JUDGED_SERVE:
 		return (struct next){FLOW_SERVED, flow->state == FLOW_UNREACHABLE ? (enum end_cause)flow->cause : END_DONE};
 	case JUDGED_LATE:

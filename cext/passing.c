@@ -4,6 +4,7 @@
  * called by flow.c.
  */
 #include <errno.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include "content.h"
@@ -103,11 +104,15 @@ static struct next decide_request(struct flows *flows, struct flow *flow, const 
                                   const struct frame *frame, uint32_t length)
 {
 	const char *host = frame->host_length ? frame->host : NULL;
+	char before[HOST_MAX + 1] = "";
+	if (flow->subject.host)
+		strncpy(before, flow->subject.host, HOST_MAX);
 	if (reading != READING_BAD && !subject_set_host(&flow->subject, host))
 		return end(END_NO_RESOURCES);
 	subject_decide(&flow->subject, table, PROTOCOL_HTTP, host);
-	if (flow->subject.decision.verdict != VERDICT_SPLICE)
-		return go(FLOW_SERVED);
+	if (flow->subject.decision.verdict != VERDICT_SPLICE || subject_says_no_name(&flow->subject, table) ||
+	    !connect_suits(flow->container, &flow->subject, table, before))
+		return go(FLOW_SERVED); /* Python also sends a request to another address than the connected one */
 	if (reading == READING_WHOLE && frame->is_plain && !is_ours_to_send(flows, flow, table, frame)) {
 		flow->sent.allowed = follow_pass_request(&flow->follow, frame);
 		begin_exchange(flows, flow, frame);
@@ -248,13 +253,23 @@ struct next step_follow(struct flows *flows, struct flow *flow, const void *tabl
 	return stay(flow);
 }
 
+/* Returns 1 if the connected address has become a ruled host's, and the container's DNS didn't give it for the host that
+ * the client says. A server that has spoken first stays connected. */
+static int is_ruled_now(struct flow *flow, const void *table)
+{
+	const struct subject *subject = &flow->subject;
+	const char *host = subject->protocol == PROTOCOL_OPAQUE ? NULL : subject->host;
+	return subject->protocol != PROTOCOL_NONE &&
+	       container_standing(flow->container, table, host, &subject->reached) == STANDING_RULED;
+}
+
 /* Decides anew an open flow whose bytes pass unparsed. A handler can't take it over, so it continues if the policy
  * would give it to one. */
 static struct next judge_open(struct flow *flow, const void *table)
 {
 	struct subject *subject = &flow->subject;
 	int was_blind = flow->state == FLOW_UNFRAMED || flow->protocol == PROTOCOL_HTTP2;
-	if (was_blind && subject_may_reach_ruled(subject, table))
+	if ((was_blind && subject_may_reach_ruled(subject, table)) || is_ruled_now(flow, table))
 		return end(END_REFUSED);
 	subject_decide(subject, table, subject->protocol, subject->host);
 	int is_refused = subject->decision.verdict == VERDICT_REFUSE && subject->decision.reason != REASON_NOT_HTTP;

@@ -153,6 +153,28 @@ static int is_ruled(const struct policy_header *header, const uint8_t *address)
 	return 0;
 }
 
+static int is_any_ruled(const struct policy_header *header, const struct question *question)
+{
+	for (uint32_t i = 0; i < question->address_count; i++)
+		if (is_ruled(header, question->addresses[i].bytes))
+			return 1;
+	return 0;
+}
+
+enum standing policy_standing(const void *table, const struct endpoint *to)
+{
+	const struct policy_header *header = table;
+	struct question question;
+	if (!policy_differs(table))
+		return STANDING_FREE;
+	if (!header->is_resolved)
+		return STANDING_UNKNOWN;
+	if (!header->ruled.count)
+		return STANDING_FREE;
+	question_ask(&question, NULL, 0, to);
+	return is_any_ruled(header, &question) ? STANDING_RULED : STANDING_FREE;
+}
+
 int policy_may_rule(const void *table, const char *host, uint32_t host_length, const struct endpoint *destination)
 {
 	const struct policy_header *header = table;
@@ -163,9 +185,8 @@ int policy_may_rule(const void *table, const char *host, uint32_t host_length, c
 	if (!header->is_resolved)
 		return 1;
 	question_ask(&question, host, host_length, destination);
-	for (uint32_t i = 0; i < question.address_count; i++)
-		if (is_ruled(header, question.addresses[i].bytes))
-			return 1;
+	if (is_any_ruled(header, &question))
+		return 1;
 	for (uint32_t i = 0; i < header->stages.count; i++)
 		if (rows_find(rows_of(header, &stages[i]), &question).is_possible)
 			return 1;

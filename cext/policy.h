@@ -71,6 +71,15 @@ int policy_waits(const void *table, uint16_t port);
  * addresses aren't known, any table with rows returns 1. */
 int policy_may_rule(const void *table, const char *host, uint32_t host_length, const struct endpoint *destination);
 
+/* How an address relates to the hosts that rules name exactly, while such a host's traffic could pass. */
+enum standing {
+	STANDING_FREE = 0,        /* it is no real address of one */
+	STANDING_RULED = 1,       /* it is one, by itself or embedded */
+	STANDING_UNKNOWN = 2      /* their addresses aren't resolved yet */
+};
+
+enum standing policy_standing(const void *table, const struct endpoint *to);
+
 /* Returns 1 if the table could decide two requests, or two protocols, on one flow differently. Such a flow is
  * followed. */
 int policy_differs(const void *table);

@@ -154,6 +154,10 @@ int relay_publish_name(struct relay *relay, uint32_t container, const char *name
 /* Reports that a name couldn't be resolved. Wakes the flows that wait for it: they fail with END_NAME_UNKNOWN. */
 void relay_name_failed(struct relay *relay, uint32_t container, const char *name);
 
+/* Returns the standing of an address towards the container's client that says `host` (NULL: none): by the policy that
+ * was published last, but FREE if the container's DNS gave the address for that name. UNKNOWN without a container. */
+enum standing relay_standing(struct relay *relay, uint32_t container, const char *host, const struct endpoint *to);
+
 enum permission { DIAL_REFUSED = 0, DIAL_PERMITTED = 1, DIAL_UNREACHABLE = 2 };
 
 /* The dial guard for Python (dial.h), with the container's table; with container 0 no local address is permitted.

@@ -31,6 +31,12 @@ static int is_letter(uint8_t byte)
 	return byte >= 'a' && byte <= 'z';
 }
 
+/* Returns 1 for a byte that no request line has, not even a lenient server's: a control byte that is no blank. */
+static int is_binary(uint8_t byte)
+{
+	return (byte < 0x20 && !is_any_blank(byte)) || byte == 0x7f;
+}
+
 static int is_method_byte(uint8_t byte)
 {
 	return is_letter(byte) || (byte >= '0' && byte <= '9') || (byte && strchr("!#$%&'*+-.^_`|~", byte) != NULL);
@@ -49,14 +55,14 @@ static int is_bare_request(const uint8_t *method, uint32_t length, const uint8_t
 }
 
 /* Parses the line after its method: blanks, then a target that extends to the end of the line. */
-static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, uint32_t method)
+static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
 {
 	uint32_t at = so_far->line;
 	while (!so_far->target && at < length && is_any_blank(bytes[at]) && bytes[at] != '\n')
 		at++;
 	if (!so_far->target && at < length)
 		so_far->target = at;
-	while (at < length && bytes[at] != '\n' && bytes[at] != 0 && bytes[at] != 0x7f)
+	while (at < length && bytes[at] != '\n' && !is_binary(bytes[at]))
 		at++;
 	so_far->line = at;
 	if (at == length)
@@ -67,7 +73,7 @@ static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint
 		if (strncasecmp((const char *)bytes + i, "HTTP/", 5) == 0 && is_any_blank(bytes[i - 1]))
 			return YES;
 	const uint8_t *target = bytes + so_far->target;
-	return is_bare_request(bytes + so_far->start, method, target, at - so_far->target) ? YES : NO;
+	return is_bare_request(bytes + so_far->start, so_far->method, target, at - so_far->target) ? YES : NO;
 }
 
 /* Recognises a request line as the most lenient server does: blanks, a method in any case, blanks, a target and
@@ -76,23 +82,23 @@ static enum answer is_target(struct sniffing *so_far, const uint8_t *bytes, uint
  * protocol's command: "HELO world", "USER me". */
 static enum answer is_http1(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)
 {
-	uint32_t start = so_far->start;
-	while (start < length && is_any_blank(bytes[start]))
-		start++;
-	so_far->start = start;
-	uint32_t at = start;
-	while (at < length && at - start <= METHOD_MAX && is_method_byte(bytes[at]))
+	if (so_far->method)
+		return is_target(so_far, bytes, length);
+	uint32_t at = so_far->line;
+	while (at == so_far->start && at < length && is_any_blank(bytes[at]))
+		so_far->start = ++at;
+	while (at < length && at - so_far->start <= METHOD_MAX && is_method_byte(bytes[at]))
 		at++;
-	if (at - start > METHOD_MAX)
+	so_far->line = at;
+	uint32_t method = at - so_far->start;
+	if (method > METHOD_MAX)
 		return NO;
 	if (at == length)
 		return MORE;
-	uint32_t method = at - start;
 	if (method == 0 || !is_any_blank(bytes[at]))
 		return NO;
-	if (so_far->line < at)
-		so_far->line = at;
-	return is_target(so_far, bytes, length, method);
+	so_far->method = method;
+	return is_target(so_far, bytes, length);
 }
 
 static enum answer is_http(struct sniffing *so_far, const uint8_t *bytes, uint32_t length)

@@ -27,8 +27,9 @@ struct opening {
 struct sniffing {
 	struct head head;         /* HTTP: used once the first line is recognised as a request line */
 	uint32_t start;           /* HTTP: number of blanks before the method */
+	uint32_t method;          /* HTTP: length of the method; 0: not complete yet */
 	uint32_t target;          /* HTTP: offset of the target; 0: not reached yet */
-	uint32_t line;            /* HTTP: number of bytes of the first line that were parsed */
+	uint32_t line;            /* HTTP: number of bytes of the first line that were parsed, blanks before it included */
 	uint32_t record;          /* TLS: offset of the first incomplete record */
 	uint32_t message;         /* TLS: bytes of the handshake message in the complete records */
 	uint8_t prefix[4];        /* TLS: the message's type and length, as far as they have arrived */
@@ -40,8 +41,10 @@ struct sniffing {
  * is then the result if no further byte arrives: an incomplete HTTP head is HTTP and ambiguous, so that the client gets
  * a response; an incomplete TLS hello is TLS; anything else incomplete is OPAQUE, except more than 32 bytes of a
  * request line, which are HTTP. Otherwise returns READING_WHOLE, at the latest with OPENING_MAX bytes. HTTP/1.x is
- * recognised by its first line (method, target, HTTP/1.x): a partial method such as "GE" needs more bytes, "SSH-2.0-"
- * is OPAQUE at once. */
+ * recognised by its first line (method, target, HTTP/1.x): a partial method such as "GE" needs more bytes, "SSH-2.0
+"
+ * is OPAQUE at once, and so is any line with a binary byte, as LDAP's. A lenient server may read as HTTP what is
+ * OPAQUE here, so judge() refuses OPAQUE where it could reach a host with a rule. */
 enum reading sniff(struct sniffing *so_far, const uint8_t *bytes, uint32_t length, struct opening *out);
 
 #endif

@@ -79,7 +79,18 @@ int subject_may_be_handled(const struct subject *subject, const void *table)
 
 int subject_is_ruled(const struct subject *subject, const void *table)
 {
-	return policy_names_host(table, subject->name, subject->name ? (uint32_t)strlen(subject->name) : 0, &subject->to);
+	return policy_names_host(table, subject->name, subject->name ? (uint32_t)strlen(subject->name) : 0, &subject->to) ||
+	       policy_standing(table, &subject->to) == STANDING_RULED;
+}
+
+int subject_says_no_name(const struct subject *subject, const void *table)
+{
+	char host[HOST_MAX + 1];
+	struct endpoint said = {.port = subject->to.port};
+	uint32_t length = subject->host ? host_canonical(subject->host, (uint32_t)strlen(subject->host), host) : 0;
+	if (!length)
+		return !subject->is_synthetic && policy_standing(table, &subject->to) == STANDING_RULED;
+	return host_address(host, length, said.address) && policy_standing(table, &said) == STANDING_RULED;
 }
 
 int subject_may_reach_ruled(const struct subject *subject, const void *table)

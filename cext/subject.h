@@ -40,8 +40,13 @@ int subject_reaches_silently(const struct subject *subject, const void *table);
 /* Returns 1 if a handler would serve the subject's name or destination, should the client speak HTTP. */
 int subject_may_be_handled(const struct subject *subject, const void *table);
 
-/* Returns 1 if a rule for the subject's name or destination, not a catch-all rule, gives HTTP to a handler. */
+/* Returns 1 if the destination is a ruled host's, by its name or as a real address: a rule for its name or address, not
+ * a catch-all rule, gives HTTP to a handler, or it is a real address of a host that a rule names exactly. */
 int subject_is_ruled(const struct subject *subject, const void *table);
+
+/* Returns 1 if the client's host leads to a real address of a host that a rule names exactly, under no name: it is
+ * unknown, and the destination is such an address; or it is such an address itself, as a proxy could be asked for. */
+int subject_says_no_name(const struct subject *subject, const void *table);
 
 /* Returns 1 if bytes that could be read in two ways could reach a host with a rule: at the destination, at the connected
  * address, by the destination's name or by the subject's host. Everywhere else such bytes pass. */

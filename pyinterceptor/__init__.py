@@ -78,6 +78,7 @@ from pyinterceptor.runtime.process import CommandNotRun, Finished, Running
 from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
 from pyinterceptor.serving.interceptor import Interceptor
 from pyinterceptor.serving.records import FlowRecord, NameRecord, RefusalRecord, RequestRecord
+from pyinterceptor.serving.ruled import RuledNames
 from pyinterceptor.version import VERSION as __version__
 from pyinterceptor.web import URL, Headers, Request, Response
 
@@ -126,6 +127,7 @@ __all__ = [
     "Request",
     "RequestRecord",
     "Response",
+    "RuledNames",
     "Running",
     "RuntimeFailure",
     "Secret",

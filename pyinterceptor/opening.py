@@ -30,6 +30,7 @@ from pyinterceptor.runtime import open_runtime
 from pyinterceptor.serving.flows import Flows
 from pyinterceptor.serving.interceptor import Interceptor
 from pyinterceptor.serving.log import open_log
+from pyinterceptor.serving.ruled import RuledNames
 
 
 @asynccontextmanager
@@ -44,6 +45,7 @@ async def open_interceptor(
     options: Options | None = None,
     dns_cache: int = CACHE_SIZE,
     nat64: Sequence[str] = (),
+    ruled: RuledNames | None = None,
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all three are closed when the block ends.
 
@@ -56,6 +58,7 @@ async def open_interceptor(
     `dns_cache`: bytes for DNS answers, which are kept by their TTL and shared by all containers.
     `nat64`: NAT64 prefixes of the host's network, beside those that its DNS names (RFC 7050): an IPv6 address below
     one counts as the IPv4 address that it embeds.
+    `ruled`: how often the names of rules are resolved, and how long their addresses stay.
 
     Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
 
@@ -94,6 +97,7 @@ async def open_interceptor(
                     env=env,
                     policies=policies,
                     log=log,
+                    ruled=ruled or RuledNames(),
                 )
                 flows = Flows(relay, hub, server, interceptor.resolver, env, interceptor.runs)
                 nursery.start_soon(hub.run)

@@ -254,6 +254,13 @@ class Relay:
         endpoint.port = port
         return bool(lib.relay_may_dial(self._handle, container, endpoint, int(local)) != lib.DIAL_REFUSED)
 
+    def standing(self, container: int, host: str, address: Address, port: int) -> int:
+        """Returns the standing of an address towards a client that says `host`: `relay_standing` (cext/relay.h)."""
+        endpoint = ffi.new("struct endpoint *")
+        endpoint.address = packed(address)
+        endpoint.port = port
+        return int(lib.relay_standing(self._handle, container, host.encode("ascii", "replace"), endpoint))
+
     def returned(self, event: Handoff, sent: int, received: int) -> None:
         """Reports that a handed-off flow was closed; frees its place in the budget and its synthetic address."""
         held = packed(event.destination[0]) if event.is_synthetic else ffi.NULL

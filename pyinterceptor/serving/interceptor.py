@@ -36,7 +36,7 @@ from pyinterceptor.serving.log import Log, log_records
 from pyinterceptor.serving.namespace import Namespace, Netns, opened
 from pyinterceptor.serving.recording import Recording
 from pyinterceptor.serving.records import RECORDS
-from pyinterceptor.serving.ruled import RuledHosts
+from pyinterceptor.serving.ruled import RuledHosts, RuledNames
 from pyinterceptor.serving.run import Run, flows_ended
 from pyinterceptor.serving.start import Asked, Start
 from pyinterceptor.serving.turns import in_turns
@@ -62,12 +62,13 @@ class Interceptor:
         env: Env,
         policies: Mapping[type[Container], Policy],
         log: Log,
+        ruled: RuledNames,
     ) -> None:
         self.env = env  # as handlers see it
         self.runs: dict[int, Run] = {}  # by number
         self.resolver = Resolver(upstream=upstream, relay=relay, v6=v6)
         self.recording = Recording(relay)
-        self.ruled = RuledHosts(upstream.resolve, relay, self.runs)
+        self.ruled = RuledHosts(upstream.resolve, relay, self.runs, ruled)
         self._log = log
         self._app = app
         self._nursery = nursery
@@ -327,7 +328,14 @@ class Interceptor:
                 trio.open_nursery() as nursery,
             ):
                 run = Run(
-                    identity, attachment, client, nursery, self._synthetic, self.recording.channel, self._log
+                    identity,
+                    attachment,
+                    client,
+                    nursery,
+                    self._synthetic,
+                    self.recording.channel,
+                    self._log,
+                    partial(self._relay.standing, number),
                 )
                 self.runs[number] = run
                 self.recording.begin(number, run.recorder)

@@ -17,6 +17,7 @@ from pyinterceptor.app.policy import Policy
 from pyinterceptor.errors import BindingError, DialRefused, FetchError, OtherRule, ungrouped
 from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.http.tunnel import Switched
+from pyinterceptor.policy.addresses import Address
 from pyinterceptor.policy.table import Decision
 from pyinterceptor.relay.records import Cause
 from pyinterceptor.relay.relay import Handoff
@@ -134,10 +135,14 @@ class Outbound:
                 await scope.let_go(response)
 
     async def _pass(self, request: Request) -> Response:
-        """Sends the request to the address that the container dialled, whatever host the request names."""
-        address, port = self._destination
-        at = None if address in self._run.synthetic else str(address)
+        """Sends the request to the address that the container dialled, whatever host the request names.
+
+        A synthetic address, or a ruled host's that the container's DNS didn't give for this host, is replaced by the
+        host's own addresses.
+        """
+        port = self._destination[1]
         try:
+            at = await self._address_for(request.host)
             decides = partial(self._is_decided_alike, request.host)
             response = await self._run.client.pass_on(request, at=at, port=port, decides=decides)
             if isinstance(response, Switched):
@@ -153,6 +158,18 @@ class Outbound:
         except FetchError as error:
             self._run.faults.info("passing the request on failed", error, request)
             return refusal(502, request.host, str(error))
+
+    async def _address_for(self, host: str) -> str | None:
+        """Returns the address that was dialled; None if the request must go to its host's own addresses.
+
+        Raises OtherRule if the host is an address itself, of a host with a rule.
+        """
+        run, (address, port) = self._run, self._destination
+        said = literal(host)
+        if said is not None and await run.known_standing(host, said, port) == lib.STANDING_RULED:
+            raise OtherRule(f"connect to {host}: it is the address of a host that has a rule")
+        is_free = address not in run.synthetic and await run.known_standing(host, address, port) == lib.STANDING_FREE
+        return str(address) if is_free else None
 
     def _is_decided_alike(self, host: str, ip: str, port: int) -> bool:
         """Whether a request for `host` gets the same verdict from the same rule at this address as at the one dialled.
@@ -195,6 +212,14 @@ def failed(request: Request, error: BaseException, faults: Faults) -> Response |
         faults.warning("the handler's resource failed", error, request)
         return refusal(error.status, request.host, "its handler could not get or keep what was asked")
     return None
+
+
+def literal(host: str) -> Address | None:
+    """Returns the address that the host denotes; None if it is a name."""
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
 
 
 def refusal(status: int, host: str, why: str) -> Response:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 from dns.rdatatype import AAAA, A
 
+from pyinterceptor._relay import lib
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.dns.names import Names, Networks
 from pyinterceptor.dns.resolver import Lookups
 from pyinterceptor.errors import InterceptorError, RuntimeFailure
 from pyinterceptor.http.client import Client
+from pyinterceptor.policy.addresses import Address
 from pyinterceptor.relay.relay import Relay
 from pyinterceptor.runtime.hostname import hostname
 from pyinterceptor.runtime.runtime import Life
@@ -36,6 +38,15 @@ RESET = 1.0  # seconds at most for the relay to close the sockets of ended flows
 PAUSE = 0.005  # seconds between two reads of the relay's counters
 
 
+# The standing (`enum standing`, cext/policy.h) of an address and port towards a client that says this host.
+Standing = Callable[[str, Address, int], int]
+
+
+def free(host: str, address: Address, port: int) -> int:
+    """Returns the standing of every address while rules name no host."""
+    return int(lib.STANDING_FREE)
+
+
 class Run:
     """Made by the interceptor. `nursery` has every task that works for the container."""
 
@@ -48,6 +59,7 @@ class Run:
         synthetic: Networks,
         channel: Channel,
         log: Log,
+        standing: Standing = free,
     ) -> None:
         self.identity = identity
         self.attachment = attachment
@@ -55,6 +67,8 @@ class Run:
         self.client = client  # not shared: its guard and its idle connections belong to this container
         self.nursery = nursery
         self.synthetic = synthetic
+        self.standing = standing
+        self._are_ruled_known = trio.Event()  # the real addresses of the policy's hosts
         self.budget = identity.cls.budget
         self.recorder = Recorder(channel, identity.owner, identity.policies)
         self.faults = Faults(log, identity.owner)
@@ -90,6 +104,19 @@ class Run:
     def decide_name(self, host: str) -> int:
         """Returns the most permissive verdict that the name can get at any address."""
         return self.identity.policies.now.decide_name(host)
+
+    def set_ruled(self, *, are_known: bool) -> None:
+        """Reports that a policy was published, with or without the real addresses of the hosts that it names."""
+        if are_known:
+            self._are_ruled_known.set()
+        elif self._are_ruled_known.is_set():
+            self._are_ruled_known = trio.Event()
+
+    async def known_standing(self, host: str, address: Address, port: int) -> int:
+        """Returns the standing of an address, once the real addresses of the policy's hosts are known."""
+        while (standing := self.standing(host, address, port)) == lib.STANDING_UNKNOWN:
+            await self._are_ruled_known.wait()
+        return standing
 
     async def stop(self, grace: float) -> None:
         """Stops the run; returns when nothing of it is left. A cancelled call ends the grace and still waits.

@@ -12,7 +12,7 @@ CEXT = ROOT / "cext"
 PURE = [
     *("abi", "protocol", "addresses", "hosts", "layout", "rows", "policy", "guard"),
     *("reading", "slice", "frame", "chunks", "response", "content", "sniff", "names", "message", "timers", "places"),
-    *("subject", "follow"),
+    *("subject", "follow", "standing"),
 ]
 # Declarations that the phases share with the files that implement them.
 DECLARED = ["records", "relay"]

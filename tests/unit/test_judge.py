@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from typing import Any
 
 import pytest
@@ -65,7 +66,8 @@ VERDICTS = [
     (BAD, OPEN, lib.JUDGED_UNFRAMED),
     (BAD, RULED, lib.JUDGED_SERVE),
     (SSH, OPEN, lib.JUDGED_SPLICE),
-    (SSH, RULED, lib.JUDGED_SPLICE),
+    (SSH, RULED, lib.JUDGED_KEEP),
+    (SSH, ELSEWHERE, lib.JUDGED_SPLICE),
     (SSH, CLOSED, lib.JUDGED_REFUSE),
     (HTTP2, OPEN, lib.JUDGED_SPLICE),
     (HTTP2, RULED, lib.JUDGED_REFUSE),
@@ -121,7 +123,8 @@ def test_an_incomplete_opening_waits_longer_where_a_rule_could_matter() -> None:
     assert Opening(OPEN, waited=0.5).judge(b"GE") == lib.JUDGED_SPLICE
     assert Opening(RULED, waited=9.9).judge(b"GE") == lib.JUDGED_MORE
     assert Opening(RULED, waited=10.0).judge(b"GE") == lib.JUDGED_LATE
-    assert Opening(RULED, is_end=1).judge(b"GE") == lib.JUDGED_SPLICE
+    assert Opening(RULED, is_end=1).judge(b"GE") == lib.JUDGED_KEEP
+    assert Opening(ELSEWHERE, is_end=1).judge(b"GE") == lib.JUDGED_SPLICE
 
 
 def test_http_after_the_server_has_spoken_is_not_followed() -> None:
@@ -198,3 +201,88 @@ def test_an_incomplete_opening_elsewhere_waits_as_without_rules_and_an_http_head
     assert Opening(ELSEWHERE, waited=0.5).judge(b"GE") == lib.JUDGED_SPLICE
     assert Opening(ELSEWHERE, to="203.0.113.9", waited=0.5).judge(b"GE") == lib.JUDGED_MORE
     assert Opening(ELSEWHERE, waited=0.5).judge(PLAIN[:-2]) == lib.JUDGED_MORE
+
+
+# First bytes that a lenient server could read as a request, and we read as opaque.
+OPAQUE = {
+    "zero": b"\0hello",
+    "long-method": b"A" * 33 + b" / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    "very-long-method": b"A" * 20_000 + b" / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    "nul": b"GET /\0 HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    "del": b"GET /\x7f HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    "rtsp": b"OPTIONS rtsp://a.test/ RTSP/1.0\r\nCSeq: 1\r\n\r\n",
+    "sip": b"REGISTER sip:a.test SIP/2.0\r\n\r\n",
+    "icecast": b"SOURCE /live ICE/1.0\r\n\r\n",
+    "other": b"x y z/9.9\r\n",
+    "proxy-v1": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 80\r\nGET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    "proxy-unknown": b"PROXY UNKNOWN\r\nGET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    "proxy-v2": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12) + b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    "ssh": SSH,
+    "openvpn": b"\0\x0e\x38" + bytes(13),
+    "ldap": b"0\x0c\x02\x01\x01`\x07\x02\x01\x03\x04\0\x80\0",
+    "ldap-simple": b"0\x20\x02\x01\x01`\x1b\x02\x01\x03\x04\x0ecn=me,dc=a,dc=b\x80\x06secret" + b"x" * 40,
+    "redis": b"PING\r\n",
+}
+
+
+@pytest.mark.parametrize("first", OPAQUE.values(), ids=OPAQUE)
+def test_an_opaque_client_that_speaks_first_passes_only_where_no_rule_could_matter(first: bytes) -> None:
+    for to in ("203.0.113.1", "2001:db8::1"):
+        assert Opening(ELSEWHERE, to=to).judge(first) == lib.JUDGED_SPLICE
+        assert Opening(OPEN, to=to).judge(first) == lib.JUDGED_SPLICE
+    for to in ("203.0.113.9", "2001:db8::9", "64:ff9b::203.0.113.9"):
+        assert Opening(ELSEWHERE, to=to).judge(first) == lib.JUDGED_KEEP
+        assert Opening(ELSEWHERE, to=to, waited=10.0).judge(first) == lib.JUDGED_REFUSE
+        assert Opening(ELSEWHERE, to=to, has_greeted=1).judge(first) == lib.JUDGED_SPLICE
+    assert Opening(RULED, waited=10.0).judge(first) == lib.JUDGED_REFUSE  # the addresses aren't known yet
+    everything = resolved(compile(Rules({}, 0, internet=True), 1), [])
+    assert Opening(everything, waited=10.0).judge(first) == lib.JUDGED_REFUSE
+
+
+@pytest.mark.parametrize("form", ["GET /{} HTTP/1.1", "GET /{} RTSP/1.0", "GET {}", "{} / HTTP/1.1", "\r\n{}"])
+@pytest.mark.parametrize("size", [16_384, 40_000])
+def test_a_first_line_beyond_the_buffer_opens_no_way_to_a_ruled_host(form: str, size: int) -> None:
+    first = form.format("a" * size).encode()
+    refused = (lib.JUDGED_SERVE, lib.JUDGED_REFUSE, lib.JUDGED_KEEP)
+    for end in (size, len(first)):
+        assert Opening(ELSEWHERE, to="203.0.113.9").judge(first[:end]) in refused
+        assert Opening(ELSEWHERE, name="my.kv").judge(first[:end]) in refused
+    assert Opening(ELSEWHERE).judge(b"GET /" + b"a" * size) == lib.JUDGED_UNFRAMED
+
+
+def hello(host: str | None, *, grease: bool = False) -> bytes:
+    """Returns a ClientHello; with `grease`, it has an extension as Chrome's (encrypted_client_hello)."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    out = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=host).do_handshake()
+    message = out.read()[9:]
+    if grease:
+        at = 34 + 1 + message[34]
+        at += 2 + int.from_bytes(message[at : at + 2], "big")
+        at += 1 + message[at]
+        more = b"\xfe\x0d\x00\x20" + bytes(32)
+        extensions = message[at + 2 :] + more
+        message = message[:at] + len(extensions).to_bytes(2, "big") + extensions
+    handshake = b"\x01" + len(message).to_bytes(3, "big") + message
+    return b"\x16\x03\x01" + len(handshake).to_bytes(2, "big") + handshake
+
+
+def test_tls_without_a_name_is_refused_at_a_ruled_address_alone() -> None:
+    for to in ("203.0.113.9", "2001:db8::9", "64:ff9b::203.0.113.9", "2002:cb00:7109::1"):
+        assert Opening(ELSEWHERE, to=to).judge(hello(None)) == lib.JUDGED_REFUSE
+        assert Opening(ELSEWHERE, to=to).judge(b"\x16\x03\x01\x00\x05\x01\0\0\x01\0") == lib.JUDGED_REFUSE
+        for grease in (False, True):
+            assert Opening(ELSEWHERE, to=to).judge(hello("a.test", grease=grease)) == lib.JUDGED_SPLICE
+            assert Opening(ELSEWHERE, to=to).judge(hello("my.kv", grease=grease)) == lib.JUDGED_REFUSE
+    for name in (None, "a.test"):
+        assert Opening(ELSEWHERE).judge(hello(name, grease=True)) == lib.JUDGED_SPLICE
+
+
+@pytest.mark.parametrize("host", ["203.0.113.9", "203.0.113.9:8080", "[2001:db8::9]", "[::ffff:203.0.113.9]"])
+def test_an_address_is_no_name_of_a_ruled_host(host: str) -> None:
+    first = f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    assert Opening(ELSEWHERE, to="203.0.113.9").judge(first) == lib.JUDGED_SERVE
+    assert Opening(ELSEWHERE, to="203.0.113.1").judge(first) == lib.JUDGED_SERVE
+    assert Opening(ELSEWHERE, to="203.0.113.1").judge(first.replace(b"9]", b"1]").replace(b".9", b".1")) == lib.JUDGED_FOLLOW
