@@ -184,19 +184,22 @@ enum found connect_find(struct connecting *connecting, const struct connect_plac
 	return connecting->dial ? FOUND_ADDRESSES : FOUND_NO_MEMORY;
 }
 
-static int is_free(struct container *container, const struct subject *subject, const void *table, const struct endpoint *to)
+static int is_free(struct container *container, const struct subject *subject, const void *table, const char *host,
+                   const struct endpoint *to)
 {
-	enum standing standing = container_standing(container, table, subject->host, to);
+	enum standing standing = container_standing(container, table, host, to);
 	return standing == STANDING_FREE || (standing == STANDING_UNKNOWN && subject->is_synthetic);
 }
 
-/* A destination that isn't free was replaced by the addresses of the host said then: another host has others. */
 int connect_suits(struct container *container, const struct subject *subject, const void *table, const char *before)
 {
-	if (!is_free(container, subject, table, &subject->reached))
+	if (!is_free(container, subject, table, subject->host, &subject->reached))
 		return 0;
-	return subject->is_synthetic || is_free(container, subject, table, &subject->to) ||
-	       (before && subject->host && strcasecmp(before, subject->host) == 0);
+	if (subject->is_synthetic || (before && subject->host && strcasecmp(before, subject->host) == 0))
+		return 1;
+	/* A destination that isn't free is replaced by the addresses of the host: another host has others. */
+	return is_free(container, subject, table, subject->host, &subject->to) &&
+	       (!before || is_free(container, subject, table, before, &subject->to));
 }
 
 enum dial_state connect_step(struct connecting *connecting, double now, enum end_cause *cause)

@@ -21,6 +21,7 @@ static struct next leave_greeter(struct flows *flows, struct flow *flow)
 {
 	if (flow->received.moved || flow->received.has_ended)
 		return end(END_REFUSED);
+	set_linger(flow->upstream.fd, 0);
 	close_watched(flows->epoll, flow->upstream.fd);
 	flow->upstream = (struct side){.fd = -1};
 	flow->subject.reached = (struct endpoint){0};
