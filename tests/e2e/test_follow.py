@@ -276,11 +276,16 @@ def test_after_an_upgrade_bytes_pass_unseen(world: World, instance: str) -> None
 def test_a_request_body_that_cannot_be_read_ends_a_connection_to_a_ruled_host_s_server(
     world: World, instance: str
 ) -> None:
-    world.name("my.kv", ORIGIN_V4)
+    world.name("broken.test", ORIGIN_V4)
+    world.name("shared.test", ORIGIN_V4)
+
+    class Ruled(Container):
+        outbound_by_host = {"broken.test": answer}
 
     async def dialogue(scene: Scene) -> None:
+        await scene.container.exec("getent ahosts shared.test", check=True)
         client = await scene.client()
-        await client.says(b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await client.says(b"POST / HTTP/1.1\r\nHost: shared.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         origin = await scene.origin()
         await origin.head()
         await origin.hears(b"1\r\na\r\n")
@@ -288,7 +293,7 @@ def test_a_request_body_that_cannot_be_read_ends_a_connection_to_a_ruled_host_s_
         await client.hears_a_reset()
         await origin.hears_a_reset()
 
-    play(world, instance, dialogue)
+    play(world, instance, dialogue, Ruled)
 
 
 def test_a_replaced_policy_decides_the_next_request_and_drops_no_connection(world: World, instance: str) -> None:
