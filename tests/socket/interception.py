@@ -29,6 +29,7 @@ from pyinterceptor.runtime.runtime import Attach
 from pyinterceptor.serving.flows import Flows
 from pyinterceptor.serving.interceptor import Interceptor
 from pyinterceptor.serving.log import Log
+from pyinterceptor.serving.ruled import RuledNames
 from tests.socket.passage import LO, NEAR, NEAR_V6, listener
 
 ELSEWHERE = 1_000_000  # an interface without traffic
@@ -191,6 +192,7 @@ async def interception(
                 open_runtime=open_sockets,
                 v6=False,
                 synthetic=SYNTHETIC,
+                ruled=RuledNames(),
                 env=None,
                 policies={cls: app.policy(cls, 0) for cls in classes},
                 log=Log(),
@@ -198,6 +200,7 @@ async def interception(
             opened = Interception(interceptor, capture, hub)
             nursery.start_soon(hub.run)
             nursery.start_soon(interceptor.recording.run)
+            nursery.start_soon(interceptor.ruled.keep)
             nursery.start_soon(Flows(relay, hub, server, interceptor.resolver, None, interceptor.runs).run)
             await trio.testing.wait_all_tasks_blocked()  # until all of these tasks have begun
             yield opened

@@ -285,4 +285,5 @@ def test_an_address_is_no_name_of_a_ruled_host(host: str) -> None:
     first = f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
     assert Opening(ELSEWHERE, to="203.0.113.9").judge(first) == lib.JUDGED_SERVE
     assert Opening(ELSEWHERE, to="203.0.113.1").judge(first) == lib.JUDGED_SERVE
-    assert Opening(ELSEWHERE, to="203.0.113.1").judge(first.replace(b"9]", b"1]").replace(b".9", b".1")) == lib.JUDGED_FOLLOW
+    other = first.replace(b"9]", b"1]").replace(b".9", b".1")
+    assert Opening(ELSEWHERE, to="203.0.113.1").judge(other) == lib.JUDGED_FOLLOW
