@@ -17,6 +17,7 @@ import trio
 
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.policy.budget import Budget
+from pyinterceptor.policy.layout import resolved
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile
 from pyinterceptor.relay.relay import Handoff, Options, Relay, Resolve, open_relay
@@ -133,7 +134,7 @@ async def opened_bench() -> AsyncIterator[Bench]:
                     address = (str(NEAR), near.getsockname()[1])
                     origin = stack.enter_context(socket.create_server((str(FAR), address[1]), backlog=64))
                     relay.add_container(relay.listen(near), Attachment(container, LO, NEAR, NEAR_V6), SMALL)
-                    relay.publish_policy(container, compile(RULES, 1))
+                    relay.publish_policy(container, resolved(compile(RULES, 1), []))
                     relay.publish_name(container, NAME, (NEAR, NEAR_V6), [FAR], 1000)
                     bench.addresses[container] = address
                     nursery.start_soon(bench.serve_origin, origin)
