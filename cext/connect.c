@@ -180,7 +180,9 @@ enum found connect_find(struct connecting *connecting, const struct connect_plac
 	if (is_dialled_already(connecting->dial, to, count))
 		return FOUND_ADDRESSES;
 	connect_cancel(connecting);
-	connecting->dial = dial_new(place->epoll, place->cookie, &container->descriptors, to, count);
+	struct dial_place from = {place->epoll, place->cookie, &container->descriptors, place->ports, place->nudges,
+	                          container->id, container->budget.ports};
+	connecting->dial = dial_new(&from, to, count);
 	return connecting->dial ? FOUND_ADDRESSES : FOUND_NO_MEMORY;
 }
 
@@ -218,9 +220,9 @@ double connect_next(const struct connecting *connecting)
 	return dial && dial->started < dial->count ? dial->next : 0;
 }
 
-int connect_take(struct connecting *connecting, struct endpoint *reached)
+int connect_take(struct connecting *connecting, struct endpoint *reached, struct port_use **port)
 {
-	int fd = dial_take(connecting->dial, reached);
+	int fd = dial_take(connecting->dial, reached, port);
 	connect_cancel(connecting);
 	return fd;
 }

@@ -16,10 +16,12 @@ struct connecting {
 	uint8_t has_asked;        /* 1: this flow has waited for its name to be resolved */
 };
 
-/* The thread's descriptors for the attempts. */
+/* What the thread lends for the attempts. */
 struct connect_place {
-	int epoll, netlink;       /* borrowed */
+	int epoll, netlink;
 	uint64_t cookie;          /* epoll's data for each attempt */
+	struct ports *ports;
+	struct nudges *nudges;
 };
 
 enum found {
@@ -43,8 +45,8 @@ enum dial_state connect_step(struct connecting *connecting, double now, enum end
 /* Returns the time of the next attempt, seconds of CLOCK_MONOTONIC, or 0 if none is left. */
 double connect_next(const struct connecting *connecting);
 
-/* Returns the connected socket, which the caller takes, and its address. Closes all other attempts. */
-int connect_take(struct connecting *connecting, struct endpoint *reached);
+/* Returns the connected socket and its port, which the caller takes, and its address. Closes all other attempts. */
+int connect_take(struct connecting *connecting, struct endpoint *reached, struct port_use **port);
 
 /* Returns 1 if the flow may go on over its connected socket: by what its client says, connect_find() would list that
  * address. `before` is the host that the client said when the address was found, NULL if it had said none. */

@@ -146,6 +146,7 @@ static struct relay_budget with_defaults(const struct relay_budget *given)
 		.pipes = given->pipes ? given->pipes : BUDGET_PIPES,
 		.descriptors = given->descriptors ? given->descriptors : 2 * flows + BUDGET_SPARE,
 		.names = given->names ? given->names : NAMES_MAX,
+		.ports = given->ports ? given->ports : UINT32_MAX,
 	};
 }
 
@@ -335,6 +336,25 @@ void relay_give_back(struct relay *relay, uint32_t id, uint32_t count)
 		return;
 	places_return(&container->descriptors, count);
 	container_release(container);
+}
+
+struct port_use *relay_take_port(struct relay *relay, uint32_t id, const struct endpoint *to, uint32_t *number,
+                                 uint32_t *range)
+{
+	struct container *container = container_find(relay, id);
+	if (!container)
+		return NULL;
+	uint16_t resting = 0;
+	struct port_use *port = ports_take(&relay->ports, id, container->budget.ports, to, now(), NULL, &resting);
+	*number = resting;
+	*range = ports_range(&relay->ports);
+	container_release(container);
+	return port;
+}
+
+void relay_give_port(struct relay *relay, struct port_use *port, int fd)
+{
+	dial_release(&relay->ports, port, fd, fd >= 0 && dial_rests(fd), now());
 }
 
 int relay_publish_name(struct relay *relay, uint32_t id, const char *name, const uint8_t *synthetic, const uint8_t *addresses,

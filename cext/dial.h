@@ -8,22 +8,36 @@
 
 #include "names.h"
 #include "places.h"
+#include "ports.h"
 #include "relay.h"
 
 enum dial_state { DIAL_WAIT, DIAL_CONNECTED, DIAL_FAILED };
 
-struct dial {
+/* Where the attempts of a dial get their sockets. All is borrowed. */
+struct dial_place {
 	int epoll;
-	uint64_t cookie;          /* epoll's data for each attempt */
-	struct holding *places;   /* borrowed: for descriptors */
+	uint64_t cookie;             /* epoll's data for each attempt */
+	struct holding *descriptors;
+	struct ports *ports;
+	struct nudges *nudges;       /* of the flow's thread */
+	uint32_t container, limit;   /* its number, and the most ports that it may use to one destination */
+};
+
+struct dial {
+	struct dial_place place;
+	struct port_wait wait;    /* the next attempt waits for a port */
+	struct port_use *port;    /* of the next attempt; NULL: none yet */
+	uint16_t number;          /* `port` rests: the next attempt must bind this number; 0: any */
 	uint32_t count, started;  /* number of addresses, and of attempts started */
 	uint32_t open, extra;     /* attempts that are open, and places that they hold beside the flow's */
 	int connected;            /* the connected socket, or -1 */
+	struct port_use *connected_port;
 	struct endpoint reached;  /* the connected socket's address */
 	int error;                /* errno of the last failure */
 	double next;              /* when the next attempt may start, seconds of CLOCK_MONOTONIC */
 	struct endpoint to[NAME_ADDRESSES_MAX + 1];
 	int fds[NAME_ADDRESSES_MAX + 1];
+	struct port_use *ports[NAME_ADDRESSES_MAX + 1]; /* of open attempts */
 	double began[NAME_ADDRESSES_MAX + 1]; /* when each attempt started */
 };
 
@@ -31,15 +45,22 @@ struct dial {
 void dial_order(struct endpoint *to, uint32_t count);
 
 /* Returns NULL if memory is short. dial_step() makes the attempts, of which at most ATTEMPTS_MAX are open at once. Each
- * but one needs a place of `places`; while there is none, the next attempt waits. */
-struct dial *dial_new(int epoll, uint64_t cookie, struct holding *places, const struct endpoint *to, uint32_t count);
+ * needs a port, and each but one a descriptor of the container's budget; while there is none, the next attempt waits. */
+struct dial *dial_new(const struct dial_place *place, const struct endpoint *to, uint32_t count);
 
 /* Checks the open attempts and starts those that are due. Call it first after dial_new(), then when an attempt's socket
- * is ready and at `next`. */
+ * is ready, at `next`, and when the dial is nudged. */
 enum dial_state dial_step(struct dial *dial, double now);
 
-/* Returns the connected socket, which the caller takes, and its address. */
-int dial_take(struct dial *dial, struct endpoint *reached);
+/* Returns the connected socket and its port, which the caller takes, and its address. */
+int dial_take(struct dial *dial, struct endpoint *reached, struct port_use **port);
+
+/* Gives back the port of a connection, before it is closed. `rests`: we close it first and without a reset, so that its
+ * port stays in TIME_WAIT. `port` may be NULL. */
+void dial_release(struct ports *ports, struct port_use *port, int fd, int rests, double now);
+
+/* Returns 1 if the port of a connection rests when we close it now: its peer hasn't closed it yet. */
+int dial_rests(int fd);
 
 /* Closes the sockets and frees the dial. NULL is allowed. */
 void dial_cancel(struct dial *dial);

@@ -12,7 +12,7 @@
 void signal_fd(int fd)
 {
 	uint64_t one = 1;
-	while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
+	while (fd >= 0 && write(fd, &one, sizeof one) < 0 && errno == EINTR)
 		;
 }
 

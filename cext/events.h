@@ -4,7 +4,7 @@
 
 #include "relay.h"
 
-/* Makes an eventfd readable. */
+/* Makes an eventfd readable. -1 is allowed. */
 void signal_fd(int fd);
 
 /* Queues an event. Returns 0, or -1 if the ring is full. */

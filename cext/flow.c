@@ -105,6 +105,8 @@ static void retire(struct flows *flows, struct flow *flow)
 	direction_free(flows->workspace, flow->container, &flow->sent);
 	direction_free(flows->workspace, flow->container, &flow->received);
 	connect_cancel(&flow->connecting);
+	int rests = flow->cause == END_DONE && !flow->is_servers_end;
+	dial_release(flows->ports, flow->port, flow->upstream.fd, rests, flows->now);
 	exchange_drop(flow->exchange); /* Python records the requests that it serves */
 	flow->exchange = NULL;
 	close_side(flows, &flow->client);
@@ -311,6 +313,7 @@ static void set_deadline(struct flows *flows, struct flow *flow);
 
 static void step(struct flows *flows, struct flow *flow)
 {
+	flow->is_servers_end |= is_connected((enum flow_state)flow->state) && flow->upstream.has_closed && !flow->sent.is_shut;
 	while (!is_over(flow)) {
 		struct next next = run_phase(flows, flow);
 		if (next.state == (enum flow_state)flow->state)
@@ -581,6 +584,12 @@ void flows_serve_ready(struct flows *flows)
 		step(flows, flow);
 		flow = next;
 	}
+}
+
+void flows_serve_nudged(struct flows *flows)
+{
+	for (uint64_t cookie; (cookie = ports_nudged(flows->ports, &flows->nudges));)
+		flow_event(flows, cookie, 0);
 }
 
 /* An ended flow that is still in the list of ready flows is freed in the next turn. */

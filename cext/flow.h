@@ -57,6 +57,8 @@ struct flow {
 	uint32_t published;        /* the share's `published` when the flow was last decided */
 	uint8_t state, goal;       /* enum flow_state; `goal`: the state after it is connected */
 	uint8_t is_ready, is_broken, protocol, cause;
+	uint8_t is_servers_end;    /* the server closed its side before we closed ours: the port won't rest */
+	struct port_use *port;     /* of the upstream socket; NULL: none */
 	uint8_t descriptors;       /* places that it holds; those of a dial's further attempts are the dial's */
 	struct timer timer;
 	struct endpoint from;
@@ -81,6 +83,8 @@ struct flows {
 	_Atomic uint64_t *numbers;
 	uint32_t thread;                     /* the thread's number: index of its share in a container */
 	int epoll, netlink;
+	struct ports *ports;                 /* the relay's */
+	struct nudges nudges;
 	double now;
 	struct timers timers;
 	struct flow *ready, *dead;
@@ -105,6 +109,9 @@ void flows_serve_ready(struct flows *flows);
 
 /* Returns the time of the next deadline, seconds of CLOCK_MONOTONIC, or 0 if there is none. */
 double flows_next(const struct flows *flows);
+
+/* Steps the flows that have waited for a port and may get one now. */
+void flows_serve_nudged(struct flows *flows);
 
 /* Frees ended flows. Call it after every event of the turn was handled: a later event could name the same flow. */
 void flows_bury(struct flows *flows);

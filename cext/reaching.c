@@ -32,7 +32,8 @@ static struct next unconnected(struct flow *flow, const void *table, enum end_ca
 
 struct next step_find(struct flows *flows, struct flow *flow, const void *table)
 {
-	struct connect_place place = {flows->epoll, flows->netlink, (uint64_t)(uintptr_t)flow | COOKIE_UPSTREAM};
+	struct connect_place place = {flows->epoll, flows->netlink, (uint64_t)(uintptr_t)flow | COOKIE_UPSTREAM, flows->ports,
+	                              &flows->nudges};
 	enum end_cause cause;
 	struct relay_event event;
 	char question[HOST_MAX + 1];
@@ -64,7 +65,7 @@ struct next step_dial(struct flows *flows, struct flow *flow, const void *table)
 	enum end_cause cause;
 	switch (connect_step(&flow->connecting, flows->now, &cause)) {
 	case DIAL_CONNECTED:
-		flow->upstream.fd = connect_take(&flow->connecting, &flow->subject.reached);
+		flow->upstream.fd = connect_take(&flow->connecting, &flow->subject.reached, &flow->port);
 		if (flow->upstream.has_closed) /* epoll's event may have been for another attempt: they share a cookie */
 			flow->upstream.has_closed = (uint8_t)peer_has_closed(flow->upstream.fd);
 		flow->last_byte = flow->steps.connected = flows->now;

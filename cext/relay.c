@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "events.h"
+#include "range.h"
 #include "state.h"
 
 #define FILES_MAX 1000000 /* descriptors that are counted on, if the kernel allows more */
@@ -69,8 +71,13 @@ struct relay *relay_open(const struct relay_options *options)
 	pthread_mutex_init(&relay->lock, NULL);
 	pool_open(&relay->flows, relay->options.flows);
 	pool_open(&relay->descriptors, relay->options.descriptors);
+	uint64_t seed = 0;
+	int error = getrandom(&seed, sizeof seed, 0) == sizeof seed ? 0 : EIO;
+	ports_open(&relay->ports, seed);
+	range_read(&relay->ports, relay->options.ports);
 	relay->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int error = relay->event_fd < 0 ? errno : 0;
+	if (!error && relay->event_fd < 0)
+		error = errno;
 	if (!error && !(relay->records = records_new()))
 		error = errno;
 	if (!error && !(relay->events = calloc(EVENTS_MAX, sizeof *relay->events)))
@@ -129,6 +136,7 @@ void relay_close(struct relay *relay)
 		close(relay->event_fd);
 	pool_close(&relay->flows);
 	pool_close(&relay->descriptors);
+	ports_close(&relay->ports);
 	pthread_mutex_destroy(&relay->lock);
 	records_free(relay->records);
 	free(relay->events);

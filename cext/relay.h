@@ -14,6 +14,7 @@
 
 struct relay;                 /* opaque */
 struct relay_pump;            /* opaque */
+struct port_use;              /* opaque */
 
 /* relay_open() replaces zero fields by their defaults. Deadlines are in seconds. */
 struct relay_options {
@@ -34,6 +35,9 @@ struct relay_options {
 	uint32_t reserve;             /* flows of each container that no other can take, with two descriptors each; default:
 	                                 a thousandth of `flows`, at least 1. A container can be added only while a reserve
 	                                 is left for it */
+	uint32_t ports;               /* local ports for connections to one destination, of all containers together; default:
+	                                 the lower three quarters of net.ipv4.ip_local_port_range, which is read again when
+	                                 it may have changed. The rest is the host's own */
 };
 
 #define BUDGET_FLOWS 4000
@@ -50,6 +54,8 @@ struct relay_budget {
 	uint32_t pipes;
 	uint32_t descriptors;
 	uint32_t names;               /* synthetic ones, and again real ones; default and most: NAMES_MAX */
+	uint32_t ports;               /* local ports for connections to one destination (ports.h); default: as many as are
+	                                 free besides */
 };
 
 /* The size of the ring of events. If it is full, a flow to be handed off ends with END_NO_RESOURCES, and an
@@ -141,6 +147,15 @@ int relay_lend(struct relay *relay, uint32_t container, uint32_t count);
 
 /* Reports that Python has closed such descriptors. */
 void relay_give_back(struct relay *relay, uint32_t container, uint32_t count);
+
+/* Takes a local port for a connection that Python makes to `to` (ports.h). Returns NULL if there is none, or no such
+ * container. `number` is the port that the connection must bind, with SO_REUSEADDR, or 0: any. `range`: see
+ * ports_range(). */
+struct port_use *relay_take_port(struct relay *relay, uint32_t container, const struct endpoint *to, uint32_t *number,
+                                 uint32_t *range);
+
+/* Gives the port back, before the connection `fd` is closed; -1: there was none. */
+void relay_give_port(struct relay *relay, struct port_use *port, int fd);
 
 /* Publishes a name's addresses. `synthetic` (2 x 16 bytes: v4-mapped and v6) may be NULL. `addresses` are the real
  * ones; none with `synthetic` means that they aren't resolved yet: a flow that needs them posts an EVENT_RESOLVE. They

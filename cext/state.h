@@ -27,6 +27,8 @@ struct relay {
 	struct records *records;
 	struct counters counters;
 	struct pool flows, descriptors;
+	struct ports ports;
+	double looked_at_range; /* seconds, CLOCK_MONOTONIC; of the first thread */
 };
 
 double now(void); /* seconds, CLOCK_MONOTONIC */

@@ -13,10 +13,12 @@
 
 #include "accept.h"
 #include "events.h"
+#include "range.h"
 #include "route.h"
 #include "state.h"
 
 #define PAUSE 0.1 /* seconds without listening, after descriptors or memory ran out */
+#define RANGE_AGE 1 /* seconds until the range of local ports is read again */
 #define BATCH 256 /* epoll events in one turn */
 /* Small cookies, below any address that malloc(3) returns: the eventfd `wake`, and the listener of each capture. */
 #define COOKIE_WAKE 8
@@ -107,6 +109,7 @@ static void serve_event(struct thread *thread, const struct epoll_event *event)
 	else if (cookie == COOKIE_WAKE && read(thread->wake, &drained, sizeof drained) > 0) {
 		pumps_take(&thread->pumps);
 		hear_news(thread);
+		flows_serve_nudged(&thread->flows);
 	}
 }
 
@@ -123,12 +126,23 @@ static int patience(const struct thread *thread)
 	return wait <= 0 ? 0 : wait > 3600 ? 3600000 : (int)(wait * 1000) + 1;
 }
 
+/* Follows the host's range of local ports, which may change. Called by the first thread. */
+static void look_at_range(struct relay *relay, double now)
+{
+	if (now - relay->looked_at_range < RANGE_AGE)
+		return;
+	relay->looked_at_range = now;
+	range_read(&relay->ports, relay->options.ports);
+}
+
 static void turn(struct thread *thread)
 {
 	struct epoll_event events[BATCH];
 	int was_listening = thread->is_listening;
 	int count = epoll_wait(thread->epoll, events, BATCH, patience(thread));
 	thread->flows.now = now();
+	if (thread == thread->relay->threads)
+		look_at_range(thread->relay, thread->flows.now);
 	for (int i = 0; i < count; i++)
 		serve_event(thread, &events[i]);
 	flows_serve_ready(&thread->flows);
@@ -167,7 +181,8 @@ int thread_prepare(struct thread *thread, struct relay *relay, uint32_t number)
 		return -1;
 	thread->flows = (struct flows){.relay = relay, .options = &relay->options, .totals = &relay->counters,
 	                               .workspace = &thread->workspace, .numbers = &relay->numbers, .thread = number,
-	                               .epoll = thread->epoll, .netlink = thread->netlink, .now = now()};
+	                               .epoll = thread->epoll, .netlink = thread->netlink, .ports = &relay->ports,
+	                               .nudges.wake = thread->wake, .now = now()};
 	thread->pumps.workspace = &thread->workspace;
 	thread->pumps.epoll = thread->epoll;
 	thread->pumps.wake = thread->wake;

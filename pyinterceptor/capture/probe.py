@@ -102,6 +102,9 @@ def _kernel() -> Iterator[Check]:
     yield Check("system-call filters", filters, f"{KERNEL} CONFIG_SECCOMP_FILTER")
     yield Check("bpffs", bpffs, f"{KERNEL} CONFIG_BPF_SYSCALL")
     yield Check("IPv6", Path("/proc/net/if_inet6").exists(), "boot without ipv6.disable=1")
+    reuse = Path("/proc/sys/net/ipv4/tcp_tw_reuse").read_text().strip() == "1"
+    remedy = "so that programs of the host reuse local ports as containers do: sysctl -w net.ipv4.tcp_tw_reuse=1"
+    yield Check("net.ipv4.tcp_tw_reuse=1", reuse, remedy, optional=True)
     yield Check("a writable /run", os.access("/run", os.W_OK), "mount /run writable, and run as root")
 
 

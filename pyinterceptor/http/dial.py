@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -50,27 +49,6 @@ class Dialled:
     ip: str
 
 
-async def connect_socket(ip: str, port: int) -> socket.socket:
-    """Returns a connected, non-blocking TCP socket with TCP_NODELAY.
-
-    Raises OSError with the errno of connect(2).
-    """
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        error = connection.connect_ex((ip, port))
-        if error == errno.EINPROGRESS:
-            await trio.lowlevel.wait_writable(connection)
-            error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            raise OSError(error, os.strerror(error))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 class Descriptors(Protocol):
     """A budget of descriptors."""
 
@@ -101,7 +79,7 @@ class Dialer:
         resolve: Resolve,
         may_dial: MayDial,
         make_stream: MakeStream,
-        connect: Connect = connect_socket,
+        connect: Connect,
         descriptors: Descriptors | None = None,
     ) -> None:
         self._resolve = resolve

@@ -29,6 +29,7 @@ class Budget:
     names: int = lib.NAMES_MAX  # synthetic addresses for names that a rule serves, and again names of real addresses
     # DNS queries waiting for upstream, those for its flows included; further ones get TC over UDP, and wait over TCP
     queries: int = 64
+    ports: int | None = None  # local ports to one destination; None: while it has fewer of them than are free
     query_queue: int = 1024  # DNS queries over UDP waiting for their turn; further ones get TC
     query_streams: int = 64  # DNS queries over TCP being answered; further ones wait
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -38,6 +39,9 @@ class Options:
     `flows` and `descriptors` limit all containers together; the process's other descriptors are the interceptor's own.
     `reserve` is a number of flows, with two descriptors each, that every container has to itself. Its default leaves
     room for a thousand attached containers.
+
+    `ports` is the number of local ports for connections of all containers to one destination (address and port). Its
+    default is three quarters of the host's range; the rest is the host's own.
     """
 
     threads: int = 0
@@ -51,6 +55,7 @@ class Options:
     content_methods: str = ""
     descriptors: int = 0
     reserve: int = 0
+    ports: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,20 @@ class Descriptors:
         lib.relay_give_back(self._handle, self._container, 1)
 
 
+class Port:
+    """A local port for one connection of a container. Made by `Relay.take_port`."""
+
+    def __init__(self, handle: Any, port: Any, number: int, range: int) -> None:
+        self.number = number  # the connection must bind it, with SO_REUSEADDR; 0: any
+        self.range = range  # the value of IP_LOCAL_PORT_RANGE; 0: unknown
+        self._handle = handle
+        self._port = port
+
+    def give_back(self, fd: int) -> None:
+        """Reports, once, that the connection is about to be closed; -1 if there was none."""
+        lib.relay_give_port(self._handle, self._port, fd)
+
+
 class Relay:
     """Owns the C relay. Made by `open_relay`."""
 
@@ -183,6 +202,7 @@ class Relay:
         limits = ffi.new("struct relay_budget *")
         limits.flows, limits.openings, limits.handoffs = budget.flows, budget.openings, budget.handoffs
         limits.pipes, limits.names, limits.descriptors = budget.pipes, budget.names, budget.descriptors or 0
+        limits.ports = budget.ports or 0
         to = ffi.new("struct attachment *")
         to.capture, to.interface = capture, attachment.interface
         to.v4, to.v6 = packed(attachment.v4), packed(attachment.v6)
@@ -201,6 +221,13 @@ class Relay:
     def descriptors(self, container: int) -> Descriptors:
         """Returns the container's budget of descriptors."""
         return Descriptors(self._handle, container)
+
+    def take_port(self, container: int, ip: str, port: int) -> Port | None:
+        """Takes a local port for a connection to this address. None if the container can't have one now."""
+        number, range = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+        to = _packed_endpoint(ipaddress.ip_address(ip), port)
+        taken = lib.relay_take_port(self._handle, container, to, number, range)
+        return None if taken == ffi.NULL else Port(self._handle, taken, number[0], range[0])
 
     def publish_policy(self, container: int, table: bytes) -> None:
         """Replaces the container's policy atomically."""
@@ -249,10 +276,8 @@ class Relay:
 
         An address without a route is allowed: connecting to it fails as unreachable.
         """
-        endpoint = ffi.new("struct endpoint *")
-        endpoint.address = packed(address)
-        endpoint.port = port
-        return bool(lib.relay_may_dial(self._handle, container, endpoint, int(local)) != lib.DIAL_REFUSED)
+        to = _packed_endpoint(address, port)
+        return bool(lib.relay_may_dial(self._handle, container, to, int(local)) != lib.DIAL_REFUSED)
 
     def standing(self, container: int, host: str, address: Address, port: int) -> int:
         """Returns the standing of an address towards a client that says `host`: `relay_standing` (cext/relay.h)."""
@@ -350,6 +375,13 @@ async def open_relay(options: Options) -> AsyncIterator[Relay]:
         yield relay
     finally:
         relay.close()
+
+
+def _packed_endpoint(address: Address, port: int) -> Any:
+    endpoint = ffi.new("struct endpoint *")
+    endpoint.address = packed(address)
+    endpoint.port = port
+    return endpoint
 
 
 def _event(raw: Any) -> Event:

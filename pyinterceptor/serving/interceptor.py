@@ -24,6 +24,7 @@ from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.upstream import Upstream
 from pyinterceptor.errors import CaptureError, PolicyError, RuntimeFailure, ungrouped
 from pyinterceptor.http.client import open_client
+from pyinterceptor.http.connecting import connect
 from pyinterceptor.http.dial import Dialer
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Relay
@@ -362,5 +363,6 @@ class Interceptor:
             resolve=self._upstream.resolve,
             may_dial=may_dial,
             make_stream=self._hub.stream,
+            connect=partial(connect, partial(self._relay.take_port, container)),
             descriptors=self._relay.descriptors(container),
         )

@@ -3,13 +3,15 @@
 upload: COUNT connections send SIZE bytes each to the world's digest server, close their sending side, and compare the
 count and hash of the answer. It prints the number of right answers. idle: opens COUNT connections, exchanges one byte
 with the echo server on each, prints "ready", and holds them until its input ends. Then it exchanges another byte on
-each and prints the number of right answers.
+each and prints the number of right answers. loop: makes COUNT connections, a few at a
+time, each of which sends a byte, closes its sending side and reads the echo. It prints the number of right echoes.
 """
 
 import asyncio
 import hashlib
 import sys
 
+LOOPS = 8  # connections of `loop` at the same time
 LIMIT = 100  # connections that are opened at the same time
 
 
@@ -55,9 +57,27 @@ async def idle(host: str, port: int, count: int) -> int:
     return sum(one is True for one in right)
 
 
+async def loop(host: str, port: int, count: int) -> int:
+    opening = asyncio.Semaphore(LOOPS)
+
+    async def one() -> bool:
+        async with opening:
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"\x00")
+            writer.write_eof()
+            answer = await reader.read()
+            writer.close()
+            return answer == b"\x00"
+
+    done = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
+    for failure in {repr(one) for one in done if isinstance(one, BaseException)}:
+        print(failure, file=sys.stderr)
+    return sum(one is True for one in done)
+
+
 def main() -> None:
     task, host, port, *numbers = sys.argv[1:]
-    job = {"upload": uploads, "idle": idle}[task]
+    job = {"upload": uploads, "idle": idle, "loop": loop}[task]
     print(asyncio.run(job(host, int(port), *map(int, numbers))))
 
 

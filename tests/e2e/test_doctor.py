@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,17 @@ import pytest
 from pyinterceptor.capture.probe import CAPABILITIES
 
 DOCTOR = [sys.executable, "-m", "pyinterceptor", "doctor"]
+
+
+REUSE = Path("/proc/sys/net/ipv4/tcp_tw_reuse")
+
+
+@pytest.fixture(autouse=True)
+def reuse() -> Iterator[None]:
+    before = REUSE.read_text()
+    REUSE.write_text("1")
+    yield
+    REUSE.write_text(before)
 
 
 def doctor(prefix: Sequence[str] = (), **environment: str) -> tuple[int, list[str]]:
@@ -70,6 +81,15 @@ def test_without_cgroups_the_limits_are_named_with_the_remedy_and_are_optional()
     assert [line for line in lines if not line.startswith("ok")] == [
         f"optional  cgroups with {name}: to limit {name}: {remedy}" for name in ("memory", "pids", "cpu")
     ]
+
+
+def test_ports_that_the_host_does_not_reuse_are_named_with_the_remedy() -> None:
+    REUSE.write_text("2")
+    code, lines = doctor()
+    assert code == 0
+    (line,) = [line for line in lines if not line.startswith("ok")]
+    assert line.startswith("optional  net.ipv4.tcp_tw_reuse=1: ")
+    assert line.endswith(": sysctl -w net.ipv4.tcp_tw_reuse=1")
 
 
 def test_a_kernel_feature_that_is_refused_is_named() -> None:

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from pyinterceptor.http.client import Client, open_client
-from pyinterceptor.http.dial import connect_socket
+from pyinterceptor.http.connecting import connect
 from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.http.server import Limits, open_server
 from pyinterceptor.relay.hub import Hub
@@ -40,7 +40,7 @@ class Loopback:
         self._listener.setblocking(False)
 
     async def dial(self, host: str, port: int, local: bool, at: str | None) -> trio.abc.Stream:
-        return self.hub.stream(await connect_socket(*self._listener.getsockname()[:2]))
+        return self.hub.stream(await connect(None, *self._listener.getsockname()[:2]))
 
     async def origin(self) -> trio.SocketStream:
         """Returns the origin's end of the next connection that was dialled."""

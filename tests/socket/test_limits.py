@@ -177,3 +177,80 @@ async def test_descriptors_of_handled_flows_and_fetches_are_counted_and_given_ba
             assert b"200 OK" in await response_on(client)
             client.close()
         nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_connections_above_the_share_of_ports_wait_in_their_order() -> None:
+    async with passage(options=Options(threads=2), budget=Budget(ports=2)) as opened:
+        pairs = [opened.pair() for _ in range(2)]
+        waiting = []
+        for number in b"abc":
+            waiting.append(opened.client())
+            waiting[-1].sendall(bytes([0, number]))
+            while opened.relay.count(CONTAINER).flows != 2 + len(waiting):
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(0.05)  # the flow's thread has judged it
+        opened.origin.settimeout(0)
+        for _ in range(10):
+            with pytest.raises(BlockingIOError):
+                opened.origin.accept()
+            await trio.sleep(0.02)
+        opened.origin.settimeout(20)
+        for number in b"abc":
+            client, origin = pairs.pop(0)
+            reset(client)
+            with pytest.raises(ConnectionResetError):
+                origin.recv(1)
+            client = waiting.pop(0)
+            origin = await trio.to_thread.run_sync(opened.arrived)
+            assert origin.recv(2) == bytes([0, number])
+            pairs.append((client, origin))
+
+
+@in_trio
+async def test_a_connection_that_waits_for_a_port_ends_with_its_deadline_or_its_client() -> None:
+    async with passage(options=Options(threads=1, dial_deadline=0.5), budget=Budget(ports=1)) as opened:
+        opened.pair()
+        for gone in (True, False):
+            client = opened.client()
+            client.sendall(b"\0")
+            await flows_are(opened, 2)
+            if gone:
+                reset(client)
+            await flows_are(opened, 1)
+        assert opened.relay.count(CONTAINER).failed_dials == 1
+
+
+@in_trio
+async def test_ports_of_fetches_are_counted_and_given_back() -> None:
+    """With one port, each fetch waits until the connection of the one before is closed."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    most = now = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await stream.receive_some()
+        await trio.sleep(0.05)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        now -= 1
+
+    async def forward(request: Any, env: Any, ctx: Any) -> Response:
+        return await fetch(f"http://127.0.0.1:{port}/", local=True)
+
+    class Tight(Container):
+        enable_internet = False
+        budget = Budget(ports=1)
+        outbound = forward
+
+    async with interception([Tight]) as opened, trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        await opened.interceptor.get_container(Tight)
+        clients = [opened.asks("default") for _ in range(4)]
+        for client in clients:
+            assert b"200 OK" in await response_on(client)
+            client.close()
+        assert most == 1
+        nursery.cancel_scope.cancel()

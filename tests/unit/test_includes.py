@@ -12,16 +12,17 @@ CEXT = ROOT / "cext"
 PURE = [
     *("abi", "protocol", "addresses", "hosts", "layout", "rows", "policy", "guard"),
     *("reading", "slice", "frame", "chunks", "response", "content", "sniff", "names", "message", "timers", "places"),
-    *("subject", "follow", "standing"),
+    *("ports", "subject", "follow", "standing"),
 ]
 # Declarations that the phases share with the files that implement them.
 DECLARED = ["records", "relay"]
 # From left to right: a file includes only headers to its left, and its own.
 ORDER = [
     *PURE,
+    "range",
     *DECLARED,
     *("datagrams", "exchange", "alert"),
-    *("judge", "route", "dial", "container", "connect", "move", "events", "pump"),
+    *("judge", "route", "events", "dial", "container", "connect", "move", "pump"),
     *("flow", "peek", "steps", "opening", "reaching", "passing", "thread", "accept", "state"),
 ]
 # struct relay is read by all files that implement relay.h.
