@@ -176,7 +176,7 @@ int ports_leave(struct ports *ports, struct port_wait *wait)
 int ports_is_first(struct ports *ports, const struct port_wait *wait)
 {
 	pthread_mutex_lock(&ports->lock);
-	int is_first = wait->use && wait->use->first == wait;
+	int is_first = !wait->use || wait->use->first == wait; /* without a use, memory was short: it isn't queued */
 	pthread_mutex_unlock(&ports->lock);
 	return is_first;
 }

@@ -62,7 +62,7 @@ uint32_t ports_range(struct ports *ports);
 struct port_use *ports_take(struct ports *ports, uint32_t container, uint32_t limit, const struct endpoint *to, double now,
                             struct port_wait *wait, uint16_t *number);
 
-/* Returns 1 if no other connection waits before this one. */
+/* Returns 1 if no other connection waits before this one, or if this one could not be queued for want of memory. */
 int ports_is_first(struct ports *ports, const struct port_wait *wait);
 
 /* The functions below return the eventfd of the thread that has a nudge, or -1. */
