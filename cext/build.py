@@ -15,7 +15,7 @@ HEADERS = [ABI] + [
     for name in (
         *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
         *("reading", "frame", "chunks", "response", "content", "sniff", "names", "message", "datagrams"),
-        *("route", "records", "relay"),
+        *("route", "records", "relay", "nameservers", "resolver"),
         *("subject", "judge", "follow", "timers", "places", "ports"),
     )
 ]

@@ -374,6 +374,17 @@ int relay_publish_name(struct relay *relay, uint32_t id, const char *name, const
 	return result;
 }
 
+int relay_decide_name(struct relay *relay, uint32_t id, const char *name)
+{
+	struct container *container = container_find(relay, id);
+	struct table *table = container ? table_of(container) : NULL;
+	int verdict = table ? (int)policy_decide_name(table->blob, name, (uint32_t)strlen(name)) : VERDICT_REFUSE;
+	table_release(table);
+	if (container)
+		container_release(container);
+	return verdict;
+}
+
 void relay_name_failed(struct relay *relay, uint32_t id, const char *text)
 {
 	struct container *container = container_find(relay, id);

@@ -11,13 +11,13 @@
 #include "datagrams.h"
 
 #define ERRORS_MAX 16            /* errors of earlier answers, each of which a receive reports once */
-#define CONTROL_MAX 128          /* bytes; the two kinds of pktinfo and the original destination */
+#define CONTROL_MAX 160          /* bytes; the two kinds of pktinfo, the original destination, the count of lost ones */
 
 _Static_assert(sizeof(struct sockaddr_in6) == sizeof(((struct datagram_way *)0)->peer), "peer");
 _Static_assert(sizeof(struct in6_pktinfo) == sizeof(((struct datagram_way *)0)->destination), "destination");
 
 /* Reads where a datagram arrived. The v4 form counts before the v6 one, whose address would be v4-mapped. */
-static void read_arrival(struct msghdr *message, struct datagram_way *out)
+static void read_arrival(struct msghdr *message, struct datagram_way *out, uint32_t *lost)
 {
 	struct in6_pktinfo to = {0};
 	for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control; control = CMSG_NXTHDR(message, control)) {
@@ -30,13 +30,15 @@ static void read_arrival(struct msghdr *message, struct datagram_way *out)
 			memset(to.ipi6_addr.s6_addr + 10, 0xff, 2);
 			memcpy(to.ipi6_addr.s6_addr + 12, &v4.ipi_addr, 4);
 			to.ipi6_ifindex = (unsigned)v4.ipi_ifindex;
+		} else if (control->cmsg_level == SOL_SOCKET && control->cmsg_type == SO_RXQ_OVFL) {
+			memcpy(lost, CMSG_DATA(control), sizeof *lost);
 		}
 	}
 	out->interface = to.ipi6_ifindex;
 	memcpy(out->destination, &to, sizeof to);
 }
 
-int datagrams_receive(int fd, struct datagram *out, uint32_t count)
+int datagrams_receive(int fd, struct datagram *out, uint32_t count, uint32_t *lost)
 {
 	struct mmsghdr messages[DATAGRAMS_MAX];
 	struct iovec parts[DATAGRAMS_MAX];
@@ -55,7 +57,7 @@ int datagrams_receive(int fd, struct datagram *out, uint32_t count)
 	for (int i = 0; i < received; i++) {
 		out[i].way.peer_size = messages[i].msg_hdr.msg_namelen;
 		out[i].length = messages[i].msg_len;
-		read_arrival(&messages[i].msg_hdr, &out[i].way);
+		read_arrival(&messages[i].msg_hdr, &out[i].way, lost);
 	}
 	return received < 0 ? 0 : received;
 }

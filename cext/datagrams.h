@@ -1,13 +1,12 @@
 /* Receives and sends the containers' DNS datagrams in batches.
  *
- * Owns nothing; borrows the socket. Called by pyinterceptor/dns, on its thread.
+ * Owns nothing; borrows the socket. Called by resolver, with its lock held.
  */
 #ifndef PYINTERCEPTOR_DATAGRAMS_H
 #define PYINTERCEPTOR_DATAGRAMS_H
 
-#include <stdint.h>
+#include "message.h"
 
-#define DATAGRAM_MAX 4096        /* bytes; a query with EDNS options is far shorter */
 #define DATAGRAMS_MAX 64         /* received or sent with one call */
 
 /* A datagram's way: from the container that sent it to the address that it was sent to, and back. */
@@ -25,8 +24,9 @@ struct datagram {
 };
 
 /* Receives the waiting datagrams, at most `count` (up to DATAGRAMS_MAX), from a socket with IP_PKTINFO and
- * IPV6_RECVPKTINFO. Returns how many; 0 if none is waiting. A datagram above DATAGRAM_MAX is cut. */
-int datagrams_receive(int fd, struct datagram *out, uint32_t count);
+ * IPV6_RECVPKTINFO. Returns how many; 0 if none is waiting. A datagram above DATAGRAM_MAX is cut. With SO_RXQ_OVFL, sets
+ * `lost` to the number of datagrams for which the socket's queue has had no room, ever. */
+int datagrams_receive(int fd, struct datagram *out, uint32_t count, uint32_t *lost);
 
 /* Sends answers back on their ways. Those that can't be sent (the container has ended, or its queue is full) are left
  * out. Returns how many were sent. */

@@ -9,6 +9,9 @@
 #define FLAG_RESPONSE 0x8000
 #define FLAG_OPCODE 0x7800
 #define FLAG_CUT 0x0200
+#define FLAG_DESIRED 0x0100
+#define FLAG_AVAILABLE 0x0080
+#define FLAG_UNCHECKED 0x0010
 #define FLAG_CODE 0x000f
 
 #define LABEL_MAX 63             /* bytes */
@@ -276,11 +279,28 @@ static int has_v6_address(uint32_t kind)
 	return kind == TYPE_AAAA || kind == TYPE_HTTPS || kind == TYPE_SVCB;
 }
 
-static void write_opt(uint8_t *out, uint32_t payload)
+static void write_opt(uint8_t *out, uint32_t code)
 {
 	memset(out, 0, OPT_SIZE);
 	put16(out + 1, TYPE_OPT);
-	put16(out + 3, payload);
+	put16(out + 3, DATAGRAM_MAX);
+	out[5] = (uint8_t)(code >> 4);
+}
+
+static void write_header(const struct question *asked, uint32_t flags, const uint32_t counts[3], uint8_t *out)
+{
+	uint32_t from_question = asked->flags & (FLAG_OPCODE | FLAG_DESIRED | FLAG_UNCHECKED);
+	put16(out, asked->id);
+	put16(out + 2, FLAG_RESPONSE | FLAG_AVAILABLE | from_question | flags);
+	put16(out + 4, asked->length ? 1 : 0);
+	for (int section = 0; section < 3; section++)
+		put16(out + 6 + 2 * section, counts[section]);
+}
+
+uint32_t answer_limit(const struct question *asked)
+{
+	uint32_t payload = asked->payload > PLAIN_ANSWER_MAX ? asked->payload : PLAIN_ANSWER_MAX;
+	return payload < UDP_ANSWER_MAX ? payload : UDP_ANSWER_MAX;
 }
 
 /* Copies the record with its age taken from its TTL. */
@@ -291,17 +311,17 @@ static void copy_record(const uint8_t *wire, uint32_t from, const struct record 
 	put32(out + record->at, ttl > age ? ttl - age : 0);
 }
 
-uint32_t answer_write(const uint8_t *wire, uint32_t length, const uint8_t *question, uint32_t question_length,
+uint32_t answer_write(const uint8_t *wire, uint32_t length, const struct question *asked, const uint8_t *question,
                       const struct passing_on *to, uint8_t *out)
 {
-	uint32_t flags = u16(wire + 2) & (FLAG_CUT | FLAG_CODE), counts[2] = {0, 0}, opt = to->is_edns ? OPT_SIZE : 0;
-	uint32_t end = MESSAGE_HEADER + question_length, sections[2] = {0, 0};
+	uint32_t flags = u16(wire + 2) & (FLAG_CUT | FLAG_CODE), opt = asked->payload ? OPT_SIZE : 0;
+	uint32_t end = MESSAGE_HEADER + asked->length, sections[2] = {0, 0}, counts[3] = {0, 0, opt ? 1 : 0};
 	struct record record;
 	if (u16(wire + 4)) { /* a bare error has no records that count */
 		sections[0] = u16(wire + 6);
 		sections[1] = u16(wire + 8);
 	}
-	memcpy(out + MESSAGE_HEADER, question, question_length);
+	memcpy(out + MESSAGE_HEADER, question, asked->length);
 	for (int section = 0; section < 2; section++) {
 		for (uint32_t i = 0; i < sections[section] && record_at(wire, length, end, &record); i++, end = record.end) {
 			if (!to->has_v6 && section == 0 && has_v6_address(record.kind))
@@ -315,13 +335,29 @@ uint32_t answer_write(const uint8_t *wire, uint32_t length, const uint8_t *quest
 		}
 	}
 written:
-	put16(out, to->id);
-	put16(out + 2, to->flags | flags);
-	put16(out + 4, question_length ? 1 : 0);
-	put16(out + 6, counts[0]);
-	put16(out + 8, counts[1]);
-	put16(out + 10, opt ? 1 : 0);
+	write_header(asked, flags, counts, out);
 	if (opt)
-		write_opt(out + end, to->payload);
+		write_opt(out + end, 0);
 	return end + opt;
+}
+
+uint32_t reply_write(const struct question *asked, const uint8_t *question, const struct reply *reply, uint8_t *out)
+{
+	const uint32_t counts[3] = {reply->record != NULL, 0, asked->payload > 0};
+	uint32_t end = MESSAGE_HEADER + asked->length;
+	write_header(asked, (reply->code & FLAG_CODE) | (reply->is_cut ? FLAG_CUT : 0), counts, out);
+	memcpy(out + MESSAGE_HEADER, question, asked->length);
+	if (reply->record) {
+		put16(out + end, 0xc000 | MESSAGE_HEADER); /* a pointer to the question's name */
+		put16(out + end + 2, asked->kind);
+		put16(out + end + 4, CLASS_IN);
+		put32(out + end + 6, reply->ttl);
+		put16(out + end + 10, reply->length);
+		memcpy(out + end + 12, reply->record, reply->length);
+		end += 12 + reply->length;
+	}
+	if (!asked->payload)
+		return end;
+	write_opt(out + end, reply->code);
+	return end + OPT_SIZE;
 }

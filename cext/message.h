@@ -9,6 +9,9 @@
 #include "hosts.h"
 
 #define MESSAGE_MAX 65535        /* bytes, over TCP */
+#define DATAGRAM_MAX 4096        /* bytes of a query; one with EDNS options is far shorter */
+#define UDP_ANSWER_MAX 1232      /* bytes, even if EDNS permits more: a longer datagram could be fragmented */
+#define PLAIN_ANSWER_MAX 512     /* bytes, over UDP without EDNS */
 #define MESSAGE_HEADER 12        /* bytes */
 #define ANSWER_ADDRESSES_MAX 16  /* addresses that are read from one answer */
 #define ANSWER_TTL_MAX 86400     /* seconds for which an answer is kept at most */
@@ -44,20 +47,32 @@ struct answer {
 int answer_read(const uint8_t *wire, uint32_t length, uint16_t id, const uint8_t *question, uint32_t question_length,
                 struct answer *out);
 
+/* Returns the bytes that an answer over UDP may have. */
+uint32_t answer_limit(const struct question *asked);
+
 /* What a container gets of an answer that answer_read() has accepted. */
 struct passing_on {
-	uint16_t id, flags;          /* of the response, without TC and RCODE */
-	uint16_t is_edns;            /* 1: add an OPT record */
-	uint16_t payload;            /* bytes for that OPT record */
-	uint16_t has_v6;             /* 0: the answer ends before its first AAAA, HTTPS or SVCB record */
-	uint16_t reserved;
 	uint32_t limit;              /* bytes */
 	uint32_t age;                /* seconds since the answer came; TTLs are lower by as much */
+	uint32_t has_v6;             /* 0: the answer ends before its first AAAA, HTTPS or SVCB record */
 };
 
-/* Writes the answer for a container to out[MESSAGE_MAX], with the container's own question of the same length. Records
- * that exceed the limit are left out, and TC is set. Returns its length. */
-uint32_t answer_write(const uint8_t *wire, uint32_t length, const uint8_t *question, uint32_t question_length,
+/* Writes the answer for a container to out[limit], with the container's own question, whose `length` bytes are given.
+ * Records that exceed the limit are left out, and TC is set. Returns its length. */
+uint32_t answer_write(const uint8_t *wire, uint32_t length, const struct question *asked, const uint8_t *question,
                       const struct passing_on *to, uint8_t *out);
+
+/* An answer of our own. */
+struct reply {
+	uint32_t code;               /* RCODE */
+	uint32_t is_cut;             /* 1: the client shall repeat its question over TCP */
+	uint32_t ttl;                /* seconds, of the record */
+	uint32_t length;             /* of `record`, up to 255 bytes */
+	const uint8_t *record;       /* data of a record of the question's type; NULL: none */
+};
+
+/* Writes our own answer to out[REPLY_MAX]. Returns its length. */
+#define REPLY_MAX 1024
+uint32_t reply_write(const struct question *asked, const uint8_t *question, const struct reply *reply, uint8_t *out);
 
 #endif

@@ -166,6 +166,10 @@ void relay_give_port(struct relay *relay, struct port_use *port, int fd);
 int relay_publish_name(struct relay *relay, uint32_t container, const char *name, const uint8_t *synthetic,
                        const uint8_t *addresses, uint32_t count, double seconds);
 
+/* Returns the best verdict (enum verdict) that any traffic of the container to this name could get. VERDICT_REFUSE if there
+ * is no such container, or no policy is published. */
+int relay_decide_name(struct relay *relay, uint32_t container, const char *name);
+
 /* Reports that a name couldn't be resolved. Wakes the flows that wait for it: they fail with END_NAME_UNKNOWN. */
 void relay_name_failed(struct relay *relay, uint32_t container, const char *name);
 

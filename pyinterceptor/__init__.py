@@ -42,6 +42,7 @@ are `InterceptorError`s; the message names the step, the thing and the remedy.
 from pyinterceptor.app.app import App
 from pyinterceptor.app.container import Container, ContainerContext, Context, Handler
 from pyinterceptor.bindings import KV, Quota, R2Bucket, Secret
+from pyinterceptor.dns.resolver import QueryCounters
 from pyinterceptor.errors import (
     BadArgument,
     BindingError,
@@ -121,6 +122,7 @@ __all__ = [
     "Options",
     "PeerError",
     "PolicyError",
+    "QueryCounters",
     "Quota",
     "R2Bucket",
     "RefusalRecord",

@@ -14,14 +14,13 @@ import trio
 from pyinterceptor.app.app import App
 from pyinterceptor.bindings.env import configured, open_env, settings_of
 from pyinterceptor.bindings.state import state_directory
+from pyinterceptor.capture.gateway.filter import DNS_RATE
 from pyinterceptor.capture.gateway.gateway import open_gateway
 from pyinterceptor.capture.routes import follow_ipv6, has_ipv6
-from pyinterceptor.dns.cache import CACHE_SIZE
 from pyinterceptor.dns.names import SYNTHETIC, Networks
 from pyinterceptor.dns.nat64 import add_prefixes, learn_prefixes
-from pyinterceptor.dns.server import serve_udp
 from pyinterceptor.dns.servers import Servers
-from pyinterceptor.dns.upstream import open_upstream
+from pyinterceptor.dns.upstream import CACHE_SIZE, Ways, open_upstream
 from pyinterceptor.errors import PolicyError, ungrouped
 from pyinterceptor.http.server import open_server
 from pyinterceptor.relay.hub import Hub
@@ -46,6 +45,7 @@ async def open_interceptor(
     dns_cache: int = CACHE_SIZE,
     nat64: Sequence[str] = (),
     ruled: RuledNames | None = None,
+    dns_rate: int = DNS_RATE,
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all three are closed when the block ends.
 
@@ -59,6 +59,8 @@ async def open_interceptor(
     `nat64`: NAT64 prefixes of the host's network, beside those that its DNS names (RFC 7050): an IPv6 address below
     one counts as the IPv4 address that it embeds.
     `ruled`: how often the names of rules are resolved, and how long their addresses stay.
+    `dns_rate`: DNS queries per second of one container over UDP, above which the kernel drops and counts them, after a
+    burst of a fifth of them.
 
     Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
 
@@ -72,16 +74,18 @@ async def open_interceptor(
     place = state_directory(state or instance)
     servers = Servers(nameservers)
     add_prefixes(nat64)
+    if type(dns_rate) is not int or not 1 <= dns_rate < 2**31:
+        raise PolicyError(f"open_interceptor: dns_rate must be a count of at least 1, not {dns_rate!r}")
     v6 = has_ipv6()
     try:
         with closing(Hub()) as hub:
             async with (
                 open_env(bindings, place) as env,
                 open_log() as log,
-                open_gateway(instance, v6=v6) as gateway,
+                open_gateway(instance, v6=v6, dns_rate=dns_rate) as gateway,
                 open_relay(options or Options()) as relay,
                 open_server() as server,
-                open_upstream(servers, cache_size=dns_cache) as upstream,
+                open_upstream(servers, ways=Ways(*relay.naming), cache_size=dns_cache) as upstream,
                 trio.open_nursery() as nursery,
             ):
                 interceptor = Interceptor(
@@ -107,7 +111,7 @@ async def open_interceptor(
                 nursery.start_soon(interceptor.ruled.keep)
                 nursery.start_soon(follow_ipv6, interceptor.set_ipv6)
                 nursery.start_soon(learn_prefixes, upstream)
-                nursery.start_soon(serve_udp, gateway.dns, interceptor.run_on, interceptor.resolver)
+                upstream.listen(gateway.dns)
                 yield interceptor
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:

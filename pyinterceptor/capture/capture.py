@@ -63,8 +63,5 @@ class Capture(Protocol):
         clouds' metadata services.
         """
 
-    def container_on(self, interface: int) -> int | None:
-        """Returns the number of the container whose traffic arrives on the interface; None if it has no container."""
-
     def set_ipv6(self, v6: bool) -> None:
         """Sets whether the host has an IPv6 route. Without one, IPv6 connections are refused at once."""

@@ -13,7 +13,6 @@ from pyinterceptor.errors import PeerError
 
 QUERY_MAX = int(lib.DATAGRAM_MAX)  # bytes; a query with EDNS options is far shorter
 HEADER = int(lib.MESSAGE_HEADER)  # bytes
-OPCODE = 0x7800  # flags
 
 _read = ffi.new("struct question *")
 
@@ -56,8 +55,3 @@ def read(wire: bytes) -> Query:
 def question_of(name: bytes, kind: int) -> bytes:
     """Returns the bytes of a question. `name` is in wire format."""
     return name + kind.to_bytes(2, "big") + b"\0\1"
-
-
-def folded(question: bytes) -> bytes:
-    """Returns the question with its name in lower case; equal for all questions that have the same answer."""
-    return question[:-4].lower() + question[-4:]

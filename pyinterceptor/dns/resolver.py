@@ -1,15 +1,17 @@
-"""Answers the containers' queries. The policy decides between a synthetic address, upstream's answer, and a refusal.
+"""Answers the containers' queries that C doesn't: names that rules serve or deny, the container's own, all over TCP.
 
-The addresses in an answer are published to the relay first, so that it knows the name of a connection to them.
+C (cext/resolver.h) passes the others on by itself. The addresses in an answer are published to the relay first, so that
+it knows the name of a connection to them.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import astuple, dataclass, field
+from typing import Any, Protocol
 
 import dns.exception
 import dns.name
@@ -18,21 +20,21 @@ import trio
 from dns.rcode import NOERROR, NXDOMAIN, SERVFAIL
 from dns.rdatatype import AAAA, PTR, A
 
-from pyinterceptor._relay import lib
-from pyinterceptor.dns.answers import Answer, passed, reply
+from pyinterceptor._relay import ffi, lib
+from pyinterceptor.dns.answers import reply
 from pyinterceptor.dns.names import Names, NamesFull, Synthetic
-from pyinterceptor.dns.query import Query, folded, question_of, read
-from pyinterceptor.dns.upstream import SECOND_FAMILY, Upstream
+from pyinterceptor.dns.query import Query, read
+from pyinterceptor.dns.upstream import Upstream
 from pyinterceptor.errors import PeerError
-from pyinterceptor.policy.addresses import V4_MAPPED, Address, packed
+from pyinterceptor.policy.addresses import Address, packed
 from pyinterceptor.policy.budget import Budget
 
-HOT_MAX = 512  # answers of one container
-KEPT = 300.0  # seconds, at least, for which the relay remembers an address's name: clients exceed the TTL of answers
 LOOPBACK = {int(A): ipaddress.IPv4Address("127.0.0.1").packed, int(AAAA): ipaddress.IPv6Address("::1").packed}
 VERSIONS = {int(A): 4, int(AAAA): 6}
-OTHER_FAMILY = {int(A): int(AAAA), int(AAAA): int(A)}
+LOG_AGAIN = 10.0  # seconds between two lines about lost queries
 ARPA = b"\4arpa\0"
+
+log = logging.getLogger("pyinterceptor")
 
 
 class Publisher(Protocol):
@@ -55,23 +57,32 @@ class Publisher(Protocol):
 class Observer(Protocol):
     """What is made of one container's questions."""
 
-    def answered(self, query: Query, verdict: int, answer: bytes, asked: float) -> None:
-        """`asked` is of `time.monotonic()`."""
+    def answered(self, query: Query, verdict: int, code: int, asked: float) -> None:
+        """`code` is the answer's; `asked` is of the resolver's clock."""
 
     def over_budget(self, query: Query) -> None: ...
 
     def failed(self, query: Query, error: Exception) -> None: ...
 
 
-@dataclass(slots=True)
-class Counts:
-    """Counters of one container: all queries, and those that were over its budget (over UDP they were truncated, over
-    TCP they waited), that got no synthetic address, or that no upstream server answered."""
+@dataclass(frozen=True, slots=True)
+class QueryCounters:
+    """Counts of DNS queries, of one container or of all that run.
+
+    `over_budget`: they exceeded the budget, so that they were truncated over UDP, and waited over TCP. `names_full`:
+    they got no synthetic address. `unanswered`: no upstream server answered. `waiting`: for upstream, now. `lost`, of
+    all containers only: the queue of the socket that all share had no room.
+    """
 
     queries: int = 0
     over_budget: int = 0
     names_full: int = 0
     unanswered: int = 0
+    waiting: int = 0
+    lost: int = 0
+
+    def __add__(self, other: QueryCounters) -> QueryCounters:
+        return QueryCounters(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(slots=True)
@@ -87,55 +98,14 @@ class Lookups:
     names: Names
     observer: Observer
     own: tuple[str, Mapping[int, bytes]] = ("", {})  # the container's host name, and its addresses by type
-    counts: Counts = field(default_factory=Counts)
-    hot: dict[bytes, Hot] = field(default_factory=dict)  # by a query's bytes after its id
-    upstream: trio.Semaphore = field(init=False)  # places of queries that wait for upstream
+    queries: int = 0  # over TCP
+    streams_waited: int = 0  # queries over TCP that waited for a place among the streams
+    names_full: int = 0
+    asker: Any = None  # its `struct asker`; None before and after it is served
     streams: trio.Semaphore = field(init=False)  # places of queries over TCP that are answered at once
 
     def __post_init__(self) -> None:
-        self.upstream = trio.Semaphore(self.budget.queries)
         self.streams = trio.Semaphore(self.budget.query_streams)
-
-    @property
-    def waiting(self) -> int:
-        """The number of queries that wait for upstream."""
-        return self.budget.queries - self.upstream.value
-
-
-class Hot(NamedTuple):
-    """An answer that was given a moment ago. It is given again, with another id, until its TTLs are lower by a second.
-
-    `addresses` are published each time, so that an address leads to the name that was asked last.
-    """
-
-    query: Query
-    verdict: int
-    answer: bytes
-    addresses: bytes
-    seconds: float  # for which the addresses are published
-    until: float
-    v6: bool  # whether it may have IPv6 addresses
-
-
-class Waiting:
-    """A query that only upstream can answer. It has one of the container's places from `Resolver.start` to its answer.
-
-    `then` is called with the answer's bytes.
-    """
-
-    __slots__ = ("asked", "both", "is_done", "lookups", "other", "own", "query", "then", "udp", "verdict")
-
-    def __init__(self, lookups: Lookups, query: Query, verdict: int, asked: float, udp: bool) -> None:
-        self.lookups = lookups
-        self.query = query
-        self.verdict = verdict
-        self.asked = asked
-        self.udp = udp
-        self.then: Callable[[bytes], None] | None = None
-        self.own: Answer | None = None
-        self.other: Answer | None = None
-        self.both = False  # whether the other family was asked too, and has not answered
-        self.is_done = False
 
 
 class Resolver:
@@ -143,93 +113,171 @@ class Resolver:
 
     def __init__(self, *, upstream: Upstream, relay: Publisher, v6: bool) -> None:
         self._upstream = upstream
+        self._handle = upstream.handle
         self._relay = relay
-        self._v6 = v6
+        self._served: dict[int, Lookups] = {}  # by number
+        self._lost = 0  # that the log has counted
+        self._log_again = 0.0  # seconds: the time of the next line about them
+        self.dropped: Callable[[int], None] = lambda count: None  # called with a number of records that are lost
+        upstream.asked = self
+        self.set_ipv6(v6)
 
-    def answer_nowait(
-        self, lookups: Lookups, wire: bytes, *, udp: bool, then: Callable[[bytes], None] | None = None
-    ) -> bytes | Waiting | None:
-        """Returns the answer's bytes; None for noise. If upstream must be asked, returns a `Waiting`.
+    def add(self, lookups: Lookups, interface: int) -> None:
+        """Serves the container whose queries arrive on the interface."""
+        budget = ffi.new("struct resolver_budget *", (lookups.budget.queries, lookups.budget.query_queue))
+        own = lookups.own[0].encode("ascii", "replace")[: lib.HOST_MAX]
+        lookups.asker = lib.resolver_add(self._handle, lookups.container, interface, budget, own)
+        if lookups.asker == ffi.NULL:
+            raise MemoryError
+        self._served[lookups.container] = lookups
 
-        Over UDP the `Waiting` has begun: `then` is called with its answer. If the container's places are taken, the
-        answer is truncated, so that the client repeats its query over TCP, where it waits for a place. A `Waiting` over
-        TCP has not begun.
-        """
-        asked = time.monotonic()
-        if udp and (hot := lookups.hot.get(wire[2:])) is not None:
-            if self._is_valid(lookups, hot):
-                return self._again(lookups, hot, wire[:2], asked)
-            del lookups.hot[wire[2:]]
-        try:
-            query = read(wire)
-        except PeerError:
-            return None
-        verdict = lookups.decide(query.host)
-        lookups.counts.queries += 1
-        answer = self._known(lookups, query, verdict)
-        if answer is None:
-            answer = self._cached(lookups, query, verdict, wire[2:] if udp else None)
-        if answer is None:
-            waiting = Waiting(lookups, query, verdict, asked, udp)
-            if not udp:
-                return waiting
-            if lookups.upstream.value:
-                lookups.upstream.acquire_nowait()
-                self._start(waiting, then)
-                return waiting
-            answer = self._too_many(lookups, query)
-        lookups.observer.answered(query, verdict, answer, asked)
-        return answer
-
-    def overflow(self, lookups: Lookups, wire: bytes) -> bytes | None:
-        """Returns a truncated answer, for a query over UDP that exceeds the container's queue; None for noise."""
-        try:
-            query = read(wire)
-        except PeerError:
-            return None
-        lookups.counts.queries += 1
-        return self._too_many(lookups, query)
-
-    async def answer(self, lookups: Lookups, wire: bytes, *, udp: bool = False) -> bytes | None:
-        """Returns the answer's bytes, or None if there must be none. Waits for a place, and for upstream."""
-        answer = self.answer_nowait(lookups, wire, udp=False)
-        if not isinstance(answer, Waiting):
-            return answer
-        answer.udp = udp
-        if not lookups.upstream.value:
-            lookups.counts.over_budget += 1
-        await lookups.upstream.acquire()
-        answers: list[bytes] = []
-        has_come = trio.Event()
-
-        def come(wire: bytes) -> None:
-            answers.append(wire)
-            has_come.set()
-
-        self._start(answer, come)
-        try:
-            await has_come.wait()
-        except BaseException:
-            answer.then = None
-            raise
-        return answers[0]
-
-    async def refresh(self, container: int, name: str) -> None:
-        """Resolves a name that a flow waits to dial, and publishes its addresses or the failure to the relay."""
-        found = await self._upstream.resolve(name)
-        texts = dict.fromkeys(found.both())
-        wanted = b"".join(packed(ipaddress.ip_address(text)) for text in texts if self._v6 or ":" not in text)
-        if not wanted or not self._relay.publish_addresses(container, name, wanted, max(found.ttl, 1)):
-            self._relay.name_failed(container, name)
+    def remove(self, lookups: Lookups) -> None:
+        """Ends what `add` began, if it did."""
+        if self._served.pop(lookups.container, None) is not None:
+            lib.resolver_remove(self._handle, lookups.asker)
+            lookups.asker = None
 
     def set_ipv6(self, v6: bool) -> None:
         """Sets whether the host has an IPv6 route. Without one, no answer has AAAA records."""
         self._v6 = v6
+        lib.resolver_set_v6(self._handle, v6)
+
+    def observe(self, is_wanted: bool) -> None:
+        """Sets whether the observers are told of the queries that C answers."""
+        lib.resolver_observe(self._handle, is_wanted)
+
+    def count_all(self) -> QueryCounters:
+        """Returns the sums over all containers that are served."""
+        lost = QueryCounters(lost=lib.resolver_lost(self._handle))
+        return sum(map(self.count, self._served.values()), lost)
+
+    def count(self, lookups: Lookups) -> QueryCounters:
+        """Returns the counters of a container that is served."""
+        counts = ffi.new("struct resolver_counts *")
+        lib.resolver_count(self._handle, lookups.asker, counts)
+        return QueryCounters(
+            counts.queries + lookups.queries,
+            counts.over_budget + lookups.streams_waited,
+            lookups.names_full,
+            counts.unanswered,
+            counts.waiting,
+        )
+
+    # ---- over UDP: the events of C ----
+
+    def take(self, event: Any) -> None:
+        """Takes an event about a container."""
+        lookups = self._served.get(event.container)
+        if event.kind == lib.RESOLVER_LOST:
+            self._log_lost()
+        if lookups is None:
+            return
+        wire = ffi.buffer(event.bytes, event.length)[:]
+        query = read(wire)
+        if event.kind == lib.RESOLVER_QUESTION:
+            self._question(lookups, event, query, wire)
+        elif event.kind == lib.RESOLVER_ANSWERED:
+            lookups.observer.answered(query, lib.VERDICT_SPLICE, event.code, event.came)
+        elif event.kind == lib.RESOLVER_OVER_BUDGET:
+            lookups.observer.over_budget(query)
+
+    def taken(self) -> None:
+        """Reports the records that were lost."""
+        if dropped := lib.resolver_dropped(self._handle):
+            self.dropped(dropped)
+
+    def _log_lost(self) -> None:
+        """Logs how many datagrams were lost, at most once in LOG_AGAIN seconds."""
+        now, lost = self._upstream.clock(), lib.resolver_lost(self._handle)
+        if now >= self._log_again:
+            self._log_again = now + LOG_AGAIN
+            log.warning("%d DNS queries lost: the queue of all containers' queries was full", lost - self._lost)
+            self._lost = lost
+
+    def _question(self, lookups: Lookups, event: Any, query: Query, wire: bytes) -> None:
+        try:
+            answer = self.known(lookups, query, event.came)
+        except Exception as error:
+            lookups.observer.failed(query, error)
+            answer = reply(query, SERVFAIL)
+        way = ffi.addressof(event, "way")
+        if answer is None:
+            lib.resolver_pass(self._handle, lookups.asker, way, wire, len(wire), self._upstream.clock())
+        else:
+            lib.resolver_reply(self._handle, lookups.asker, way, answer, len(answer))
+
+    # ---- over TCP, and for flows ----
+
+    async def answer(self, lookups: Lookups, wire: bytes) -> bytes | None:
+        """Returns the answer's bytes, or None if there must be none. Waits for a place, and for upstream."""
+        asked = self._upstream.clock()
+        try:
+            query = read(wire)
+        except PeerError:
+            return None
+        lookups.queries += 1
+        answer = self.known(lookups, query, asked)
+        return answer if answer is not None else await self._ask(lookups, wire)
+
+    async def _ask(self, lookups: Lookups, wire: bytes) -> bytes:
+        answers: list[bytes] = []
+        has_come = trio.Event()
+
+        def come(event: Any) -> None:
+            answers.append(ffi.buffer(event.bytes, event.length)[:])
+            has_come.set()
+
+        token = self._upstream.token(come)
+        lib.resolver_query(self._handle, lookups.asker, token, wire, len(wire), self._upstream.clock())
+        try:
+            await has_come.wait()
+        except BaseException:
+            self._upstream.forget(token)
+            lib.resolver_withdraw(self._handle, lookups.asker, token)
+            raise
+        return answers[0]
+
+    @asynccontextmanager
+    async def _place(self, lookups: Lookups) -> AsyncIterator[None]:
+        """Waits for a place among the container's queries that wait for upstream, and holds it."""
+        has_come = trio.Event()
+        token = self._upstream.token(lambda event: has_come.set())
+        if lib.resolver_enter(self._handle, lookups.asker, token):
+            has_come.set()
+        was_withdrawn = False
+        try:
+            try:
+                await has_come.wait()
+            except BaseException:
+                was_withdrawn = bool(lib.resolver_withdraw(self._handle, lookups.asker, token))
+                raise
+            yield
+        finally:
+            self._upstream.forget(token)
+            if not was_withdrawn:
+                lib.resolver_leave(self._handle, lookups.asker, self._upstream.clock())
+
+    async def refresh(self, lookups: Lookups, name: str) -> None:
+        """Resolves a name that a flow waits to dial, and publishes its addresses or the failure to the relay."""
+        async with self._place(lookups):
+            found = await self._upstream.resolve(name)
+        texts = dict.fromkeys(found.both())
+        wanted = b"".join(packed(ipaddress.ip_address(text)) for text in texts if self._v6 or ":" not in text)
+        container = lookups.container
+        if not wanted or not self._relay.publish_addresses(container, name, wanted, max(found.ttl, 1)):
+            self._relay.name_failed(container, name)
 
     # ---- answers that need no upstream ----
 
+    def known(self, lookups: Lookups, query: Query, asked: float) -> bytes | None:
+        """Returns the answer, which is observed; None if only upstream knows it."""
+        verdict = lookups.decide(query.host)
+        answer = self._known(lookups, query, verdict)
+        if answer is not None:
+            lookups.observer.answered(query, verdict, answer[3] & 0xF, asked)
+        return answer
+
     def _known(self, lookups: Lookups, query: Query, verdict: int) -> bytes | None:
-        """Returns the answer; None if only upstream knows it."""
         host = query.host
         if query.code != NOERROR:
             return reply(query, query.code)
@@ -261,7 +309,7 @@ class Resolver:
         try:
             pair = lookups.names.pair(host, trio.current_time(), publish)
         except NamesFull:
-            lookups.counts.names_full += 1
+            lookups.names_full += 1
             lookups.observer.over_budget(query)
             return reply(query, SERVFAIL)
         return self._one_of(query, pair.packed(version))
@@ -272,126 +320,6 @@ class Resolver:
         if name is None:
             return reply(query, NXDOMAIN)
         return reply(query, record=dns.name.from_text(name).to_wire() if query.kind == PTR else None)
-
-    def _cached(self, lookups: Lookups, query: Query, verdict: int, hot: bytes | None) -> bytes | None:
-        """Returns upstream's answer if it and the other family's are known. `hot` is the key to keep it by, over
-        UDP."""
-        own = self._upstream.cached(folded(query.question))
-        if own is None:
-            return None
-        other = None
-        if own.packed and (question := self._other(query)):
-            other = self._upstream.cached(question)
-            if other is None and not self._upstream.is_lacking(question):
-                return None
-        answer, addresses, seconds = self._pass(lookups, query, own, other, hot is not None)
-        if hot is not None:
-            if len(lookups.hot) >= HOT_MAX:
-                lookups.hot.clear()
-            age = trio.current_time() - own.came
-            until = own.came + min(int(age) + 1, own.ttl)
-            lookups.hot[hot] = Hot(query, verdict, answer[2:], addresses, seconds, until, self._v6)
-        return answer
-
-    def _is_valid(self, lookups: Lookups, hot: Hot) -> bool:
-        is_now = trio.current_time() < hot.until and hot.v6 is self._v6
-        return is_now and lookups.decide(hot.query.host) == hot.verdict
-
-    def _again(self, lookups: Lookups, hot: Hot, number: bytes, asked: float) -> bytes:
-        """Returns a hot answer for a query with this id."""
-        lookups.counts.queries += 1
-        if hot.addresses:
-            self._relay.publish_addresses(lookups.container, hot.query.host, hot.addresses, hot.seconds)
-        answer = number + hot.answer
-        lookups.observer.answered(hot.query, hot.verdict, answer, asked)
-        return answer
-
-    def _too_many(self, lookups: Lookups, query: Query) -> bytes:
-        lookups.counts.over_budget += 1
-        lookups.observer.over_budget(query)
-        return reply(query, truncated=True)
-
-    # ---- answers from upstream ----
-
-    def _start(self, waiting: Waiting, then: Callable[[bytes], None] | None) -> None:
-        """Asks upstream. The caller has acquired the query's place."""
-        waiting.then = then
-        query = waiting.query
-        other = self._other(query)
-        waiting.both = other is not None
-
-        def come(answer: Answer | None) -> None:
-            waiting.own = answer
-            if waiting.both and answer is not None and answer.packed:
-                self._upstream.later(SECOND_FAMILY, finish)
-            else:
-                self._finish(waiting)
-
-        def other_come(answer: Answer | None) -> None:
-            waiting.other = answer
-            waiting.both = False
-            if waiting.own is not None:
-                self._finish(waiting)
-
-        def finish() -> None:
-            self._finish(waiting)
-
-        if other is not None:
-            if self._upstream.is_lacking(other):
-                waiting.both = False
-            else:
-                self._upstream.ask(other, other_come)
-        self._upstream.ask(folded(query.question), come)
-
-    def _finish(self, waiting: Waiting) -> None:
-        """Answers a query, once."""
-        if waiting.is_done:
-            return
-        waiting.is_done = True
-        lookups, query, own = waiting.lookups, waiting.query, waiting.own
-        lookups.upstream.release()
-        if waiting.then is None:
-            return
-        try:
-            if own is None:
-                lookups.counts.unanswered += 1
-                answer = reply(query, SERVFAIL)
-            else:
-                answer, _, _ = self._pass(lookups, query, own, waiting.other, waiting.udp)
-            lookups.observer.answered(query, waiting.verdict, answer, waiting.asked)
-        except Exception as error:
-            lookups.observer.failed(query, error)
-            answer = reply(query, SERVFAIL)
-        waiting.then(answer)
-
-    def _other(self, query: Query) -> bytes | None:
-        """Returns the question for the other family of the name's addresses; None if they aren't needed.
-
-        The relay dials the other family too, whichever was requested. Without IPv6, only IPv4 can be dialled.
-        """
-        kind = OTHER_FAMILY.get(query.kind)
-        if kind is None or not query.host or (kind == AAAA and not self._v6):
-            return None
-        return question_of(query.question[:-4].lower(), kind)
-
-    def _pass(
-        self, lookups: Lookups, query: Query, own: Answer, other: Answer | None, udp: bool
-    ) -> tuple[bytes, bytes, float]:
-        """Publishes the name's addresses of both families. Returns the answer, the addresses and their seconds."""
-        now, wanted, seconds = trio.current_time(), b"", 0.0
-        if own.packed and query.host:
-            wanted = own.packed + (other.packed if other is not None else b"")
-            if not self._v6:
-                wanted = _v4_of(wanted)
-            if wanted:
-                seconds = max(own.lowest - (now - own.came), KEPT)
-                self._relay.publish_addresses(lookups.container, query.host, wanted, seconds)
-        return passed(query, own, now, v6=self._v6, udp=udp), wanted, seconds
-
-
-def _v4_of(addresses: bytes) -> bytes:
-    some = (addresses[at : at + 16] for at in range(0, len(addresses), 16))
-    return b"".join(address for address in some if address.startswith(V4_MAPPED))
 
 
 def _reversed(query: Query) -> Address | None:

@@ -165,6 +165,7 @@ class BlockingInterceptor(Face[Interceptor]):
     attach = gives(Interceptor.attach, BlockingNamespace)
     replace_policy = waits(Interceptor.replace_policy)
     count = waits(in_trio(Interceptor.count))
+    count_queries = waits(in_trio(Interceptor.count_queries))
 
     @contextmanager
     def records(self, *kinds: type[R]) -> Iterator[BlockingRecords[R]]:

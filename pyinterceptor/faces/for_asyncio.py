@@ -168,6 +168,7 @@ class AsyncioInterceptor(Face[Interceptor]):
     attach = gives(Interceptor.attach, AsyncioNamespace)
     replace_policy = awaits(Interceptor.replace_policy)
     count = awaits(in_trio(Interceptor.count))
+    count_queries = awaits(in_trio(Interceptor.count_queries))
 
     @asynccontextmanager
     async def records(self, *kinds: type[R]) -> AsyncIterator[AsyncioRecords[R]]:

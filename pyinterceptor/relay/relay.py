@@ -267,6 +267,12 @@ class Relay:
         text = name.encode("ascii")
         return bool(lib.relay_publish_name(self._handle, container, text, ffi.NULL, packed, count, seconds) == 0)
 
+    @property
+    def naming(self) -> tuple[Any, Any, Any]:
+        """The relay in C, with its functions that publish and decide a name: `struct resolver_options`."""
+        publish, decide = (ffi.addressof(lib, name) for name in ("relay_publish_name", "relay_decide_name"))
+        return self._handle, publish, decide
+
     def name_failed(self, container: int, name: str) -> None:
         """Reports that the name has no address; flows that wait for it are reset."""
         lib.relay_name_failed(self._handle, container, name.encode("ascii"))

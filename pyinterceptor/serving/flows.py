@@ -63,8 +63,7 @@ class Flows:
     async def _refresh(self, run: Run, event: Resolve) -> None:
         """Resolves a name that a flow waits for. A failure here ends the flows that wait for it alone."""
         try:
-            async with run.lookups.upstream:
-                await self._resolver.refresh(event.container, event.name)
+            await self._resolver.refresh(run.lookups, event.name)
         except Exception as error:
             run.faults.error(f"resolve {shown_host(event.name)}: failed", error)
             self._relay.name_failed(event.container, event.name)

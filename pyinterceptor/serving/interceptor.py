@@ -20,7 +20,7 @@ from pyinterceptor.bindings.env import Env
 from pyinterceptor.boundary import parted
 from pyinterceptor.capture.capture import Capture
 from pyinterceptor.dns.names import Networks
-from pyinterceptor.dns.resolver import Resolver
+from pyinterceptor.dns.resolver import QueryCounters, Resolver
 from pyinterceptor.dns.upstream import Upstream
 from pyinterceptor.errors import CaptureError, PolicyError, RuntimeFailure, ungrouped
 from pyinterceptor.http.client import open_client
@@ -68,7 +68,7 @@ class Interceptor:
         self.env = env  # as handlers see it
         self.runs: dict[int, Run] = {}  # by number
         self.resolver = Resolver(upstream=upstream, relay=relay, v6=v6)
-        self.recording = Recording(relay)
+        self.recording = Recording(relay, self.resolver)
         self.ruled = RuledHosts(upstream.resolve, relay, self.runs, ruled)
         self._log = log
         self._app = app
@@ -178,10 +178,13 @@ class Interceptor:
         """Counts the flows of one container, or of all since the start. Raises KeyError if it does not run."""
         if cls is None:
             return self._relay.count()
-        identity = self._containers.get((cls.__name__, name))
-        if identity is None or identity.run is None:
-            raise KeyError(f"{cls.__name__} {name!r} does not run")
-        return self._relay.count(identity.run.number)
+        return self._relay.count(self._running(cls, name).number)
+
+    def count_queries(self, cls: type[Container] | None = None, name: str = "default") -> QueryCounters:
+        """Counts the DNS queries of one container, or of all that run. Raises KeyError if it does not run."""
+        if cls is None:
+            return self.resolver.count_all()
+        return self.resolver.count(self._running(cls, name).lookups)
 
     @asynccontextmanager
     async def records(self, *kinds: type[R]) -> AsyncIterator[Subscription[R]]:
@@ -206,16 +209,16 @@ class Interceptor:
         async with log_records(self.recording.channel, self._log):
             yield
 
-    def run_on(self, interface: int) -> Run | None:
-        """Returns the run whose traffic comes in on the interface; None if no run has it, or if that run is over."""
-        number = self._capture.container_on(interface)
-        run = None if number is None else self.runs.get(number)
-        return None if run is None or run.is_over else run
-
     def set_ipv6(self, v6: bool) -> None:
         """Reports that the host has gained or lost its IPv6 route."""
         self._capture.set_ipv6(v6)
         self.resolver.set_ipv6(v6)
+
+    def _running(self, cls: type[Container], name: str) -> Run:
+        identity = self._containers.get((cls.__name__, name))
+        if identity is None or identity.run is None:
+            raise KeyError(f"{cls.__name__} {name!r} does not run")
+        return identity.run
 
     def _identity(self, cls: type[Container], name: str) -> Identity:
         self._app.check_class(cls)
@@ -339,6 +342,7 @@ class Interceptor:
                     partial(self._relay.standing, number),
                 )
                 self.runs[number] = run
+                self.resolver.add(run.lookups, attachment.interface)
                 self.recording.begin(number, run.recorder)
                 self.ruled.publish(run)
                 policy = identity.policies.now
@@ -348,7 +352,9 @@ class Interceptor:
                 finally:
                     run.end_tasks()  # however the block ends, or a flow that comes now would find the nursery closed
         finally:
-            self.runs.pop(number, None)
+            ended = self.runs.pop(number, None)
+            if ended is not None:
+                self.resolver.remove(ended.lookups)
             with suppress(CaptureError):  # it was never added
                 self._relay.remove_container(number)
             self.recording.end(number)

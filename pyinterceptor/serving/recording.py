@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import dns.name
 import dns.rcode
@@ -11,6 +12,7 @@ from dns.rdatatype import RdataType
 from pyinterceptor._relay import lib
 from pyinterceptor.app.policies import Policies
 from pyinterceptor.dns.query import Query
+from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.policy.table import Decision
 from pyinterceptor.relay import records as relayed
 from pyinterceptor.relay.records import Cause, Kind
@@ -48,9 +50,8 @@ class Recorder:
         self.owner = owner
         self._policies = policies
 
-    def name(self, query: Query, verdict: int, answer: bytes, asked: float) -> None:
+    def name(self, query: Query, verdict: int, code: int, asked: float) -> None:
         """Records a DNS question that was answered."""
-        code = answer[3] & 0xF
         if self.channel.is_wanted(NameRecord):
             now, policy = time.monotonic(), self._policies.now
             decision = policy.decide(lib.PROTOCOL_HTTP, query.host, None)
@@ -262,9 +263,9 @@ class Questions:
         self._recorder = recorder
         self._faults = faults
 
-    def answered(self, query: Query, verdict: int, answer: bytes, asked: float) -> None:
+    def answered(self, query: Query, verdict: int, code: int, asked: float) -> None:
         """Reports that a question was answered. `asked` is of `time.monotonic()`."""
-        self._recorder.name(query, verdict, answer, asked)
+        self._recorder.name(query, verdict, code, asked)
 
     def over_budget(self, query: Query) -> None:
         """Reports that a question was refused, because the container's budget is used up."""
@@ -278,9 +279,11 @@ class Questions:
 class Recording:
     """The records of one interceptor: their channel, and the way from C's rings to it."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, resolver: Resolver) -> None:
         self.channel = Channel(self._subscribe)
         self._relay = relay
+        self._resolver = resolver
+        resolver.dropped = partial(self.channel.lose, NameRecord)
         self._recorders: dict[int, Recorder] = {}  # by number of the run
         self._ended: list[int] = []
         self._dropped = Dropped(0, 0, 0)
@@ -325,6 +328,7 @@ class Recording:
         for kind in wanted:
             kinds |= KINDS.get(kind, Kind.NONE)
         self._relay.subscribe(kinds)
+        self._resolver.observe(not wanted.isdisjoint((NameRecord, RefusalRecord)))
 
 
 def _wall(moment: float) -> float:

@@ -65,6 +65,9 @@ MEMORY = Sanitizers(
         "tests/socket/test_passage.py::test_a_flow_that_ends_with_its_container_is_counted",
         "tests/socket/test_relay.py",
         "tests/socket/test_alert.py",
+        "tests/socket/test_upstream.py",
+        "tests/socket/test_dns.py",
+        "tests/stream/test_dns_server.py",
         "tests/e2e/test_follow.py",
         "tests/e2e/test_evasion.py",
         "tests/e2e/test_flows.py::test_300_uploads_at_once_arrive_whole_and_are_answered_after_half_close[300000]",
@@ -81,6 +84,7 @@ RACES = Sanitizers(
         "tests/socket/test_pump.py",
         "tests/socket/test_passage.py",
         "tests/socket/test_policy_change.py",
+        "tests/socket/test_upstream.py",
         "tests/e2e/test_follow.py",
         *("-k", "not cost and not freed"),  # tests of time and memory, of which the sanitizer needs more
     ),

@@ -153,7 +153,7 @@ def test_the_errors_of_the_opening_are_raised_where_the_block_begins() -> None:
 @pytest.mark.parametrize(
     ("faces", "original", "missing"),
     [
-        ((BlockingInterceptor, AsyncioInterceptor), Interceptor, {"run_on", "set_ipv6"}),  # not for users
+        ((BlockingInterceptor, AsyncioInterceptor), Interceptor, {"set_ipv6"}),  # not for users
         ((BlockingContainer, AsyncioContainer), ContainerHandle, {"run_inherited"}),  # needs the main thread
         ((BlockingRunning, AsyncioRunning), Running, {"has_ended", "signal_group", "aclose", *RUNTIMES}),
     ],

@@ -17,8 +17,9 @@ static void check_answer(const uint8_t *wire, uint32_t length)
 	if (answer.count > ANSWER_ADDRESSES_MAX || answer.ttl > ANSWER_TTL_MAX)
 		abort();
 	for (uint16_t v6 = 0; v6 < 2; v6++) {
-		struct passing_on to = {.is_edns = v6, .has_v6 = v6, .limit = 512, .age = 3};
-		if (answer_write(wire, length, question, sizeof question - 1, &to, out) > 512)
+		struct question asked = {.length = sizeof question - 1, .payload = v6 ? 600 : 0};
+		struct passing_on to = {.has_v6 = v6, .limit = 512, .age = 3};
+		if (answer_write(wire, length, &asked, question, &to, out) > 512)
 			abort();
 	}
 }
@@ -30,8 +31,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	struct question read;
 	memcpy(wire, bytes, length);
 	uint8_t *exact = realloc(wire, length ? length : 1);
-	if (question_read(exact, length, &read) && (strlen(read.host) > HOST_MAX || MESSAGE_HEADER + read.length > length))
-		abort();
+	if (question_read(exact, length, &read)) {
+		static uint8_t out[REPLY_MAX];
+		struct reply reply = {.code = read.code, .record = exact, .length = length > 255 ? 255 : length};
+		if (strlen(read.host) > HOST_MAX || MESSAGE_HEADER + read.length > length)
+			abort();
+		if (reply_write(&read, exact + MESSAGE_HEADER, &reply, out) > REPLY_MAX)
+			abort();
+	}
 	check_answer(exact, length);
 	if (length >= MESSAGE_HEADER) { /* the same records behind the question that was asked */
 		uint32_t whole = length + sizeof question - 1;

@@ -67,10 +67,6 @@ class LoopbackCapture:
     def set_reach(self, attachment: Attachment, *, ipv6: Set[bytes], metadata: bool) -> None:
         """Does nothing: the loopback interface reaches everything."""
 
-    def container_on(self, interface: int) -> int | None:
-        attachment = self.reserved.get(interface)
-        return None if attachment is None else attachment.container
-
     def serve_ipv6(self, attachment: Attachment, networks: Any) -> None:
         """Does nothing: this capture uses no namespace."""
 

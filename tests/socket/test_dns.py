@@ -6,7 +6,6 @@ import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import dns.flags
@@ -17,22 +16,23 @@ import pytest
 import trio
 import trio.testing
 from dns.rdatatype import AAAA, A
-from pyinterceptor._relay import lib
+from pyinterceptor._relay import ffi, lib
 
 from pyinterceptor.dns.names import SYNTHETIC, Names
 from pyinterceptor.dns.nat64 import AGAIN, learn_prefixes
 from pyinterceptor.dns.query import QUERY_MAX
-from pyinterceptor.dns.resolver import KEPT, Counts, Lookups, Resolver
-from pyinterceptor.dns.server import serve_udp
+from pyinterceptor.dns.resolver import Lookups, QueryCounters, Resolver
 from pyinterceptor.dns.servers import Servers
-from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, open_upstream
+from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, Ways
 from pyinterceptor.policy.addresses import unpacked
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile, decide_name
 from tests.socket.clock import with_jumping_clock
 from tests.socket.nameserver import Answer, Nameserver, open_nameserver, response, silent, zone
+from tests.socket.stepped import open_stepped
 
+KEPT = float(lib.NAME_KEPT)
 LO = 41  # number of the container that sends the datagrams
 LOOPBACK = socket.if_nametoindex("lo")
 OTHER = LO + 1000
@@ -59,19 +59,26 @@ class Published:
     def name_failed(self, container, name):
         self.names.append((name, "failed"))
 
+    def ways(self, table: bytes) -> Ways:
+        """Returns the functions for C."""
 
-@dataclass
-class Asking:
-    """A running container, as DNS sees it."""
+        @ffi.callback("int(struct relay *, uint32_t, char *, uint8_t *, uint8_t *, uint32_t, double)")
+        def publish(relay, container, name, synthetic, addresses, count, seconds):
+            self.publish_addresses(container, ffi.string(name).decode(), ffi.buffer(addresses, 16 * count)[:], seconds)
+            return 0
 
-    lookups: Lookups
+        @ffi.callback("int(struct relay *, uint32_t, char *)")
+        def decide(relay, container, name):
+            return decide_name(table, ffi.string(name).decode())
+
+        return Ways(ffi.NULL, publish, decide)
 
 
 class Bench:
     """A resolver with its containers. Its upstream is a nameserver on loopback."""
 
     def __init__(
-        self, resolver: Resolver, containers: dict[int, Asking], nameserver: Nameserver, relay: Published, port: int
+        self, resolver: Resolver, containers: dict[int, Lookups], nameserver: Nameserver, relay: Published, port: int
     ) -> None:
         self.resolver = resolver
         self.containers = containers
@@ -95,10 +102,10 @@ class Bench:
     async def ask_over_tcp(self, name: str, container: int) -> dns.message.Message:
         """Returns the resolver's answer, after it has waited for a place."""
         wire = dns.message.make_query(name, "A").to_wire()
-        return dns.message.from_wire(await self.resolver.answer(self.containers[container].lookups, wire))
+        return dns.message.from_wire(await self.resolver.answer(self.containers[container], wire))
 
-    def count(self, container: int) -> Counts:
-        return self.containers[container].lookups.counts
+    def count(self, container: int) -> QueryCounters:
+        return self.resolver.count(self.containers[container])
 
 
 def addresses(answer: dns.message.Message) -> list[str]:
@@ -107,44 +114,52 @@ def addresses(answer: dns.message.Message) -> list[str]:
 
 
 class Observed:
-    """Stands for the maker of records, and makes none."""
+    """Stands for the maker of records: keeps the reported queries."""
 
-    def answered(self, query, verdict, answer, asked): ...
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
 
-    def over_budget(self, query): ...
+    def answered(self, query, verdict, code, asked):
+        assert trio.current_time() - 10 < asked <= trio.current_time()
+        self.seen.append((query.host, dns.rcode.to_text(dns.rcode.Rcode(code))))
+
+    def over_budget(self, query):
+        self.seen.append((query.host, "over budget"))
 
     def failed(self, query, error):
         raise error
 
 
 @asynccontextmanager
-async def bench(answer: Answer, *, v6: bool = True) -> AsyncIterator[Bench]:
+async def bench(answer: Answer, *, v6: bool = True, queue: int = 4 << 20) -> AsyncIterator[Bench]:
     """Opens a bench on which my.kv has a handler. Other names are asked from a nameserver with this answer."""
     table = compile(Rules({"my.kv": 0}, None, True), 1)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ours:
         ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         ours.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         ours.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
-        ours.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
+        ours.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, queue)
         ours.bind(("::", 0))
+        relay = Published()
+        ways = relay.ways(table)
         async with (
             open_nameserver(answer) as nameserver,
-            open_upstream(Servers([nameserver.server])) as upstream,
-            trio.open_nursery() as nursery,
+            open_stepped(Servers([nameserver.server]), ways) as upstream,
         ):
-            relay = Published()
             resolver = Resolver(upstream=upstream, relay=relay, v6=v6)
 
             def verdict(host: str) -> int:
                 return decide_name(table, host)
 
             containers = {
-                number: Asking(Lookups(number, verdict, BUDGET, Names(SYNTHETIC), Observed()))
-                for number in (LO, OTHER)
+                number: Lookups(number, verdict, BUDGET, Names(SYNTHETIC), Observed()) for number in (LO, OTHER)
             }
-            nursery.start_soon(serve_udp, ours, {LOOPBACK: containers[LO]}.get, resolver)
+            resolver.add(containers[LO], LOOPBACK)
+            resolver.add(containers[OTHER], LOOPBACK + 1000)
+            upstream.listen(ours)
             yield Bench(resolver, containers, nameserver, relay, ours.getsockname()[1])
-            nursery.cancel_scope.cancel()
+            for lookups in containers.values():
+                resolver.remove(lookups)
 
 
 @pytest.mark.parametrize("at", ["127.0.0.1", "127.9.8.7", "::1"])
@@ -281,7 +296,7 @@ async def test_an_answer_too_long_for_a_datagram_has_what_fits_and_comes_whole_o
         assert answer.flags & dns.flags.TC
         assert 0 < len(addresses(answer)) < 150
         asked = dns.message.make_query("many.test", "A").to_wire()
-        told = await here.resolver.answer(here.containers[LO].lookups, asked)
+        told = await here.resolver.answer(here.containers[LO], asked)
         assert len(addresses(dns.message.from_wire(told))) == 150
         assert here.nameserver.asked.count("many.test. A udp") == 1
 
@@ -320,7 +335,7 @@ async def test_above_the_limit_udp_is_truncated_tcp_waits_and_another_container_
             assert told[0][2] - began < 2 * TRY + 2
             assert told[1][2] - began > 2 * TRY + 2  # it waited for a place
             assert (here.count(LO).over_budget, here.count(OTHER).over_budget) == (51, 0)
-        assert here.containers[LO].lookups.waiting == 0
+        assert here.count(LO).waiting == 0
 
 
 @with_jumping_clock
@@ -393,18 +408,18 @@ async def test_a_query_that_is_cancelled_leaves_its_place():
             await trio.testing.wait_all_tasks_blocked()
             leaving.cancel_scope.cancel()
         await here.ask_over_tcp("www.test", OTHER)
-        assert here.containers[LO].lookups.waiting == 0
+        assert here.count(LO).waiting == 0
         assert here.count(OTHER).unanswered == 1
 
 
 @with_jumping_clock
 async def test_a_flow_that_waits_for_a_name_gets_its_addresses_or_a_failure():
     async with bench(zone(*WWW)) as here:
-        await here.resolver.refresh(LO, "www.test")
-        await here.resolver.refresh(LO, "gone.test")
+        await here.resolver.refresh(here.containers[LO], "www.test")
+        await here.resolver.refresh(here.containers[LO], "gone.test")
         assert here.published == [("www.test", ["2001:db8::7", "203.0.113.7"], 30), ("gone.test", "failed")]
     async with bench(silent, v6=False) as here:
-        await here.resolver.refresh(LO, "www.test")
+        await here.resolver.refresh(here.containers[LO], "www.test")
         assert here.published == [("www.test", "failed")]
 
 
@@ -412,7 +427,7 @@ async def test_a_flow_that_waits_for_a_name_gets_its_addresses_or_a_failure():
 async def test_the_networks_nat64_prefix_is_learnt_and_local_addresses_behind_it_are_local():
     behind = ipaddress.IPv6Address("2a40:64::10.0.0.1").packed
     records = [("ipv4only.arpa", "AAAA", "2a40:64::192.0.0.170"), ("ipv4only.arpa", "AAAA", "2a40:64::192.0.0.171")]
-    async with open_nameserver(zone(*records)) as nameserver, open_upstream(Servers([nameserver.server])) as upstream:
+    async with open_nameserver(zone(*records)) as nameserver, open_stepped(Servers([nameserver.server])) as upstream:
         assert not lib.guard_is_local(behind)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(learn_prefixes, upstream)
@@ -422,3 +437,80 @@ async def test_the_networks_nat64_prefix_is_learnt_and_local_addresses_behind_it
             await trio.sleep(AGAIN)
             assert len(nameserver.asked) == 2
             nursery.cancel_scope.cancel()
+
+
+@with_jumping_clock
+async def test_queries_that_c_answers_are_observed_while_somebody_wants_them():
+    async with bench(zone(*WWW)) as here:
+        seen = here.containers[LO].observer.seen
+        await here.ask("www.test")
+        assert seen == []
+        here.resolver.observe(True)
+        await here.ask("WWW.test")  # from the cache
+        await here.ask("gone.test", "TXT")
+        await here.ask("my.kv")
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen == [("www.test", "NOERROR"), ("gone.test", "NXDOMAIN"), ("my.kv", "NOERROR")]
+
+
+@with_jumping_clock
+async def test_a_query_above_the_budget_is_observed():
+    async with bench(silent) as here:
+        here.resolver.observe(True)
+        with here.client() as client:
+            await client.connect(("127.0.0.1", here._port))
+            for number in range(BUDGET.queries + 1):
+                await client.send(dns.message.make_query(f"n{number}.test", "A", id=number).to_wire())
+            assert dns.message.from_wire(await client.recv(65535)).flags & dns.flags.TC
+        await trio.testing.wait_all_tasks_blocked()
+        last = f"n{BUDGET.queries}.test"
+        assert here.containers[LO].observer.seen == [(last, "over budget"), (last, "NOERROR")]
+
+
+@with_jumping_clock
+async def test_a_container_that_was_removed_gets_no_answer_and_its_questions_end():
+    async with bench(silent) as here:
+        with here.client() as client:
+            await client.connect(("127.0.0.1", here._port))
+            await client.send(dns.message.make_query("www.test", "A").to_wire())
+            while not here.nameserver.asked:
+                await trio.lowlevel.checkpoint()
+            lookups = here.containers[LO]
+            here.resolver.remove(lookups)
+            await client.send(dns.message.make_query("my.kv", "A").to_wire())
+            with trio.move_on_after(3 * TRY) as waited:
+                await client.recv(65535)
+            assert waited.cancelled_caught
+            here.resolver.add(lookups, LOOPBACK)
+            assert addresses(await here.ask("my.kv")) == ["198.18.1.0"]  # control
+
+
+@with_jumping_clock
+async def test_queries_that_the_full_queue_of_the_socket_has_lost_are_counted_and_logged_once(caplog):
+    async with bench(zone(*WWW), queue=20_000) as here:
+        assert addresses(await here.ask("my.kv")) == ["198.18.1.0"]
+        assert here.resolver.count_all().lost == 0
+        for _ in range(2):
+            with here.client() as client:
+                await client.connect(("127.0.0.1", here._port))
+                for number in range(500):
+                    client._sock.send(dns.message.make_query("my.kv", "A", id=number).to_wire())
+            await trio.testing.wait_all_tasks_blocked()  # until the queue is empty
+            assert addresses(await here.ask("my.kv")) == ["198.18.1.0"]
+        counters = here.resolver.count_all()
+        assert counters.queries + counters.lost == 1003
+        assert counters.lost > 100
+    [line] = [record.message for record in caplog.records if "lost" in record.message]
+    assert int(line.split()[0]) > 50
+
+
+@with_jumping_clock
+async def test_a_small_cache_drops_the_answers_that_were_used_least_recently():
+    async with open_nameserver(zone(*WWW)) as nameserver:
+        async with open_stepped(Servers([nameserver.server]), cache_size=4000) as upstream:
+            for name in ("a", "b", "a", "c", "d", "e", "f"):
+                await upstream.resolve(f"{name}.test")
+                await upstream.resolve("www.test")
+            assert nameserver.asked.count("www.test. A udp") == 1
+            await upstream.resolve("a.test")
+        assert nameserver.asked.count("a.test. A udp") > 1

@@ -17,14 +17,13 @@ from dns.rdatatype import AAAA, A
 from pyinterceptor._relay import lib
 
 from pyinterceptor.dns import servers as module
-from pyinterceptor.dns import upstream as upstream_module
-from pyinterceptor.dns.answers import Answer
 from pyinterceptor.dns.query import question_of
 from pyinterceptor.dns.servers import Servers
-from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, NoAnswer, addresses, open_upstream
+from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, Answer, NoAnswer, addresses, open_upstream
 from pyinterceptor.errors import PolicyError
 from tests.socket.clock import with_jumping_clock
 from tests.socket.nameserver import open_nameserver, response, sent, silent, zone
+from tests.socket.stepped import open_stepped
 
 NAME = b"\3www\7example\4test\0"
 QUESTION = question_of(NAME, A)
@@ -32,7 +31,7 @@ BOTH = (("www.example.test", "A", "203.0.113.7"), ("www.example.test", "AAAA", "
 
 
 def upstream_of(*servers: str):
-    return open_upstream(Servers(servers))
+    return open_stepped(Servers(servers))
 
 
 async def query(*servers: str) -> Answer:
@@ -277,7 +276,7 @@ async def test_resolv_conf_is_followed_as_it_changes(tmp_path, monkeypatch):
     async with (
         open_nameserver(zone(*BOTH)) as first,
         open_nameserver(zone()) as second,
-        open_upstream(Servers()) as upstream,
+        open_stepped(Servers()) as upstream,
     ):
         conf.write_text(f"# nameserver 192.0.2.1\nsearch test\nnameserver nonsense\nnameserver {first.server}\n")
         assert (await upstream.query(QUESTION)).code == dns.rcode.NOERROR
@@ -374,15 +373,17 @@ async def test_where_tcp_is_blocked_the_answer_that_was_cut_is_passed_on():
 
 
 @with_jumping_clock
-async def test_queries_come_from_many_ports_and_old_ones_are_closed(monkeypatch):
-    monkeypatch.setattr(upstream_module, "QUERIES", 4)
+async def test_queries_come_from_many_ports_and_old_ones_are_closed():
     before = len(list(Path("/proc/self/fd").iterdir()))
     seen = set()
 
     async def ask(upstream, number):
         await upstream.query(question_of(b"\5n%04d\0" % number, A))
 
-    async with open_nameserver(zone()) as server, upstream_of(server.server) as upstream:
+    async with (
+        open_nameserver(zone()) as server,
+        open_stepped(Servers([server.server]), port_queries=4) as upstream,
+    ):
         for first in range(0, 400, 40):
             async with trio.open_nursery() as nursery:
                 for number in range(first, first + 40):
@@ -390,5 +391,23 @@ async def test_queries_come_from_many_ports_and_old_ones_are_closed(monkeypatch)
                 await trio.testing.wait_all_tasks_blocked()
                 seen.update(ports())
         assert len(seen) > 40
-        assert len(list(Path("/proc/self/fd").iterdir())) <= before + upstream_module.PORTS + 5
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + lib.NAMESERVER_PORTS + 8
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_the_thread_asks_and_repeats_by_itself():
+    async def main() -> None:
+        servers = []
+
+        def answer(query, udp):
+            servers.append(query.question[0].name.to_text())
+            return None if servers.count("www.example.test.") == 1 else zone(*BOTH)(query, udp)
+
+        with trio.fail_after(60):
+            async with open_nameserver(answer) as server, open_upstream(Servers([server.server])) as upstream:
+                assert told(await upstream.query(QUESTION)) == ["203.0.113.7"]
+                found = await upstream.resolve("www.example.test")
+        assert found.both() == ["2001:db8::7", "203.0.113.7"]
+        assert servers == ["www.example.test."] * 3
+
+    trio.run(main)

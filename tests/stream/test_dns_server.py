@@ -1,8 +1,9 @@
-"""DNS over TCP, and the resolver's own answers: memory streams, and a clock that jumps."""
+"""DNS over TCP, and the answers that Python gives: memory streams, and a clock that jumps."""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
@@ -14,17 +15,21 @@ import dns.rcode
 import pytest
 import trio
 import trio.testing
+from pyinterceptor._relay import ffi, lib
 
 from pyinterceptor.dns.names import NAMES_MAX, REUSE_AFTER, SYNTHETIC, Names
-from pyinterceptor.dns.query import QUERY_MAX
-from pyinterceptor.dns.resolver import Counts, Lookups, Resolver, Waiting
+from pyinterceptor.dns.query import QUERY_MAX, read
+from pyinterceptor.dns.resolver import Lookups, QueryCounters, Resolver
 from pyinterceptor.dns.server import IDLE, serve_tcp
+from pyinterceptor.dns.servers import Servers
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile, decide_name
+from tests.socket.stepped import open_stepped
 
 CONTAINER, OTHER = 7, 8  # numbers
 BUDGET = Budget()
+MY_KV = dns.message.make_query("my.kv", "A").to_wire()
 
 
 class Published:
@@ -54,8 +59,8 @@ class Observed:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
 
-    def answered(self, query, verdict, answer, asked):
-        self.seen.append((query.host, dns.rcode.to_text(dns.rcode.Rcode(answer[3] & 0xF))))
+    def answered(self, query, verdict, code, asked):
+        self.seen.append((query.host, dns.rcode.to_text(dns.rcode.Rcode(code))))
 
     def over_budget(self, query):
         self.seen.append((query.host, "over budget"))
@@ -64,20 +69,12 @@ class Observed:
         raise error
 
 
-class Silent:
-    """Stands for upstream servers that never answer."""
+class Alone:
+    """Stands for the way upstream of a resolver whose queries never go there."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[bytes, Any]] = []
-
-    def cached(self, question):
-        return None
-
-    def is_lacking(self, question):
-        return False
-
-    def ask(self, question, then):
-        self.asked.append((question, then))
+        self.handle = ffi.gc(lib.resolver_open(ffi.new("struct resolver_options *")), lib.resolver_close)
+        self.clock = trio.current_time
 
 
 class Resolving:
@@ -89,22 +86,30 @@ class Resolving:
         self.lookups = {
             number: Lookups(number, decide, BUDGET, Names(SYNTHETIC), self.observed) for number in (CONTAINER, OTHER)
         }
+        for number, lookups in self.lookups.items():
+            resolver.add(lookups, number)
 
-    def answer_nowait(self, container: int, wire: bytes, *, udp: bool) -> Any:
-        return self.resolver.answer_nowait(self.lookups[container], wire, udp=udp)
+    def known(self, container: int, wire: bytes) -> bytes | None:
+        """Returns the answer that needs no upstream."""
+        return self.resolver.known(self.lookups[container], read(wire), 0.0)
 
-    def count(self, container: int) -> Counts:
-        return self.lookups[container].counts
+    def count(self, container: int) -> QueryCounters:
+        return self.resolver.count(self.lookups[container])
 
 
-def resolver_of(hosts=("my.kv",), *, catch_all=False, internet=False, v6=True, relay=None) -> Resolving:
+def decided(hosts=("my.kv",), *, catch_all=False, internet=False) -> Callable[[str], int]:
     rules = Rules({host: rule for rule, host in enumerate(hosts)}, 99 if catch_all else None, internet)
     table = compile(rules, 1)
 
     def verdict(host: str) -> int:
         return decide_name(table, host)
 
-    return Resolving(Resolver(upstream=Silent(), relay=relay or Published(), v6=v6), verdict)
+    return verdict
+
+
+def resolver_of(hosts=("my.kv",), *, catch_all=False, internet=False, v6=True, relay=None) -> Resolving:
+    resolver = Resolver(upstream=Alone(), relay=relay or Published(), v6=v6)
+    return Resolving(resolver, decided(hosts, catch_all=catch_all, internet=internet))
 
 
 def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -118,12 +123,10 @@ def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return run
 
 
-def ask(
-    resolver: Resolving, name: str, kind: str = "A", container: int = CONTAINER, udp: bool = True
-) -> dns.message.Message:
-    """Returns the answer that the resolver gives without waiting."""
+def ask(resolver: Resolving, name: str, kind: str = "A", container: int = CONTAINER) -> dns.message.Message:
+    """Returns the answer that needs no upstream."""
     query = dns.message.make_query(name, kind)
-    answer = resolver.answer_nowait(container, query.to_wire(), udp=udp)
+    answer = resolver.known(container, query.to_wire())
     assert isinstance(answer, bytes)
     response = dns.message.from_wire(answer)
     assert query.is_response(response)
@@ -230,10 +233,9 @@ async def test_a_container_that_asks_for_100_000_names_gets_its_share_and_others
     resolver = resolver_of((), catch_all=True)
     one = dns.message.make_query("n000000.example", "A").to_wire()
     wires = (one.replace(b"n000000", b"n%06d" % number) for number in range(100_000))
-    codes = [resolver.answer_nowait(CONTAINER, wire, udp=True)[3] & 0xF for wire in wires]
+    codes = [resolver.known(CONTAINER, wire)[3] & 0xF for wire in wires]
     assert codes == [dns.rcode.NOERROR] * NAMES_MAX + [dns.rcode.SERVFAIL] * (100_000 - NAMES_MAX)
-    counts = resolver.count(CONTAINER)
-    assert (counts.queries, counts.names_full) == (100_000, 100_000 - NAMES_MAX)
+    assert resolver.count(CONTAINER).names_full == 100_000 - NAMES_MAX
     assert told(ask(resolver, "n000007.example")) == ["198.18.1.7"]
     assert told(ask(resolver, "another.example", container=OTHER)) == ["198.18.1.0"]
     assert resolver.count(OTHER).names_full == 0
@@ -245,7 +247,7 @@ async def test_an_address_with_open_flows_is_kept_beyond_its_time():
     resolver = resolver_of((), catch_all=True, relay=relay)
     one = dns.message.make_query("n000000.example", "A").to_wire()
     for number in range(NAMES_MAX):
-        resolver.answer_nowait(CONTAINER, one.replace(b"n000000", b"n%06d" % number), udp=True)
+        resolver.known(CONTAINER, one.replace(b"n000000", b"n%06d" % number))
     relay.held.add(ipaddress.ip_address("198.18.1.0"))
     await trio.sleep(REUSE_AFTER + 1)
     assert told(ask(resolver, "new.example")) == ["198.18.1.1"]
@@ -258,9 +260,9 @@ async def test_noise_is_answered_with_its_error_or_not_at_all():
     resolver = resolver_of()
     header = b"\x12\x34\x01\x00\x00\x01" + bytes(6)
     for wire in (b"", b"\0" * 11, header[:2] + b"\x80" + header[3:]):
-        assert resolver.answer_nowait(CONTAINER, wire, udp=True) is None
+        assert await resolver.resolver.answer(resolver.lookups[CONTAINER], wire) is None
     for wire, code in ((header, 1), (header + b"\xff" * 100, 1), (header[:2] + b"\x28" + header[3:], 4)):
-        answer = dns.message.from_wire(resolver.answer_nowait(CONTAINER, wire, udp=True))
+        answer = dns.message.from_wire(resolver.known(CONTAINER, wire))
         assert (answer.id, answer.rcode()) == (0x1234, code)
 
 
@@ -305,17 +307,6 @@ async def test_each_question_is_observed_once_with_its_answer():
     for name in ("my.kv", "other.example", "localhost"):
         ask(resolving, name)
     assert resolving.observed.seen == [("my.kv", "NOERROR"), ("other.example", "NXDOMAIN"), ("localhost", "NOERROR")]
-
-
-@in_trio
-async def test_a_question_above_the_budget_is_observed():
-    resolving = resolver_of(internet=True)
-    wire = dns.message.make_query("www.example", "A").to_wire()
-    for _ in range(BUDGET.queries):
-        assert isinstance(resolving.answer_nowait(CONTAINER, wire, udp=True), Waiting)
-    response = ask(resolving, "www.example")
-    assert (told(response), bool(response.flags & dns.flags.TC)) == ([], True)
-    assert resolving.observed.seen == [("www.example", "over budget"), ("www.example", "NOERROR")]
 
 
 @in_trio
@@ -431,23 +422,25 @@ async def test_a_containers_idle_connections_take_no_place():
 
 @in_trio
 async def test_more_queries_over_tcp_than_there_are_places_wait_for_their_turn():
-    resolving, clients = resolver_of(internet=True), []
-    count = BUDGET.query_streams + 20
-    async with trio.open_nursery() as nursery:
-        for number in range(count):
-            theirs, ours = trio.testing.memory_stream_pair()
-            nursery.start_soon(serve, ours, resolving)
-            clients.append(Client(theirs))
-            await clients[-1].send(f"n{number}.example")
-            await trio.testing.wait_all_tasks_blocked()
-        upstream = resolving.resolver._upstream
-        assert len({question for question, _ in upstream.asked}) == 2 * BUDGET.query_streams
-        other = dns.message.make_query("my.kv", "A").to_wire()
-        assert resolving.answer_nowait(OTHER, other, udp=False) is not None
-        for _, then in upstream.asked:
-            then(None)
-            await trio.testing.wait_all_tasks_blocked()
-        for client in clients:
-            assert told(await client.read()) == ["SERVFAIL"]
-            await client.stream.aclose()
-    assert resolving.count(CONTAINER).over_budget == 20
+    count, clients = BUDGET.query_streams + 20, []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with open_stepped(Servers([server])) as upstream, trio.open_nursery() as nursery:
+            resolving = Resolving(Resolver(upstream=upstream, relay=Published(), v6=True), decided(internet=True))
+            for number in range(count):
+                theirs, ours = trio.testing.memory_stream_pair()
+                nursery.start_soon(serve, ours, resolving)
+                clients.append(Client(theirs))
+                await clients[-1].send(f"n{number}.example")
+            began = trio.current_time()
+            while resolving.count(CONTAINER).over_budget < 20:
+                await trio.lowlevel.checkpoint()
+            assert resolving.count(CONTAINER).waiting == BUDGET.query_streams
+            assert await resolving.resolver.answer(resolving.lookups[OTHER], MY_KV) is not None
+            assert trio.current_time() == began
+            for client in clients:
+                assert told(await client.read()) == ["SERVFAIL"]
+                await client.stream.aclose()
+            assert resolving.count(CONTAINER).over_budget == 20
+            assert resolving.count(CONTAINER).unanswered == count

@@ -11,7 +11,8 @@ CEXT = ROOT / "cext"
 # Pure files: bytes, numbers and time in, a result out.
 PURE = [
     *("abi", "protocol", "addresses", "hosts", "layout", "rows", "policy", "guard"),
-    *("reading", "slice", "frame", "chunks", "response", "content", "sniff", "names", "message", "timers", "places"),
+    *("reading", "slice", "frame", "chunks", "response", "content", "sniff", "names", "message"),
+    *("cache", "nameservers", "timers", "places"),
     *("ports", "subject", "follow", "standing"),
 ]
 # Declarations that the phases share with the files that implement them.
@@ -21,7 +22,8 @@ ORDER = [
     *PURE,
     "range",
     *DECLARED,
-    *("datagrams", "exchange", "alert"),
+    *("datagrams", "askers", "upstream", "resolver"),
+    *("exchange", "alert"),
     *("judge", "route", "events", "dial", "container", "connect", "move", "pump"),
     *("flow", "peek", "steps", "opening", "reaching", "passing", "thread", "accept", "state"),
 ]

@@ -23,7 +23,7 @@ from pyinterceptor._relay import ffi, lib
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.capture.gateway import debian, foreign, program, veth
 from pyinterceptor.capture.gateway.files import kernel_directory
-from pyinterceptor.capture.gateway.filter import Filter
+from pyinterceptor.capture.gateway.filter import DNS_RATE, Filter
 from pyinterceptor.capture.gateway.namespace import inside, make_namespace, mount
 from pyinterceptor.capture.gateway.netlink import links_gone, new_batch, open_netlink, open_notices, send
 from pyinterceptor.capture.gateway.pins import Map, links_of, possible_cpus
@@ -204,11 +204,6 @@ class Gateway:
         for address in addresses - served:
             self._maps["served6"].update(key + address, struct.pack("=I", 1))
 
-    def container_on(self, interface: int) -> int | None:
-        """Returns the number of the container at this interface; None if it has no container."""
-        attachment = self._attached.get(interface)
-        return None if attachment is None else attachment.container
-
     def counters(self) -> dict[str, int]:
         """Returns the counters of the program (new connections and datagrams) and of the rules (dropped packets)."""
         counts = self._filter.counters()
@@ -246,7 +241,7 @@ class Gateway:
 class Parts:
     """The objects that are created inside the namespace and used from outside."""
 
-    def __init__(self, stack: ExitStack, namespace: int, rules: Path) -> None:
+    def __init__(self, stack: ExitStack, namespace: int, rules: Path, dns_rate: int) -> None:
         self.own = {_identity("/proc/1/ns/net"): "the host's", _identity("/proc/self/ns/net"): "the host's"}
         self.own[foreign.identity(namespace)] = "the gateway's"
         for name, value in SYSCTLS.items():
@@ -254,7 +249,7 @@ class Parts:
         self.netlink = stack.enter_context(open_netlink())
         self.links = stack.enter_context(open_notices(LINK_NOTICES))
         _make_all_local(self.netlink)
-        self.filter = Filter(rules)
+        self.filter = Filter(rules, dns_rate)
         stack.callback(self.filter.close)
         self.listener = stack.enter_context(open_listener())
         self.dns = stack.enter_context(open_dns())
@@ -267,10 +262,12 @@ async def open_gateway(
     v6: bool,
     container_v4: str = "100.96.0.0/16",
     container_v6: str = "fd70:7969:6e74::/64",
+    dns_rate: int = DNS_RATE,
 ) -> AsyncIterator[Gateway]:
     """Opens the gateway of the instance with this name, and removes it when the block ends.
 
-    First removes leftovers of a dead instance with the same name. `v6`: whether the host has an IPv6 route.
+    First removes leftovers of a dead instance with the same name. `v6`: whether the host has an IPv6 route. `dns_rate`:
+    DNS datagrams per second of one container, above which the kernel drops and counts them, after a burst of a fifth.
 
     Raises CaptureError, whose message has the step and the remedy.
     """
@@ -278,14 +275,19 @@ async def open_gateway(
     networks = IPv4Network(container_v4), IPv6Network(container_v6)
     with ExitStack() as stack:
         try:
-            yield await trio.to_thread.run_sync(_open, stack, state, v6, *networks)
+            yield await trio.to_thread.run_sync(_open, stack, state, v6, dns_rate, *networks)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(stack.close)
 
 
 def _open(
-    stack: ExitStack, state: InstancePaths, v6: bool, container_v4: IPv4Network, container_v6: IPv6Network
+    stack: ExitStack,
+    state: InstancePaths,
+    v6: bool,
+    dns_rate: int,
+    container_v4: IPv4Network,
+    container_v6: IPv6Network,
 ) -> Gateway:
     try:
         stack.callback(release, state, hold(state))
@@ -293,7 +295,8 @@ def _open(
         stack.callback(clear, state)
         namespace = make_namespace(state.namespace)
         stack.callback(os.close, namespace)
-        parts = inside(namespace, lambda: Parts(stack, namespace, kernel_directory() / "gateway.nft.json"))
+        rules = kernel_directory() / "gateway.nft.json"
+        parts = inside(namespace, lambda: Parts(stack, namespace, rules, dns_rate))
         state.pins.mkdir(mode=0o700)
         mount("bpf", state.pins, "bpf")
         _load_program(namespace, state.pins)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pyinterceptor._relay import lib
 
 BACKLOG = 4096
-DNS_QUEUE = 4 << 20  # bytes, which the kernel doubles; a datagram of 1 500 bytes occupies 2 304 of them
+DNS_QUEUE = 16 << 20  # bytes, which the kernel doubles: 14 000 datagrams of 1 500 bytes, each of which occupies 2 304
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h; exceeds net.core.rmem_max, which is a setting of the host
 # linux/in.h and linux/in6.h; Python's socket module has only some of these
 IP_PKTINFO = 8
