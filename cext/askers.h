@@ -11,7 +11,7 @@
 #define ASKER_BUCKETS 1024
 #define WITH_PYTHON_MAX 16    /* queries of one container that Python has; its others wait in its queue */
 
-struct waiting;               /* a query that waits for a place, or for upstream: resolver.c */
+struct waiting;               /* a query that waits for a place, or for upstream: waiting.c */
 
 struct queued {
 	struct queued *next;

@@ -22,7 +22,7 @@ ORDER = [
     *PURE,
     "range",
     *DECLARED,
-    *("datagrams", "askers", "upstream", "resolver"),
+    *("datagrams", "askers", "upstream", "resolver", "resolving", "answers", "waiting"),
     *("exchange", "alert"),
     *("judge", "route", "events", "dial", "container", "connect", "move", "pump"),
     *("flow", "peek", "steps", "opening", "reaching", "passing", "thread", "accept", "state"),
@@ -30,8 +30,9 @@ ORDER = [
 # struct relay is read by all files that implement relay.h.
 READS_STATE = {"accept", "container", "events", "records", "relay", "thread"}
 # Sources that call to their right: a flow's loop peeks and calls the steps, a thread's loop accepts, records wake their
-# reader, relay.c opens and closes everything.
+# reader, relay.c and resolver.c open and close everything.
 UPWARDS = {
+    ("resolver.c", "resolving"),
     *(("flow.c", "peek"), ("flow.c", "steps"), ("thread.c", "accept")),
     *(("records.c", "events"), ("relay.c", "events")),
 }
