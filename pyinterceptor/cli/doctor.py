@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pyinterceptor.capture.probe import Check, probe
 from pyinterceptor.runtime.cgroups import CONTROLLERS, REMEDY, find_places
-from pyinterceptor.runtime.slots import has_uid_ranges
+from pyinterceptor.runtime.uids import has_uid_ranges
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -28,8 +28,8 @@ def limits() -> Iterator[Check]:
 
 
 def uids() -> Iterator[Check]:
-    """Checks whether root of a container with an image can be a uid of its own outside."""
+    """Checks whether root of a container can be a uid of its own outside."""
     if os.geteuid() == 0:
         remedy = "use a kernel with CONFIG_USER_NS, set user.max_user_namespaces above 0, and run in no user namespace"
-        remedy = f"for container classes with an image: {remedy}"
+        remedy = f"for containers that run as root: {remedy}"
         yield Check("a range of uids", has_uid_ranges(), remedy, optional=True)

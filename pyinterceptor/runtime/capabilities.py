@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from pathlib import Path
 
 from pyinterceptor.errors import RuntimeFailure
@@ -19,6 +20,8 @@ SYS_ADMIN = 21
 VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, capset(2)
 PR_CAPBSET_DROP = 24
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Header(ctypes.Structure):
@@ -36,14 +39,19 @@ def hand_down(*inherited: int) -> None:
 
     Raises RuntimeFailure if the kernel refuses.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     header, sets = _Header(VERSION_3, 0), (_Sets * 2)()
-    _check(libc.capget(ctypes.byref(header), sets))
+    _check(_libc.capget(ctypes.byref(header), sets))
     sets[0].inheritable, sets[1].inheritable = sum(1 << capability for capability in inherited), 0
-    _check(libc.capset(ctypes.byref(header), sets))
-    _check(libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
-    for capability in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1):
-        _check(libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
+    _check(_libc.capset(ctypes.byref(header), sets))
+    _check(_libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    for capability in range(_last() + 1):
+        _check(_libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
+
+
+@cache
+def _last() -> int:
+    """Returns the number of the kernel's last capability."""
+    return int(Path("/proc/sys/kernel/cap_last_cap").read_text())
 
 
 def _check(result: int) -> None:

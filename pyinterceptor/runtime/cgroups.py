@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -24,6 +23,7 @@ import trio
 
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.policy.limits import PIDS, Limits
+from pyinterceptor.runtime.mounts import read_mounts
 
 log = logging.getLogger("pyinterceptor")
 
@@ -59,16 +59,13 @@ def own_cgroups(mountinfo: str, cgroup: str) -> list[Own]:
         _, names, path = line.split(":", 2)
         paths[frozenset(filter(None, names.split(",")))] = path
     found: dict[frozenset[str], Own] = {}
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        root, mount = (_unescaped(field) for field in fields.split()[3:5])
-        kind, _, options = rest.split(" ", 2)
+    for mount in read_mounts(mountinfo):
         for controllers, path in paths.items():
-            is_v2 = kind == "cgroup2" and not controllers
-            is_v1 = kind == "cgroup" and bool(controllers) and controllers <= set(options.split(","))
-            if (is_v1 or is_v2) and Path(path).is_relative_to(root) and ".." not in Path(path).parts:
-                directory = Path(mount) / Path(path).relative_to(root)
-                found[controllers] = Own(controllers, directory, Path(mount))
+            is_v2 = mount.kind == "cgroup2" and not controllers
+            is_v1 = mount.kind == "cgroup" and bool(controllers) and controllers <= set(mount.options)
+            if (is_v1 or is_v2) and Path(path).is_relative_to(mount.root) and ".." not in Path(path).parts:
+                directory = mount.place / Path(path).relative_to(mount.root)
+                found[controllers] = Own(controllers, directory, mount.place)
     return list(found.values())
 
 
@@ -252,7 +249,3 @@ def _half_of_memory() -> int:
 def _warn(text: str) -> None:
     """Logs a warning, once for each text."""
     log.warning("%s", text)
-
-
-def _unescaped(field: str) -> str:
-    return re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field)

@@ -37,6 +37,10 @@ class Files:
         workdir = () if self.workdir is None or self.workdir == Path("/") else (self.workdir,)
         return (*self.writable, *workdir)
 
+    def hosts_writable(self) -> tuple[Path, ...]:
+        """Returns the paths of the host of which the container may change files, a kept home included."""
+        return (*self.all_writable(), *(() if self.home is None else (self.home,)))
+
     def occupied(self) -> dict[Path, str]:
         """Returns the paths that one container can have at a time, each with its use."""
         uses = dict.fromkeys(self.writable, "writable path")

@@ -8,7 +8,6 @@ pins alive that are mounted below it.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import HOSTS, RESOLV_CONF, RUN, STATE
 from pyinterceptor.runtime.files import FRESH, SYSTEM, WORKDIR, Files, guarded_in, installations
+from pyinterceptor.runtime.mounts import mounted
+from pyinterceptor.runtime.walk import make_file, walk
 
 VAR = ("/var/lib/dpkg", "/var/cache/fontconfig")  # the parts of /var that describe installed programs
 UNUSABLE = ("/dev", "/proc", "/sys", RUN, STATE)  # refused as working directories, as is /run itself
@@ -53,18 +54,40 @@ class View:
         self.fresh: list[Path] = []
         self._show()
         self._make_writable()
-        for place, words in [*_hidden_kernels(self._shown()), *_fresh(tmp), *_proc()]:
+        for place, words in [*_hidden_kernels(self.shown()), *_fresh(tmp), *_proc()]:
             if place != "/tmp" or place not in self._mounts:  # the working directory may be /tmp
                 self._mounts[place] = words
         self._mounts |= dict(_secrets())
         self._hide_state()
         self._write_names(resolv_conf_fd, hosts_fd)
 
+    def complete_home(self) -> None:
+        """Makes the mount points that a kept home lacks: bwrap can't, where the owners of its files are translated.
+
+        Raises RuntimeFailure if an earlier container has put a link in their place.
+        """
+        kept = self._files.home
+        if kept is None:
+            return
+        for place in map(Path, self._mounts):
+            if place == self._home or not place.is_relative_to(self._home):
+                continue
+            inside = place.relative_to(self._home)
+            try:
+                if place.is_dir():
+                    with walk(kept, inside, make=True):
+                        pass
+                else:
+                    make_file(kept, inside)
+            except OSError as error:
+                reason = f"{error.filename} must be no link, and no file where a directory is needed"
+                raise RuntimeFailure(f"use the kept home {kept}: {reason} ({error.strerror})") from error
+
     def arguments(self) -> list[str]:
         """Returns bwrap's arguments."""
         # Mount deeper paths later, so that no mount covers one that another argument has made.
         mounts = sorted({**self._parents(), **self._mounts}.items(), key=lambda mount: len(Path(mount[0]).parts))
-        closing = ["--remount-ro", "/run", *self._closing, "--remount-ro", "/", "--chdir", str(self.workdir)]
+        closing = ["--remount-ro", "/run", *self._closing, "--remount-ro", "/", "--chdir", "/"]
         return [*(word for _, words in mounts for word in words), *closing]
 
     def _parents(self) -> dict[str, list[str]]:
@@ -135,13 +158,13 @@ class View:
                 break
             self._mounts.setdefault(str(parent), ["--bind", str(parent), str(parent)])
 
-    def _shown(self) -> list[Path]:
+    def shown(self) -> list[Path]:
         """Returns the paths at which files of the host are seen."""
         return [Path(place) for place, words in self._mounts.items() if "--tmpfs" not in words]
 
     def _hide_state(self) -> None:
         state = os.path.realpath(STATE)  # it may be a link to a larger disk
-        if any(Path(state).is_relative_to(place) for place in self._shown()):
+        if any(Path(state).is_relative_to(place) for place in self.shown()):
             self._mounts[state] = ["--tmpfs", state, "--remount-ro", state]
 
     def _write_names(self, resolv_conf_fd: int, hosts_fd: int) -> None:
@@ -205,12 +228,10 @@ def _read_only(directory: str, without: Collection[str]) -> Iterator[Mount]:
 
 def _hidden_kernels(shown: Collection[Path]) -> Iterator[Mount]:
     """Yields an empty mount over each file system in KERNELS that the container would see."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        _, _, device, _, place, *_ = fields.split()
-        place = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), place)
-        is_seen = any(Path(place).is_relative_to(root) for root in shown)
-        if rest.split()[0] in KERNELS and is_seen and _is_on(place, device):
+    for mount in mounted():
+        place = str(mount.place)
+        is_seen = any(mount.place.is_relative_to(root) for root in shown)
+        if mount.kind in KERNELS and is_seen and _is_on(place, mount.device):
             yield place, _emptied(place)
 
 

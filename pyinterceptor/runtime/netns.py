@@ -14,7 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ from pyinterceptor.runtime.process import Own, Running, Started, Stream, split, 
 from pyinterceptor.runtime.repository import completing, find_repositories, protected
 from pyinterceptor.runtime.runtime import NAMESERVER, STOP_DEADLINE, Attach
 from pyinterceptor.runtime.seccomp import compile_filter, install_filter
+from pyinterceptor.runtime.uids import Range, become, open_range, outside
 from pyinterceptor.runtime.user import User, invoking_user, named_user
+from pyinterceptor.runtime.walk import walk
 from pyinterceptor.threads import on_own_thread
 
 # The first port that needs no capability: ip-sysctl.rst. Each network namespace has its own.
@@ -69,15 +71,15 @@ class NetnsRuntime:
         workdir: Path,
         user: User,
         home: Path,
-        join: Callable[[], None] | None,
+        become: Callable[[], None],
     ) -> None:
-        """`join` moves its process into the container's cgroup; None if there is none."""
+        """`become` gives a new process its user and its cgroup."""
         self._init = init
         self._namespaces = namespaces
         self._workdir = workdir
         self._user = user
         self._home = home
-        self._join = join
+        self._become = become
         self._started = Started()
         self._stopped = False
         self._why_stopped = "the container is stopped"
@@ -147,11 +149,9 @@ class NetnsRuntime:
         if self.has_ended:
             raise RuntimeFailure(f"run {words[0]}: {self._why()}")
         environment = {**_environment(), **self._user.environment(), "HOME": str(self._home), **(env or {})}
-        user, command = self._user, [*prefix, *words]
-        options |= {"user": user.uid, "group": user.gid, "extra_groups": user.groups, "env": environment}
-        options["preexec_fn"] = self._join
+        options |= {"env": environment, "preexec_fn": self._become}
         try:
-            return self._started.add(await start_process(command, enter=self._enter, **options))
+            return self._started.add(await start_process([*prefix, *words], enter=self._enter, **options))
         except RuntimeFailure as error:
             if self.has_ended:
                 raise RuntimeFailure(f"run {words[0]}: {self._why()}") from error
@@ -211,15 +211,21 @@ async def open_netns_container(
         stack.enter_context(occupying(files.occupied(), name))
         repositories = await trio.to_thread.run_sync(_repositories, files)
         stack.enter_context(completing(repositories))
+        range_ = stack.enter_context(open_range(as_user, files.hosts_writable()))
         netns_fd = await trio.to_thread.run_sync(on_own_thread, _new_netns)
         stack.callback(os.close, netns_fd)
         await attach(netns_fd)
-        init, pid, view = await _start_init(name, files, repositories, home, nameserver, netns_fd, limits.tmp)
+        init, pid, view = await _start_init(name, files, repositories, home, nameserver, netns_fd, limits.tmp, range_)
         stack.push_async_callback(init.aclose)
         namespaces = stack.enter_context(_namespaces(pid, netns_fd))
-        for place in view.fresh:  # no command has run yet, so no link is among them
-            os.chown(f"/proc/{pid}/root{place}", as_user.uid, as_user.gid)
-        runtime = NetnsRuntime(init, namespaces, view.workdir, as_user, home, join)
+        _own(pid, view.fresh, *outside(as_user, range_))
+
+        def become_user() -> None:
+            if join is not None:
+                join()
+            become(as_user, range_)
+
+        runtime = NetnsRuntime(init, namespaces, view.workdir, as_user, home, become_user)
         stack.push_async_callback(runtime.stop)
         yield runtime
 
@@ -250,7 +256,14 @@ def _repositories(files: Files) -> list[Path]:
 
 
 async def _start_init(
-    name: str, files: Files, repositories: list[Path], home: Path, nameserver: str, netns_fd: int, tmp: int
+    name: str,
+    files: Files,
+    repositories: list[Path],
+    home: Path,
+    nameserver: str,
+    netns_fd: int,
+    tmp: int,
+    range_: Range | None,
 ) -> tuple[Running, int, View]:
     """Starts bwrap. Returns it, the host pid of process 1 inside, and the files that it mounted."""
     with ExitStack() as stack:
@@ -263,6 +276,7 @@ async def _start_init(
         stack.enter_context(closing)
         closing.callback(os.close, info_write)
         view = View(files, [*protected(repositories)], home, resolv_conf, hosts, tmp)
+        view.complete_home()
         argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", hostname(name)]
         argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         # bwrap applies the filter when it has made the mounts, for which its newer versions use openat2(2).
@@ -271,6 +285,8 @@ async def _start_init(
 
         def enter() -> None:
             setns(netns_fd, CLONE_NEWNET)
+            if range_ is not None:
+                range_.show([*view.shown(), *files.hosts_writable(), Path("/proc"), Path("/dev")])
             hand_down(SYS_ADMIN, DAC_OVERRIDE, SETUID, SETGID)  # for bwrap's mounts and for SWITCH, which drops them
 
         pipe = subprocess.PIPE
@@ -293,6 +309,17 @@ async def _start_init(
         except BaseException:
             await init.aclose()
             raise
+
+
+def _own(pid: int, places: Iterable[Path], uid: int, gid: int) -> None:
+    """Makes a user of the host the owner of directories in the container whose process 1 has this pid."""
+    root = Path(f"/proc/{pid}/root")
+    for place in places:
+        try:
+            with walk(root, place.relative_to("/")) as fd:
+                os.chown(fd, uid, gid)
+        except OSError as error:
+            raise RuntimeFailure(f"make the user the owner of {place} in the container: {error.strerror}") from error
 
 
 @contextmanager

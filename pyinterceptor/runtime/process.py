@@ -263,7 +263,7 @@ async def start_process(
         except FileNotFoundError as error:
             raise CommandNotRun(f"run {argv[0]}: command not found", NOT_FOUND) from error
         except subprocess.SubprocessError as error:
-            raise RuntimeFailure(f"run {argv[0]}: its process can't be moved into the container's cgroup") from error
+            raise RuntimeFailure(f"run {argv[0]}: its process can't be given its user and its cgroup") from error
         except OSError as error:
             if error.filename is not None:  # execve(2) has failed, not an earlier step
                 raise CommandNotRun(f"run {argv[0]}: {error.strerror}", NOT_EXECUTABLE) from error

@@ -19,6 +19,7 @@ import struct
 from typing import Any
 
 from pyinterceptor.errors import RuntimeFailure
+from pyinterceptor.runtime.namespaces import CLONE_NEWUSER
 
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_SECCOMP = 22
@@ -72,7 +73,6 @@ SET_ID = stat.S_ISUID | stat.S_ISGID
 CREATING = os.O_CREAT | (os.O_TMPFILE & ~os.O_DIRECTORY)  # flags with which open(2) reads its mode
 POINTED = {"openat2": 437, "fchmodat2": 452}  # on every architecture
 X32 = 0x40000000  # this bit of a call's number selects the x32 table, whose architecture is also x86-64
-CLONE_NEWUSER = 0x10000000
 TIOCSTI = 0x5412
 TIOCLINUX = 0x541C
 FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)

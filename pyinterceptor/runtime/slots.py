@@ -1,8 +1,8 @@
-"""Slots: the lock that shows that a podman container has an owner, and the range of uids that is its own.
+"""Slots: the lock that shows that a container has an owner, and the range of uids that is its own.
 
 A slot is a file, locked with flock(2) while its container lives. A pid would show less: owners in different PID
-namespaces share podman's storage, but not their pids. The kernel releases the lock when the owner ends, however it
-ends.
+namespaces share podman's storage and the host's uids, but not their pids. The kernel releases the lock when the
+owner ends, however it ends.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ def open_slot() -> Iterator[Slot]:
             shutil.rmtree(directory, ignore_errors=True)
             _unlock(number, lock)
         return
-    raise RuntimeFailure(f"start a podman container: {SLOTS} are running already")
+    raise RuntimeFailure(f"start a container: {SLOTS} are running already")
 
 
 @contextmanager
@@ -68,25 +67,6 @@ def without_owner(number: int) -> Iterator[bool]:
     finally:
         shutil.rmtree(PODMAN / f"{number}.files", ignore_errors=True)
         _unlock(number, lock)
-
-
-def has_uid_ranges() -> bool:
-    """Whether the kernel lets us give a user namespace such a range of uids and gids."""
-    pipe = subprocess.PIPE
-    try:
-        with subprocess.Popen(["unshare", "--user", "cat"], stdin=pipe, stdout=pipe, stderr=pipe) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with process.stdin:
-                process.stdin.write(b"\n")
-                process.stdin.flush()
-                if process.stdout.read(1) != b"\n":  # it answers once it is in its namespace
-                    return False
-                for kind in ("uid", "gid"):
-                    Path(f"/proc/{process.pid}/{kind}_map").write_text(f"0 {FIRST_UID} {UIDS}\n")
-    except OSError:
-        return False
-    return True
 
 
 def left_slots() -> list[int]:

@@ -223,6 +223,21 @@ def test_a_home_is_writable_private_and_gone_unless_it_is_kept(project: Path, ap
         assert run(app, "cat ~/.config/tool", *keep, "--state", "another", cwd=project)[0] == 1
 
 
+def test_a_link_in_a_kept_home_does_not_lead_outside(project: Path, app: Path, tmp_path: Path) -> None:
+    """A mount point that we make or own for a later run could be behind it."""
+    with tempfile.TemporaryDirectory(prefix=".shown-", dir=Path.home()) as name:
+        shown, target = Path(name) / "inner", tmp_path / "target"
+        shown.mkdir()
+        target.mkdir(mode=0o700)
+        keep = ["--home", "keep"]
+        assert run(app, f"ln -s {target} {name}", *keep, cwd=project) == (0, "", "")
+        code, _, errors = run(app, "true", *keep, "--show", str(shown), cwd=project)
+        assert (code, Path(name).name in errors, "must be no link" in errors) == (125, True, True)
+        assert list(target.iterdir()) == []
+        assert run(app, f"rm {name}", *keep, cwd=project) == (0, "", "")
+        assert run(app, f"test -d {shown}", *keep, "--show", str(shown), cwd=project) == (0, "", "")
+
+
 def test_only_shown_and_writable_paths_are_seen(project: Path, app: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/srv", prefix="shown-") as name:
         (Path(name) / "file").write_text("text")
