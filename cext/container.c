@@ -251,18 +251,23 @@ static struct container *delist(struct relay *relay, uint32_t id)
 }
 
 /* Takes the caller's reference. Returns 0, or -ENOENT if the container is NULL. */
-static int end_flows(struct relay *relay, struct container *container)
+static int tell(struct relay *relay, struct container *container, enum news news)
 {
 	if (!container)
 		return -ENOENT;
-	tell_threads(relay, container, NEWS_GONE);
+	tell_threads(relay, container, news);
 	container_release(container);
 	return 0;
 }
 
+int relay_finish_flows(struct relay *relay, uint32_t id)
+{
+	return tell(relay, container_find(relay, id), NEWS_FINISH);
+}
+
 int relay_end_flows(struct relay *relay, uint32_t id)
 {
-	return end_flows(relay, container_find(relay, id));
+	return tell(relay, container_find(relay, id), NEWS_GONE);
 }
 
 int relay_remove_container(struct relay *relay, uint32_t id)
@@ -270,7 +275,7 @@ int relay_remove_container(struct relay *relay, uint32_t id)
 	struct container *container = delist(relay, id);
 	if (container)
 		leave(container);
-	return end_flows(relay, container);
+	return tell(relay, container, NEWS_GONE);
 }
 
 enum standing container_standing(struct container *container, const void *table, const char *host, const struct endpoint *to)

@@ -30,7 +30,7 @@ struct table {
 
 #define FLOW_DESCRIPTORS 2 /* of a flow: its client's socket and its upstream socket */
 
-enum news { NEWS_NAMES = 1, NEWS_POLICY = 2, NEWS_GONE = 4 };
+enum news { NEWS_NAMES = 1, NEWS_POLICY = 2, NEWS_GONE = 4, NEWS_FINISH = 8 };
 
 /* The state of a container that belongs to one thread. */
 struct share {
@@ -38,6 +38,7 @@ struct share {
 	struct flow *flows, *resolving; /* `resolving`: flows that wait for a name's addresses */
 	struct table *table;            /* the newest table that the thread has seen; it holds a reference */
 	uint32_t published;             /* the container's `published` when `table` was read */
+	double finishing;               /* when relay_finish_flows() was heard: seconds, CLOCK_MONOTONIC; 0: never */
 	uint32_t news;                  /* bits of enum news that the thread hasn't taken yet */
 	struct share *next_news;
 };

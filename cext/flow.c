@@ -5,11 +5,13 @@
 #define _GNU_SOURCE
 #include <assert.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -22,6 +24,7 @@
 #include "steps.h"
 
 #define ROUNDING 1e-4    /* seconds */
+#define FINISHING_LOOK 0.02 /* seconds between two looks at the socket buffers of a flow whose container has ended */
 
 /* ---- states ---- */
 
@@ -371,6 +374,8 @@ static double deadline_of(const struct flows *flows, const struct flow *flow)
 			earlier(&earliest, now, flow->last_byte + options->close_deadline);
 	}
 	earlier(&earliest, now, flow->look_again);
+	if (flow->share->finishing > 0)
+		earlier(&earliest, now, now + FINISHING_LOOK);
 	return earliest;
 }
 
@@ -389,6 +394,25 @@ static int is_idle(const struct flows *flows, const struct flow *flow)
 	int is_half_closed = flow->sent.has_ended || flow->received.has_ended;
 	return is_connected((enum flow_state)flow->state) &&
 	       (idle >= flows->options->idle_deadline || (is_half_closed && idle >= flows->options->linger_deadline));
+}
+
+static int has_queued(int fd, unsigned long request)
+{
+	int count = 0;
+	return fd >= 0 && ioctl(fd, request, &count) == 0 && count > 0;
+}
+
+/* Returns 1 if bytes that the client sent, or their end, haven't reached the server's host yet. */
+static int is_delivering(const struct flow *flow)
+{
+	return has_queued(flow->client.fd, SIOCINQ) || !direction_is_empty(&flow->sent) ||
+	       has_queued(flow->upstream.fd, SIOCOUTQ);
+}
+
+static int is_finished(const struct flows *flows, const struct flow *flow)
+{
+	double finishing = flow->share->finishing, since = flow->last_byte > finishing ? flow->last_byte : finishing;
+	return finishing > 0 && flows->now - since >= flows->options->settle_deadline && !is_delivering(flow);
 }
 
 /* Closes a flow in place of its server: first towards the client, which may still read, then whole. */
@@ -419,6 +443,10 @@ static void serve_due(struct flows *flows, struct flow *flow)
 	}
 	if (is_idle(flows, flow)) {
 		enter(flows, flow, end(END_IDLE_DEADLINE));
+		return;
+	}
+	if (is_finished(flows, flow)) {
+		enter(flows, flow, end(END_DETACHED));
 		return;
 	}
 	if (is_undecided((enum flow_state)flow->state))
@@ -564,13 +592,15 @@ static void end_all(struct flows *flows, struct flow *flow)
 
 void flows_hear(struct flows *flows, struct share *share, uint32_t news)
 {
+	if (news & NEWS_FINISH)
+		share->finishing = flows->now;
 	if (news & NEWS_GONE) {
 		end_all(flows, share->flows);
 		end_all(flows, share->resolving);
 		return;
 	}
 	step_all(flows, share->resolving);
-	if (news & NEWS_POLICY)
+	if (news & (NEWS_POLICY | NEWS_FINISH))
 		step_all(flows, share->flows);
 }
 

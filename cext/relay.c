@@ -51,6 +51,7 @@ static void set_defaults(struct relay_options *options)
 	set_default(&options->dial_deadline, 15);
 	set_default(&options->linger_deadline, 120);
 	set_default(&options->close_deadline, 10);
+	set_default(&options->settle_deadline, 0.5);
 	options->content_methods[CONTENT_METHODS_MAX - 1] = 0;
 }
 

@@ -28,6 +28,7 @@ struct relay_options {
 	double linger_deadline;       /* without a byte after one side has closed its half; default 120 */
 	double close_deadline;        /* without a byte after a connection's last response, or after a part of one whose end
 	                                 is in doubt: then both sides are closed; default 10 */
+	double settle_deadline;       /* without a byte after relay_finish_flows(); default 0.5 */
 	char content_methods[CONTENT_METHODS_MAX]; /* further methods, separated by commas, whose requests usually have
 	                                 content (content.h); NUL-terminated; default: none */
 	uint32_t descriptors;         /* of all containers: their flows, pipes, pumps and Python's connections for them;
@@ -129,6 +130,10 @@ int relay_add_container(struct relay *relay, uint32_t container, const struct at
  * refuses it, except that an exchange in progress finishes. Returns 0 or -errno: -EINVAL if policy_check() fails,
  * -ENOENT if there is no such container. */
 int relay_publish_policy(struct relay *relay, uint32_t container, const void *table, uint32_t size);
+
+/* The container's processes have ended. From now on each of its flows is reset once all bytes that the container sent
+ * have reached the server's host and none has moved for settle_deadline. Returns 0 or -ENOENT. */
+int relay_finish_flows(struct relay *relay, uint32_t container);
 
 /* Begins to reset every open flow of the container, and returns at once: its counter `flows` is 0 when all are closed.
  * A flow accepted meanwhile is reset now or by relay_remove_container(). Returns 0 or -ENOENT. */

@@ -52,6 +52,7 @@ class Options:
     dial_deadline: float = 0.0
     linger_deadline: float = 0.0
     close_deadline: float = 0.0
+    settle_deadline: float = 0.0
     content_methods: str = ""
     descriptors: int = 0
     reserve: int = 0
@@ -232,6 +233,13 @@ class Relay:
     def publish_policy(self, container: int, table: bytes) -> None:
         """Replaces the container's policy atomically."""
         self._check(lib.relay_publish_policy(self._handle, container, table, len(table)), "publish a policy")
+
+    def finish_flows(self, container: int) -> None:
+        """Resets each flow of the container once its sent bytes are delivered and none has moved for a while.
+
+        Call it when the container's processes have ended; `count(container).flows` is 0 when all are closed.
+        """
+        self._check(lib.relay_finish_flows(self._handle, container), "finish the flows of a container")
 
     def end_flows(self, container: int) -> None:
         """Begins to reset every flow of the container; `count(container).flows` is 0 when all are closed."""

@@ -77,8 +77,9 @@ class ContainerHandle:
     async def stop(self, *, grace: float = GRACE) -> None:
         """Stops the container; returns when nothing of it is left. Does nothing once it has ended.
 
-        Its processes end at once, and bytes that they have sent are still forwarded. Handlers that run may go on for
-        `grace` seconds (5 unless given); then they are cancelled, flows are reset and connections of `fetch()` closed.
+        Its processes end at once. Handlers that run may go on for `grace` seconds (5 unless given), and bytes that the
+        processes have sent are forwarded, to a slow server as well; then handlers are cancelled, flows are reset and
+        connections of `fetch()` closed.
         `grace=0` does all of this at once. A second call can only shorten the grace. Cancelling this call ends the
         grace, and the call still waits for the end. A handler of this container that calls it is cancelled with the
         others.
@@ -106,7 +107,7 @@ class NamespaceHandle:
     async def stop(self, *, grace: float = GRACE) -> None:
         """Detaches the namespace, which has no way out then; returns when nothing of the container is left here.
 
-        Handlers that run have `grace` seconds, as in `ContainerHandle.stop`.
+        Handlers that run, and flows whose bytes still move, have `grace` seconds, as in `ContainerHandle.stop`.
         """
         await self._run.stop(_checked(grace))
 

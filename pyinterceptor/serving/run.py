@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyinterceptor")
 
 GRACE = 5.0  # seconds that handlers may go on after stop()
-SETTLE = 0.5  # seconds at most to wait for bytes in flight of processes that have ended
 RESET = 1.0  # seconds at most for the relay to close the sockets of ended flows
 PAUSE = 0.005  # seconds between two reads of the relay's counters
 
@@ -187,10 +186,10 @@ class Run:
 
     async def _settle(self, relay: Relay) -> None:
         """Waits until sent bytes are forwarded and handlers have finished. Polls, since the relay reports no ends."""
-        settled, idle = trio.current_time() + SETTLE, 0
+        relay.finish_flows(self.number)
+        idle = 0
         while idle < 2:  # a flow may be in transit from the relay to Python
-            is_moving = relay.count(self.number).flows and trio.current_time() < settled
-            idle = 0 if is_moving or self.flows else idle + 1
+            idle = 0 if relay.count(self.number).flows or self.flows else idle + 1
             await trio.sleep(PAUSE)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence, Set
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import trio
@@ -23,14 +23,14 @@ from pyinterceptor.dns.upstream import open_upstream
 from pyinterceptor.http.server import open_server
 from pyinterceptor.policy.limits import Limits
 from pyinterceptor.relay.hub import Hub
-from pyinterceptor.relay.relay import Options, open_relay
+from pyinterceptor.relay.relay import Options, Relay, open_relay
 from pyinterceptor.runtime.files import Files
 from pyinterceptor.runtime.runtime import Attach
 from pyinterceptor.serving.flows import Flows
 from pyinterceptor.serving.interceptor import Interceptor
 from pyinterceptor.serving.log import Log
 from pyinterceptor.serving.ruled import RuledNames
-from tests.socket.passage import LO, NEAR, NEAR_V6, listener
+from tests.socket.passage import FAR, LO, NAME, NEAR, NEAR_V6, listener
 
 ELSEWHERE = 1_000_000  # an interface without traffic
 
@@ -115,8 +115,9 @@ async def nothing() -> None:
 class Interception:
     """An interceptor with its capture, its hub and its containers."""
 
-    def __init__(self, interceptor: Interceptor, capture: LoopbackCapture, hub: Hub) -> None:
+    def __init__(self, interceptor: Interceptor, relay: Relay, capture: LoopbackCapture, hub: Hub) -> None:
         self.interceptor = interceptor
+        self.relay = relay
         self.capture = capture
         self.hub = hub
         self.containers: dict[str, Sockets] = {}  # by name
@@ -126,6 +127,18 @@ class Interception:
         made = self.containers[name].connect(self.capture.address)
         made.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         return made
+
+    @contextmanager
+    def origin(self, number: int) -> Iterator[socket.socket]:
+        """Opens the server at which the connections of a run, known by its number, arrive if no rule handles them.
+
+        Its buffer is small, so that bytes wait with us until it reads.
+        """
+        assert self.relay.publish_name(number, NAME, (NEAR, NEAR_V6), [FAR], 1000)
+        with socket.create_server((str(FAR), self.capture.address[1])) as made:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            made.settimeout(30)
+            yield made
 
     def is_refused(self, name: str) -> bool:
         """Whether the container's next connection is reset."""
@@ -193,7 +206,7 @@ async def interception(
                 policies={cls: app.policy(cls, 0) for cls in classes},
                 log=Log(),
             )
-            opened = Interception(interceptor, capture, hub)
+            opened = Interception(interceptor, relay, capture, hub)
             nursery.start_soon(hub.run)
             nursery.start_soon(interceptor.recording.run)
             nursery.start_soon(interceptor.ruled.keep)

@@ -89,7 +89,8 @@ def test_options_of_zero_take_the_documented_defaults() -> None:
     effective = lib.relay_options_of(relay)
     lib.relay_close(relay)
     names = ("opening_deadline", "sniff_wait", "idle_deadline", "dial_deadline", "linger_deadline", "close_deadline")
-    assert [getattr(effective, name) for name in names] == [10.0, 0.5, 3600.0, 15.0, 120.0, 10.0]
+    names += ("settle_deadline",)
+    assert [getattr(effective, name) for name in names] == [10.0, 0.5, 3600.0, 15.0, 120.0, 10.0, 0.5]
     assert ffi.string(effective.content_methods) == b""
     assert effective.threads in {1, 2}
     files = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1_000_000)
@@ -107,7 +108,7 @@ async def test_the_methods_of_content_are_known_to_python_too() -> None:
 
 
 def test_options_that_are_given_stay() -> None:
-    given = ffi.new("struct relay_options *", (3, 7, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, b"LOCK,ACL", 70, 2))
+    given = ffi.new("struct relay_options *", (3, 7, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, b"LOCK,ACL", 70, 2))
     relay = lib.relay_open(given)
     assert ffi.buffer(ffi.new("struct relay_options *", lib.relay_options_of(relay)))[:] == ffi.buffer(given)[:]
     lib.relay_close(relay)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from pyinterceptor.app.container import container_id
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.errors import CaptureError
 from tests.conftest import descriptors
-from tests.socket.interception import interception
+from tests.socket.interception import Interception, interception
 from tests.socket.loopback import in_trio, plain
 
 FOREVER = 60.0  # seconds of grace that no test waits for
@@ -139,6 +140,77 @@ async def rest_of(stream: trio.SocketStream) -> bytes:
         return bytes(await stream.receive_some())
     except trio.BrokenResourceError:
         return b""
+
+
+class Open(Container):
+    """Reaches the test's servers."""
+
+    local_networks = ("127.0.0.0/8",)
+
+
+def drained(origin: socket.socket) -> tuple[int, str]:
+    """Returns the number of bytes that come, and whether a close or a reset ends them."""
+    count = 0
+    try:
+        while got := len(origin.recv(1 << 16)):
+            count += got
+    except ConnectionResetError:
+        return count, "reset"
+    return count, "closed"
+
+
+@asynccontextmanager
+async def uploaded(here: Interception, cls: type[Container], size: int) -> AsyncIterator[tuple[Any, socket.socket]]:
+    """Opens a container that has sent bytes to a server which hasn't read them."""
+    container = await here.interceptor.get_container(cls)
+    [number] = here.interceptor.runs
+    with here.origin(number) as listening:
+        client = here.containers["default"].connect(here.capture.address)
+        await trio.to_thread.run_sync(client.sendall, bytes(size))
+        with listening.accept()[0] as origin:
+            origin.settimeout(30)
+            yield container, origin
+
+
+@in_trio
+async def test_bytes_that_were_sent_before_the_stop_reach_a_server_that_stands_still_for_a_while() -> None:
+    async with interception([Open]) as here, uploaded(here, Open, 1_000_000) as (container, origin):
+        stopped = trio.Event()
+
+        async def stop() -> None:
+            await container.stop(grace=FOREVER)
+            stopped.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop)
+            with trio.move_on_after(1.5):
+                await stopped.wait()
+            assert not stopped.is_set()
+            assert await trio.to_thread.run_sync(drained, origin) == (1_000_000, "closed")
+        assert here.interceptor.count().flows == 0
+        assert here.interceptor.count().sent == 1_000_000
+
+
+@in_trio
+async def test_a_server_that_reads_nothing_is_reset_when_the_grace_is_over() -> None:
+    async with interception([Open]) as here, uploaded(here, Open, 1_000_000) as (container, origin):
+        began = trio.current_time()
+        await container.stop(grace=1)
+        assert 1 <= trio.current_time() - began < FOREVER / 2
+        assert here.interceptor.count().flows == 0
+        count, end = await trio.to_thread.run_sync(drained, origin)
+        assert count < 1_000_000
+        assert end == "reset"
+
+
+@in_trio
+async def test_a_flow_with_nothing_left_to_deliver_ends_before_the_grace() -> None:
+    async with interception([Open]) as here, uploaded(here, Open, 1000) as (container, origin):
+        assert origin.recv(1000, socket.MSG_WAITALL) == bytes(1000)
+        began = trio.current_time()
+        await container.stop(grace=FOREVER)
+        assert trio.current_time() - began < FOREVER / 2
+        assert here.interceptor.count().flows == 0
 
 
 @in_trio
@@ -459,5 +531,3 @@ async def test_a_failure_of_a_containers_own_tasks_ends_that_container_with_a_tr
         assert container.has_ended
         assert not other.has_ended
         assert not (await here.interceptor.get_container(cls, "one")).has_ended
-
-
