@@ -1,7 +1,8 @@
 """The log: a subscriber that writes one line for each request, flow and refusal; and warnings about containers.
 
 Lines go to the logger "pyinterceptor", the container first. A container may cause RATE lines a second after a burst of
-BURST; its refusals, warnings and tracebacks have a rate of their own. A line reports how many lines were left out.
+BURST; its refusals have a rate of their own, and so have its warnings and tracebacks. A line reports how many lines
+were left out.
 Text from a container is shown as it is if it is plain, and else quoted with escapes: it can neither forge a line nor
 control a terminal.
 """
@@ -21,7 +22,8 @@ from pyinterceptor.serving.records import FlowRecord, Owner, Record, RefusalReco
 from pyinterceptor.web import Request
 
 RATE, BURST = 100, 200  # lines a second, and lines: requests and flows of one container
-URGENT_RATE, URGENT_BURST = 20, 100  # the same: refusals, warnings and tracebacks
+REFUSAL_RATE, REFUSAL_BURST = 20, 100  # the same: refusals
+FAULT_RATE, FAULT_BURST = 20, 100  # the same: warnings and tracebacks
 TRACEBACK = 10  # lines that a traceback counts as
 SUMMARY = 1.0  # seconds between two reports of lines left out
 RATES_KEPT = 1024  # containers whose rate is remembered although it is unused
@@ -78,14 +80,15 @@ class Log:
 
     def __init__(self) -> None:
         self._ordinary = Rates(RATE, BURST)
-        self._urgent = Rates(URGENT_RATE, URGENT_BURST)
+        self._refusals = Rates(REFUSAL_RATE, REFUSAL_BURST)
+        self._faults = Rates(FAULT_RATE, FAULT_BURST)
         self._left_out: Counter[Owner] = Counter()
         self._has_left_out = trio.Event()
 
     def record(self, record: Record) -> None:
         """Writes the record's line, if it has one."""
         line = line_of(record)
-        rates = self._urgent if isinstance(record, RefusalRecord) else self._ordinary
+        rates = self._refusals if isinstance(record, RefusalRecord) else self._ordinary
         if line is not None and self._may_write(record.container, rates, 1):
             log.info("%s %s", shown_owner(record.container), line)
 
@@ -94,7 +97,7 @@ class Log:
 
         Text from outside must be `shown` already.
         """
-        if log.isEnabledFor(level) and self._may_write(owner, self._urgent, TRACEBACK if error else 1):
+        if log.isEnabledFor(level) and self._may_write(owner, self._faults, TRACEBACK if error else 1):
             log.log(level, "%s %s", shown_owner(owner), line, exc_info=error)
 
     def report_left_out(self) -> None:

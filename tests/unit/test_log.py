@@ -15,11 +15,12 @@ from pyinterceptor.errors import FetchError
 from pyinterceptor.serving.channel import Channel
 from pyinterceptor.serving.log import (
     BURST,
+    FAULT_BURST,
     RATE,
     RATES_KEPT,
+    REFUSAL_BURST,
     SUMMARY,
     TRACEBACK,
-    URGENT_BURST,
     Faults,
     Rates,
     SafeFormatter,
@@ -112,6 +113,30 @@ async def test_a_flood_of_flows_leaves_the_lines_of_refusals_and_warnings(caplog
 
 
 @in_trio
+async def test_floods_of_warnings_and_tracebacks_leave_the_lines_of_refusals(caplog, expected_errors):
+    async with open_log() as log:
+        for owner in (ONE, TWO):
+            for _ in range(1000):
+                Faults(log, owner).warning("failed", FetchError("of the test"))
+                Faults(log, owner).error("the handler failed", ValueError("of the test"))
+        for _ in range(REFUSAL_BURST + 7):
+            log.record(refusal())
+        log.record(refusal(TWO))
+    told = lines(caplog)
+    assert sum(line.startswith("Sandbox/one refused") for line in told) == REFUSAL_BURST
+    assert sum(line.startswith("Sandbox/two refused") for line in told) == 1
+
+
+@in_trio
+async def test_a_flood_of_refusals_leaves_the_lines_of_warnings(caplog):
+    async with open_log() as log:
+        for _ in range(1000):
+            log.record(refusal())
+        Faults(log, ONE).warning("the handler's fetch failed", FetchError("of the test"))
+    assert sum("the handler's fetch failed" in line for line in lines(caplog)) == 1
+
+
+@in_trio
 async def test_warnings_and_tracebacks_have_a_rate(caplog, expected_errors):
     async with open_log() as log:
         for _ in range(1000):
@@ -119,9 +144,9 @@ async def test_warnings_and_tracebacks_have_a_rate(caplog, expected_errors):
         for _ in range(1000):
             Faults(log, TWO).error("the handler failed", ValueError("of the test"))
     told = [record for record in caplog.records if "failed" in record.getMessage()]
-    assert sum(record.levelno == logging.WARNING for record in told) == URGENT_BURST
-    assert sum(record.exc_info is not None for record in told) == URGENT_BURST // TRACEBACK
-    omitted = 1000 - URGENT_BURST // TRACEBACK
+    assert sum(record.levelno == logging.WARNING for record in told) == FAULT_BURST
+    assert sum(record.exc_info is not None for record in told) == FAULT_BURST // TRACEBACK
+    omitted = 1000 - FAULT_BURST // TRACEBACK
     assert lines(caplog)[-1] == f"Sandbox/two {omitted} lines left out: above the rate of one container"
 
 
