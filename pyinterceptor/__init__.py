@@ -28,7 +28,7 @@ Run a command under its rules, as root:
 Or from a program, under Trio:
 
     async with open_interceptor(app) as interceptor:
-        container = await interceptor.get_container(Sandbox, "one")
+        container = interceptor.get_container(Sandbox, "one")
         finished = await container.exec("curl -s http://my.kv/greeting")
         await interceptor.replace_policy(Sandbox)  # rules that were assigned meanwhile, for open connections too
         await container.stop()

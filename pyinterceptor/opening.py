@@ -28,6 +28,7 @@ from pyinterceptor.relay.relay import Options, open_relay
 from pyinterceptor.runtime import open_runtime
 from pyinterceptor.serving.flows import Flows
 from pyinterceptor.serving.interceptor import Interceptor
+from pyinterceptor.serving.kept import open_kept
 from pyinterceptor.serving.log import open_log
 from pyinterceptor.serving.ruled import RuledNames
 
@@ -46,6 +47,7 @@ async def open_interceptor(
     nat64: Sequence[str] = (),
     ruled: RuledNames | None = None,
     dns_rate: int = DNS_RATE,
+    fresh: bool = False,
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all three are closed when the block ends.
 
@@ -61,6 +63,7 @@ async def open_interceptor(
     `ruled`: how often the names of rules are resolved, and how long their addresses stay.
     `dns_rate`: DNS queries per second of one container over UDP, above which the kernel drops and counts them, after a
     burst of a fifth of them.
+    `fresh`: ignores the rules that calls have set on containers in earlier processes.
 
     Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
 
@@ -77,6 +80,7 @@ async def open_interceptor(
     if type(dns_rate) is not int or not 1 <= dns_rate < 2**31:
         raise PolicyError(f"open_interceptor: dns_rate must be a count of at least 1, not {dns_rate!r}")
     v6 = has_ipv6()
+    kept = await open_kept(place, fresh=fresh)
     try:
         with closing(Hub()) as hub:
             async with (
@@ -102,8 +106,9 @@ async def open_interceptor(
                     policies=policies,
                     log=log,
                     ruled=ruled or RuledNames(),
+                    kept=kept,
                 )
-                flows = Flows(relay, hub, server, interceptor.resolver, env, interceptor.runs)
+                flows = Flows(relay, hub, server, interceptor.resolver, interceptor.env, interceptor.runs)
                 nursery.start_soon(hub.run)
                 nursery.start_soon(flows.run)
                 nursery.start_soon(gateway.follow)

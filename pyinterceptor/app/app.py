@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Never
 
 from pyinterceptor.app.container import Container
@@ -16,7 +17,8 @@ class App:
     """The container classes and bindings that `open_interceptor` and `pyinterceptor run` work with.
 
     `App(containers=[Sandbox], bindings={"KV": KV(), "GREETING": "hello"})`: each binding is an attribute of `env` in
-    every handler, and no container sees any of them. The first class is the default of `pyinterceptor run`.
+    every handler, and no container sees any of them. The first class is the default of `pyinterceptor run`. A class of
+    `containers` that is a binding is a namespace in `env`, which gives its containers by name.
 
     Raises PolicyError for a container that is not a subclass of Container, two classes of one name, or a binding
     whose name is not valid in `env`.
@@ -35,6 +37,9 @@ class App:
             raise PolicyError("App takes its arguments by name: App(containers=[Sandbox], bindings={…})")
         self.containers = _containers(containers)
         self.bindings = _bindings({} if bindings is None else bindings)
+        for binding in self.bindings.values():
+            if isinstance(binding, type) and issubclass(binding, Container):
+                self.check_class(binding)
 
     def check_class(self, cls: object) -> None:
         """Raises PolicyError if this isn't a container class of the app."""
@@ -55,7 +60,9 @@ class App:
         """Reads the rules like `policy`, in pieces."""
         policy = yield from reading(cls, generation)
         checked: set[int] = set()
-        for name, handler in zip(policy.names, policy.handlers, strict=True):
+        ruled = ((name, target.handler) for name, target in zip(policy.names, policy.targets, strict=False))
+        named = ((f"outbound_handlers[{name!r}]", handler) for name, handler in policy.handlers.items())
+        for name, handler in chain(ruled, named):
             if id(handler) not in checked:
                 checked.add(id(handler))
                 check_bindings(handler, name, self.bindings)

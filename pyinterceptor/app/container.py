@@ -1,18 +1,22 @@
 """The class that a user writes: the handlers and settings of a kind of container.
 
-`Container.outbound_by_host` and `Container.outbound` are set by assigning or by decorating, on the class or in its
-body; subclasses inherit. Nothing here opens or starts anything: the rules are read when a container starts.
+`Container.outbound_by_host`, `outbound_handlers` and `outbound` are set by assigning or by decorating, on the class or
+in its body; subclasses inherit. Nothing here opens or starts anything: the rules are read when a container starts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Awaitable, Callable, ItemsView, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pyinterceptor.app.at_run_time import Edit, RulesAtRunTime
 from pyinterceptor.app.handler import check_handler
-from pyinterceptor.app.names import SETTINGS, check_body, check_name, check_value, names_of
+from pyinterceptor.app.names import SETTINGS, check_body, check_built_in, check_name, check_value, names_of
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.limits import TMP, Limits
@@ -21,14 +25,33 @@ from pyinterceptor.web import Request, Response
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`ctx` of a handler: the container whose request it answers.
+    """`ctx` of a handler: the container whose request it answers, and the rule that gave it the request.
 
-    `container_id` is 64 hex digits made from class and name, the same at every start.
+    `container_id` is 64 hex digits made from class and name, the same at every start. `params` are a copy of those of
+    the call that set the handler, None without one. `destination` is the address and port that the container dialled.
+    `exports` has the app's entrypoint classes: `ctx.exports.Worker(props={…})`.
     """
 
     container_id: str
     class_name: str
     container_name: str
+    params: Any = None
+    destination: tuple[IPv4Address | IPv6Address, int] | None = None
+    exports: Any = None
+    _begin: Callable[[Callable[[], Awaitable[object]]], None] | None = field(default=None, repr=False, compare=False)
+
+    def wait_until(self, function: Callable[..., Awaitable[object]], *arguments: Any) -> None:
+        """Calls an async function that goes on after the response, at most until the grace of `stop` is over.
+
+        Its exception is logged. Raises TypeError for anything but an async function.
+        """
+        if not inspect.iscoroutinefunction(function):
+            if inspect.iscoroutine(function):
+                function.close()
+            raise TypeError(f"wait_until takes an async function, not {function!r}: wait_until(work, argument)")
+        if self._begin is None:
+            raise RuntimeError("wait_until: the container does not run")
+        self._begin(partial(function, *arguments))
 
 
 Handler = Callable[[Request, Any, Context], Awaitable[Response] | Response]
@@ -39,12 +62,16 @@ H = TypeVar("H", bound=Handler)
 class ContainerContext:
     """`self.ctx` of a container's instance: its identity.
 
-    `id` is 64 hex digits made from class and name, the same at every start.
+    `id` is 64 hex digits made from class and name, the same at every start. `container` starts and stops the container
+    and intercepts its traffic. `exports` has the app's entrypoint classes: `self.ctx.exports.Worker(props={…})`.
     """
 
     id: str
     class_name: str
     name: str
+    container: Any = None
+    exports: Any = None
+    _change: Callable[[Edit], Awaitable[None]] | None = field(default=None, repr=False, compare=False)
 
 
 def container_id(class_name: str, name: str) -> str:
@@ -52,31 +79,27 @@ def container_id(class_name: str, name: str) -> str:
     return hashlib.sha256(f"{class_name}\0{name}".encode()).hexdigest()
 
 
-class HostHandlers(Mapping[str, Handler]):
-    """The handlers of a class and its bases by host pattern. Calling it returns a decorator for another handler."""
+class Handlers(Mapping[str, Handler]):
+    """The handlers of a class and its bases in one setting. Calling it returns a decorator for another handler."""
+
+    setting: str
 
     def __init__(self, owner: ContainerType) -> None:
         self._owner = owner
 
-    def __call__(self, *patterns: str) -> Callable[[H], H]:
-        """`@Sandbox.outbound_by_host("my.kv", "*.internal")`: exact names, addresses or `*` globs."""
-        if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-            raise PolicyError('outbound_by_host takes host patterns: @Sandbox.outbound_by_host("my.kv")')
-
-        def register(handler: H) -> H:
-            self._owner._own_hosts.update(_by_host(dict.fromkeys(patterns, handler), self._owner.__name__))
-            return handler
-
-        return register
+    def _add(self, keys: Sequence[str], handler: Handler) -> None:
+        own = self._owner._own_handlers[self.setting]
+        own.update(_handlers(self.setting, dict.fromkeys(keys, handler), self._owner.__name__))
 
     def _merged(self) -> dict[str, Handler]:
         merged: dict[str, Handler] = {}
         for cls in reversed(self._owner.__mro__):
-            merged.update(cls._own_hosts if isinstance(cls, ContainerType) else vars(cls).get("outbound_by_host", {}))
+            own = cls._own_handlers if isinstance(cls, ContainerType) else vars(cls)
+            merged.update(own.get(self.setting, {}))
         return merged
 
-    def __getitem__(self, pattern: str) -> Handler:
-        return self._merged()[pattern]
+    def __getitem__(self, key: str) -> Handler:
+        return self._merged()[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._merged())
@@ -87,6 +110,40 @@ class HostHandlers(Mapping[str, Handler]):
     def items(self) -> ItemsView[str, Handler]:
         """Returns all pairs after one merge; each single look-up merges the handlers of all bases again."""
         return self._merged().items()
+
+
+class HostHandlers(Handlers):
+    """The handlers of a class and its bases by host pattern. Calling it returns a decorator for another handler."""
+
+    setting = "outbound_by_host"
+
+    def __call__(self, *patterns: str) -> Callable[[H], H]:
+        """`@Sandbox.outbound_by_host("my.kv", "*.internal")`: exact names, addresses or `*` globs."""
+        if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+            raise PolicyError('outbound_by_host takes host patterns: @Sandbox.outbound_by_host("my.kv")')
+
+        def register(handler: H) -> H:
+            self._add(patterns, handler)
+            return handler
+
+        return register
+
+
+class NamedHandlers(Handlers):
+    """The handlers of a class and its bases that calls at run time name. Calling it decorates another one."""
+
+    setting = "outbound_handlers"
+
+    def __call__(self, handler: H) -> H:
+        """`@Sandbox.outbound_handlers`: the function's name is the handler's."""
+        name = getattr(handler, "__name__", None)
+        if not isinstance(name, str):
+            raise PolicyError("outbound_handlers decorates a function, whose name it takes: @Sandbox.outbound_handlers")
+        self._add([name], handler)
+        return handler
+
+
+HANDLERS = (HostHandlers.setting, NamedHandlers.setting)
 
 
 class CatchAll:
@@ -118,10 +175,14 @@ class _Inherit:
 _INHERIT: Any = _Inherit()
 
 
-def _by_host(handlers: Mapping[str, Handler], owner: str) -> dict[str, Handler]:
+def _handlers(setting: str, handlers: Mapping[str, Handler], owner: str) -> dict[str, Handler]:
     if not isinstance(handlers, Mapping):
-        raise PolicyError(f"{owner}.outbound_by_host must map host patterns to handlers")
-    return {pattern: check_handler(handler, f"outbound_by_host[{pattern!r}]") for pattern, handler in handlers.items()}
+        keys = "host patterns" if setting == HostHandlers.setting else "names"
+        raise PolicyError(f"{owner}.{setting} must map {keys} to handlers")
+    for key in handlers:
+        if setting == NamedHandlers.setting and not (isinstance(key, str) and key):
+            raise PolicyError(f"{owner}.{setting}: a handler's name is a non-empty str, not {key!r}")
+    return {key: check_handler(handler, f"{setting}[{key!r}]") for key, handler in handlers.items()}
 
 
 def _catch_all(handler: Handler | None) -> Any:
@@ -132,7 +193,10 @@ def _check_mixin(mixin: type, cls: type) -> None:
     """Raises PolicyError if a plain base has a name that means nothing, or a setting that Container's hides."""
     owner = f"{mixin.__name__}, a base of {cls.__name__}"
     check_body(mixin, vars(mixin), owner)
-    _by_host(vars(mixin).get("outbound_by_host", {}), mixin.__name__)
+    for name in vars(mixin):
+        check_built_in(name, owner)
+    for setting in HANDLERS:
+        _handlers(setting, vars(mixin).get(setting, {}), mixin.__name__)
     _catch_all(vars(mixin).get("outbound"))
     bases_after = cls.__mro__[cls.__mro__.index(mixin) :]
     if not any(isinstance(base, ContainerType) for base in bases_after):
@@ -146,13 +210,13 @@ class ContainerType(type):
     Raises PolicyError for a name that means nothing, in a class body, in that of a mixin, or when it is assigned.
     """
 
-    _own_hosts: dict[str, Handler]
+    _own_handlers: dict[str, dict[str, Handler]]  # by setting
     _own_outbound: Any
 
     def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> ContainerType:
         # Set before __init_subclass__ and __set_name__ run, because those may assign or decorate handlers.
-        rest = {key: value for key, value in body.items() if key not in ("outbound", "outbound_by_host")}
-        rest["_own_hosts"] = _by_host(body.get("outbound_by_host", {}), name)
+        rest = {key: value for key, value in body.items() if key not in ("outbound", *HANDLERS)}
+        rest["_own_handlers"] = {setting: _handlers(setting, body.get(setting, {}), name) for setting in HANDLERS}
         rest["_own_outbound"] = _catch_all(body.get("outbound", _INHERIT))
         try:
             cls = super().__new__(mcs, name, bases, rest)
@@ -161,8 +225,11 @@ class ContainerType(type):
                 raise error.__cause__ from None
             raise
         check_body(cls, body, name)
+        if any(isinstance(base, ContainerType) for base in bases):
+            for key in body:
+                check_built_in(key, name)
         for mixin in cls.__mro__:
-            if not isinstance(mixin, ContainerType) and mixin is not object:
+            if not isinstance(mixin, ContainerType) and mixin not in (object, RulesAtRunTime):
                 _check_mixin(mixin, cls)
         return cls
 
@@ -173,7 +240,16 @@ class ContainerType(type):
 
     @outbound_by_host.setter
     def outbound_by_host(cls, handlers: Mapping[str, Handler]) -> None:
-        cls._own_hosts = _by_host(handlers, cls.__name__)
+        cls._own_handlers["outbound_by_host"] = _handlers("outbound_by_host", handlers, cls.__name__)
+
+    @property
+    def outbound_handlers(cls) -> NamedHandlers:
+        """Handlers by name, for calls at run time. A mapping assigned to it replaces those of this class."""
+        return NamedHandlers(cls)
+
+    @outbound_handlers.setter
+    def outbound_handlers(cls, handlers: Mapping[str, Handler]) -> None:
+        cls._own_handlers["outbound_handlers"] = _handlers("outbound_handlers", handlers, cls.__name__)
 
     @property
     def outbound(cls) -> CatchAll:
@@ -194,6 +270,7 @@ class ContainerType(type):
 
         def __setattr__(cls, name: str, value: object) -> None:
             check_name(name, cls.__name__)
+            check_built_in(name, cls.__name__)
             check_value(name, value, cls.__name__, names_of(cls.__mro__))
             super().__setattr__(name, value)
 
@@ -203,12 +280,13 @@ def limits_of(cls: type[Container]) -> Limits:
     return Limits(memory=cls.memory, pids=cls.pids, cpu=cls.cpu, tmp=cls.tmp)
 
 
-class Container(metaclass=ContainerType):
-    """The base class of the user's containers: one subclass for each kind.
+class Container(RulesAtRunTime, metaclass=ContainerType):
+    """The base class of the user's containers: one subclass for each kind, one instance for each class and name.
 
     `enable_internet`: traffic that matches no rule is passed through (True) or refused (False).
     `outbound_by_host`: handlers by host pattern: exact names, addresses, `*` globs.
     `outbound`: the handler of every HTTP request that no host rule answers.
+    `outbound_handlers`: handlers by name, for `set_outbound_by_host` and `set_outbound_handler` at run time.
     `local_networks`: addresses that the dial guard lets this class reach although they are local, as networks
     ("10.1.0.0/16") or single services ("127.0.0.1:5432").
     `budget`: limits on the resources that one container may use at once. A request beyond a limit is refused.
@@ -218,7 +296,8 @@ class Container(metaclass=ContainerType):
     `image`: a podman image to run in. None selects the embedded runtime, in which the host's files are read-only.
 
     Methods, classes, properties, private names and annotated attributes of your own may stand beside them. Any other
-    name is an error, so that a misspelt setting can't leave the internet open.
+    name is an error, so that a misspelt setting can't leave the internet open. Your `async def` methods can be called
+    on the container's stub; `on_start` and `on_stop` are called by the interceptor.
     """
 
     enable_internet: bool = True
@@ -238,9 +317,22 @@ class Container(metaclass=ContainerType):
         self.ctx = ctx
         self.env = env
 
+    async def on_start(self) -> None:
+        """Called when the container has started. If it raises, the container is stopped and the start fails so."""
+
+    async def on_stop(self, exit_code: int) -> None:
+        """Called when nothing of the container runs any more: 0 after a stop, else the exit code of its process."""
+
+    async def _change(self, edit: Edit) -> None:
+        change = self.ctx._change
+        if change is None:
+            raise PolicyError(f"{type(self).__name__} {self.ctx.name!r} belongs to no interceptor")
+        await change(edit)
+
     if TYPE_CHECKING:  # for assignments in a class body: mypy drops the first parameter there, as of a method
         outbound: Callable[[Any, Context], Awaitable[Response] | Response] | None
         outbound_by_host: Mapping[str, Handler]
+        outbound_handlers: Mapping[str, Handler]
     else:
 
         def __setattr__(self, name: str, value: object) -> None:

@@ -14,10 +14,19 @@ from typing import Any
 from pyinterceptor.errors import PolicyError
 
 SETTINGS = frozenset({"budget", "enable_internet", "image", "local_networks", "outbound", "outbound_by_host"}) | {
+    "outbound_handlers",
     *("cpu", "memory", "pids", "tmp"),
 }
 NOT_BUILT = frozenset(
-    {"allowed_hosts", "denied_hosts", "intercept_https", "outbound_handlers", "passthrough_hosts", "refused"}
+    {"allowed_hosts", "denied_hosts", "intercept_https", "passthrough_hosts", "refused"}
+)
+# The methods that every container has, on its instance or its stub. A method of the user's own has another name.
+BUILT_INS = frozenset(
+    {
+        *("exec", "has_ended", "pid", "run_inherited", "start", "stop"),
+        *("remove_outbound_by_host", "remove_outbound_handler", "reset_outbound"),
+        *("set_outbound_by_host", "set_outbound_by_hosts", "set_outbound_handler"),
+    }
 )
 TINY = 4  # letters; so many other words are one edit from a setting of at most that many that no edit is refused
 SHORT = 6  # letters; a name within one edit of a setting of at most that many is refused, within two of a longer one
@@ -33,6 +42,12 @@ def check_name(name: str, owner: str) -> None:
         raise PolicyError(f"{name}: {unknown}not built yet: this version doesn't have {meant}; remove it from {owner}")
     if meant is not None:
         raise PolicyError(f"{name}: unknown attribute of {owner}; did you mean {meant}?")
+
+
+def check_built_in(name: str, owner: str) -> None:
+    """Raises PolicyError if the name is that of a method which every container has."""
+    if name in BUILT_INS:
+        raise PolicyError(f"{name}: a method that every container has; give the one of {owner} another name")
 
 
 def check_value(name: str, value: object, owner: str, declared: Iterable[str]) -> None:

@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pyinterceptor._relay import lib
+from pyinterceptor.app.changes import Changes, Named
 from pyinterceptor.app.container import Container, Handler, limits_of
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy import rules, table
 from pyinterceptor.policy.addresses import V4_MAPPED, Network
 from pyinterceptor.policy.budget import Budget
+from pyinterceptor.policy.changes import Answer, Laid, laid_over
 from pyinterceptor.policy.hosts import is_glob, key, pattern
+from pyinterceptor.policy.layout import Layout, assembled
 from pyinterceptor.policy.metadata import names_metadata
-from pyinterceptor.policy.pieces import Pieces, at_once
+from pyinterceptor.policy.pieces import Pieces, at_once, batches
 
 CATCH_ALL = "*"  # the name of the catch-all in logs
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """A handler, and the params that a call has set for it, as text (app/copies.py)."""
+
+    handler: Handler
+    params: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Rules that last as long as a run.
+
+    `intercepts` are pairs of a canonical pattern and a handler in order; None stands for everything. `internet`
+    replaces the class's enable_internet unless it is None.
+    """
+
+    intercepts: Sequence[tuple[str | None, Handler]] = ()
+    internet: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """An immutable snapshot of a class's rules."""
+    """An immutable snapshot of a container's rules."""
 
     generation: int
     blob: bytes
-    handlers: tuple[Handler, ...]  # by target
+    targets: tuple[Target, ...]  # by target
     names: tuple[str, ...]  # by rule
     ipv6: frozenset[bytes]  # the IPv6 addresses that have a handler of their own
     metadata: bool  # a rule names the address of a cloud's metadata service
-    exact: tuple[str, ...] = ()  # names that rules name exactly, if traffic to their real addresses could pass
+    exact: tuple[str, ...]  # names that rules name exactly, if traffic to their real addresses could pass
+    layout: Layout
+    named: tuple[str, ...]  # all names that rules name exactly
+    handlers: Mapping[str, Handler]  # outbound_handlers, by name
+    internet: bool
+    has_catch_all: bool
     stages: tuple[str, ...] = rules.STAGES
 
     def decide(self, protocol: int, host: str, destination: tuple[Any, int] | None) -> table.Decision:
@@ -56,11 +86,16 @@ def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
     _check_settings(cls)
     hosts, catch_all = dict(cls.outbound_by_host.items()), cls.outbound.handler
     internet, local_networks = cls.enable_internet, tuple(cls.local_networks)
+    named_handlers = dict(cls.outbound_handlers.items())
     handlers, names = list(hosts.values()), list(hosts)
     if catch_all is not None:
         handlers.append(catch_all)
         names.append(CATCH_ALL)
     yield
+    targets: list[Target] = []
+    for batch in batches(handlers):
+        targets += map(Target, batch)
+        yield
     read = rules.Rules(
         hosts={pattern: rule for rule, pattern in enumerate(hosts)},
         catch_all=None if catch_all is None else len(hosts),
@@ -68,12 +103,78 @@ def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
         local_networks=local_networks,
     )
     yield
-    blob = yield from table.compiling(read, generation)
+    layout = yield from rules.laid_out(read)
     yield
     metadata = yield from names_metadata(hosts, local_networks)
-    addresses = frozenset(filter(None, map(_ipv6_of, hosts)))
-    exact = tuple(filter(None, map(_name_of, hosts))) if internet and catch_all is None else ()
-    return Policy(generation, blob, tuple(handlers), tuple(names), addresses, metadata, exact)
+    addresses: set[bytes] = set()
+    named: list[str] = []
+    for group in batches(hosts):
+        addresses.update(filter(None, map(_ipv6_of, group)))
+        named += filter(None, map(_name_of, group))
+        yield
+    return Policy(
+        generation,
+        assembled(layout, generation),
+        tuple(targets),
+        tuple(names),
+        frozenset(addresses),
+        metadata,
+        tuple(named) if internet and catch_all is None else (),
+        layout,
+        tuple(named),
+        named_handlers,
+        internet,
+        catch_all is not None,
+    )
+
+
+def changing(base: Policy, changes: Changes, overrides: Overrides, generation: int) -> Pieces[Policy]:
+    """Lays the rules of one container over those of its class, in pieces.
+
+    A handler that `outbound_handlers` no longer has refuses its host. Raises PolicyError for a bad pattern.
+    """
+    targets, names = list(base.targets), list(base.names)
+
+    def answer(rule: str, target: Target | None) -> Answer:
+        names.append(rule)
+        if target is None:
+            return Answer(len(names) - 1, int(lib.NO_TARGET))
+        targets.append(target)
+        return Answer(len(names) - 1, len(targets) - 1)
+
+    def kept(rule: str, named: Named) -> Answer:
+        handler = base.handlers.get(named.name)
+        return answer(rule, None if handler is None else Target(handler, named.params))
+
+    catch_all, intercepts = changes.catch_all, overrides.intercepts
+    laid = Laid(
+        intercepts=[(pattern, answer(pattern or CATCH_ALL, Target(handler))) for pattern, handler in intercepts],
+        hosts={pattern: kept(pattern, named) for pattern, named in changes.by_host.items()},
+        catch_all=None if catch_all is None else kept(CATCH_ALL, catch_all),
+        internet=overrides.internet,
+    )
+    yield
+    layout = yield from laid_over(base.layout, laid, len(targets) - len(base.targets))
+    hosts = [*changes.by_host, *(pattern for pattern, _ in intercepts if pattern is not None)]
+    metadata = yield from names_metadata(hosts, ())
+    named = (*base.named, *filter(None, map(_name_of, hosts)))
+    internet = base.internet if overrides.internet is None else overrides.internet
+    all_caught = any(pattern is None for pattern, _ in intercepts)
+    has_catch_all = base.has_catch_all or catch_all is not None or all_caught
+    return Policy(
+        generation,
+        assembled(layout, generation),
+        tuple(targets),
+        tuple(names),
+        base.ipv6 | frozenset(filter(None, map(_ipv6_of, hosts))),
+        base.metadata or metadata,
+        named if internet and not has_catch_all else (),
+        layout,
+        named,
+        base.handlers,
+        internet,
+        has_catch_all,
+    )
 
 
 def _name_of(host: str) -> str | None:

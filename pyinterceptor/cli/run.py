@@ -33,7 +33,7 @@ from pyinterceptor.serving.records import RefusalRecord
 USAGE = (
     "%(prog)s [-v] [--container CLASS] [--user USER] [--env NAME[=VALUE]] [--binding NAME=VALUE]"
     " [--state NAME] [--nameserver ADDRESS] [--workdir DIR] [--writable PATH] [--show PATH] [--home fresh|keep]"
-    " [--memory SIZE] [--pids N] [--cpu N] [--tmp SIZE] [--watch] APP [--] COMMAND…"
+    " [--memory SIZE] [--pids N] [--cpu N] [--tmp SIZE] [--watch] [--fresh] APP [--] COMMAND…"
 )
 
 
@@ -85,6 +85,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     for name, metavar, kind, limited in LIMITS:
         verb.add_argument(f"--{name}", metavar=metavar, type=kind, help=f"a limit on {limited}, instead of the class's")
     verb.add_argument("--watch", action="store_true", help="put the rules in force again when the app's file changes")
+    verb.add_argument(
+        "--fresh", action="store_true", help="ignore the rules that calls have set on the container in earlier runs"
+    )
     verb.add_argument(
         "-v", "--verbose", action="store_true", help="print a line on standard error for each request, flow and refusal"
     )
@@ -155,6 +158,7 @@ async def run_in_container(app: App, cls: type[Container], options: argparse.Nam
             nameservers=options.nameserver,
             settings=options.settings,
             state=options.state,
+            fresh=options.fresh,
         ) as interceptor,
         interceptor.log_records() if options.verbose else nullcontext(),
         counting(interceptor, tally),

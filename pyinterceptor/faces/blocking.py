@@ -54,7 +54,8 @@ def gives(
 
     @functools.wraps(method)
     def blocking(self: Face[Any], /, *args: P.args, **kwargs: P.kwargs) -> F:
-        return face(self.portal, result_of(self.portal.call(method, self.inner, *args, **kwargs)))
+        made = result_of(self.portal.call(method, self.inner, *args, **kwargs))
+        return made if made is None else face(self.portal, made)  # type: ignore[return-value]  # start() without argv
 
     return blocking
 
@@ -103,7 +104,13 @@ class BlockingRunning(Face[Running]):
 
 
 class BlockingContainer(Face[ContainerHandle]):
-    """A running container, as `ContainerHandle`, which explains the methods. `run_inherited` needs Trio itself."""
+    """The stub of a container, as `ContainerHandle`, which explains the methods. `run_inherited` needs Trio itself."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Returns a method of the class's own."""
+        method = getattr(self.inner, name)
+        return lambda *args, **kwargs: result_of(self.portal.call(method, *args, **kwargs))
+
 
     @property
     def has_ended(self) -> bool:
@@ -118,6 +125,12 @@ class BlockingContainer(Face[ContainerHandle]):
     exec = waits(ContainerHandle.exec)
     start = gives(ContainerHandle.start, BlockingRunning)
     stop = waits(ContainerHandle.stop)
+    set_outbound_handler = waits(ContainerHandle.set_outbound_handler)
+    remove_outbound_handler = waits(ContainerHandle.remove_outbound_handler)
+    set_outbound_by_host = waits(ContainerHandle.set_outbound_by_host)
+    remove_outbound_by_host = waits(ContainerHandle.remove_outbound_by_host)
+    set_outbound_by_hosts = waits(ContainerHandle.set_outbound_by_hosts)
+    reset_outbound = waits(ContainerHandle.reset_outbound)
 
 
 class BlockingNamespace(Face[NamespaceHandle]):
@@ -161,7 +174,7 @@ class BlockingInterceptor(Face[Interceptor]):
     only waits then, and `exec` and `start` run their commands as they are, without the image's entrypoint.
     """
 
-    get_container = gives(Interceptor.get_container, BlockingContainer)
+    get_container = gives(in_trio(Interceptor.get_container), BlockingContainer)
     attach = gives(Interceptor.attach, BlockingNamespace)
     replace_policy = waits(Interceptor.replace_policy)
     count = waits(in_trio(Interceptor.count))

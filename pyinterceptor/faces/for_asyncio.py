@@ -57,7 +57,8 @@ def gives(
 
     @functools.wraps(method)
     async def coroutine(self: Face[Any], /, *args: P.args, **kwargs: P.kwargs) -> F:
-        return face(self.portal, await result_of(self.portal.call(method, self.inner, *args, **kwargs)))
+        made = await result_of(self.portal.call(method, self.inner, *args, **kwargs))
+        return made if made is None else face(self.portal, made)  # type: ignore[return-value]  # start() without argv
 
     return coroutine
 
@@ -106,7 +107,13 @@ class AsyncioRunning(Face[Running]):
 
 
 class AsyncioContainer(Face[ContainerHandle]):
-    """A running container, as `ContainerHandle`, which explains the methods. `run_inherited` needs Trio itself."""
+    """The stub of a container, as `ContainerHandle`, which explains the methods. `run_inherited` needs Trio itself."""
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """Returns a method of the class's own."""
+        method = getattr(self.inner, name)
+        return lambda *args, **kwargs: result_of(self.portal.call(method, *args, **kwargs))
+
 
     @property
     def has_ended(self) -> bool:
@@ -121,6 +128,12 @@ class AsyncioContainer(Face[ContainerHandle]):
     exec = awaits(ContainerHandle.exec)
     start = gives(ContainerHandle.start, AsyncioRunning)
     stop = awaits(ContainerHandle.stop)
+    set_outbound_handler = awaits(ContainerHandle.set_outbound_handler)
+    remove_outbound_handler = awaits(ContainerHandle.remove_outbound_handler)
+    set_outbound_by_host = awaits(ContainerHandle.set_outbound_by_host)
+    remove_outbound_by_host = awaits(ContainerHandle.remove_outbound_by_host)
+    set_outbound_by_hosts = awaits(ContainerHandle.set_outbound_by_hosts)
+    reset_outbound = awaits(ContainerHandle.reset_outbound)
 
 
 class AsyncioNamespace(Face[NamespaceHandle]):
@@ -164,7 +177,7 @@ class AsyncioInterceptor(Face[Interceptor]):
     only waits then, and `exec` and `start` run their commands as they are, without the image's entrypoint.
     """
 
-    get_container = gives(Interceptor.get_container, AsyncioContainer)
+    get_container = gives(in_trio(Interceptor.get_container), AsyncioContainer)
     attach = gives(Interceptor.attach, AsyncioNamespace)
     replace_policy = awaits(Interceptor.replace_policy)
     count = awaits(in_trio(Interceptor.count))

@@ -16,7 +16,15 @@ from pyinterceptor.policy.layout import Layout, Outcome, Stage, Takes
 from pyinterceptor.policy.pieces import Pieces, batches
 from pyinterceptor.policy.rows import SPOKEN, Row, compiled
 
-STAGES = ("outbound_by_host", "outbound", "enable_internet")  # by index
+# By index. The class has no rows in the stages of calls (intercept_…, set_…): policy/changes.py fills them.
+STAGES = (
+    "intercept_outbound_http",
+    "set_outbound_by_host",
+    "outbound_by_host",
+    "set_outbound_handler",
+    "outbound",
+    "enable_internet",
+)
 PARSED = 50  # networks between two pauses: each costs 15 µs
 WAITS = (80, 443)  # ports whose clients speak first
 
@@ -36,19 +44,23 @@ def laid_out(rules: Rules) -> Pieces[Layout]:
 
     Raises PolicyError for a bad pattern or network, or two patterns that are the same host.
     """
-    hosts = yield from _host_rows(rules.hosts)
+    hosts = yield from host_rows(rules.hosts)
     outbound = [] if rules.catch_all is None else [Row(None, rules.catch_all, 0, rules.catch_all, protocols=SPOKEN)]
+    empty = yield from compiled([])
     stages = (
+        Stage(empty, Outcome.TARGET, Outcome.NEXT),
+        Stage(empty, Outcome.TARGET, Outcome.NEXT),
         Stage((yield from compiled(hosts)), Outcome.TARGET, Outcome.NEXT),
+        Stage(empty, Outcome.TARGET, Outcome.NEXT),
         Stage((yield from compiled(outbound)), Outcome.TARGET, Outcome.NEXT),
-        Stage((yield from compiled([])), Outcome.REFUSE, Outcome.SPLICE if rules.internet else Outcome.REFUSE),
+        Stage(empty, Outcome.REFUSE, Outcome.SPLICE if rules.internet else Outcome.REFUSE),
     )
     highest = max([*rules.hosts.values(), -1 if rules.catch_all is None else rules.catch_all])
     locals_ = yield from compiled((yield from _local_rows(rules.local_networks)))
     return Layout(stages, (Takes.HTTP,) * (highest + 1), WAITS, locals_)
 
 
-def _host_rows(patterns: Mapping[str, int]) -> Pieces[list[Row]]:
+def host_rows(patterns: Mapping[str, int]) -> Pieces[list[Row]]:
     """Returns the rows of the host rules: names, then addresses, then globs, each in the order of declaration."""
     hosts = yield from _canonical(patterns)
     rows = []

@@ -5,35 +5,57 @@ It is made at the first call for its class and name. It keeps id, instance and r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from pyinterceptor.app.container import Container, ContainerContext, Context, container_id
+from pyinterceptor.app.at_run_time import Edit
+from pyinterceptor.app.changes import Changes
+from pyinterceptor.app.container import Container, ContainerContext, container_id
 from pyinterceptor.app.policies import Policies
-from pyinterceptor.app.policy import Policy
+from pyinterceptor.app.policy import Overrides, Policy
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.serving.records import Owner
+from pyinterceptor.serving.start import Asked
 
 if TYPE_CHECKING:
+    from pyinterceptor.serving.handle import ContainerHandle
     from pyinterceptor.serving.run import Run
 
 
+class Serving(Protocol):
+    """The interceptor, as its containers see it."""
+
+    async def started(self, identity: Identity, asked: Asked | None = None) -> Run:
+        """Returns the container's run; it is started if it does not run."""
+
+    async def change(self, identity: Identity, edit: Edit) -> None:
+        """Changes the container's own rules."""
+
+
 class Identity:
-    """The identity of a container. Raises as `instance_of` does.
+    """The identity of a container. Raises as `instance_of` does."""
 
-    """
-
-    def __init__(self, cls: type[Container], name: str, env: Any, policy: Policy) -> None:
+    def __init__(
+        self, cls: type[Container], name: str, env: Any, policy: Policy, serving: Serving | None = None
+    ) -> None:
         self.cls = cls
         self.name = name
         self.id = container_id(cls.__name__, name)
-        self.instance = instance_of(cls, ContainerContext(self.id, cls.__name__, name), env)
-        self.context = Context(self.id, cls.__name__, name)  # for its handlers
+        self.exports: Any = None
         self.owner = Owner(cls.__name__, name, self.id)  # for its records
-        self.policies = Policies(policy)  # the class is read anew at each start
+        self.asked = Asked()  # for the next start
+        self.base = policy  # the class's rules, which are read anew at each start
+        self.changes = Changes()  # rules that calls have set
+        self.overrides = Overrides()  # rules that end with the run
+        self.policies = Policies(policy)
+        self.changing = trio.Lock()  # one change of the rules at a time
         self.run: Run | None = None
+        self.stub: ContainerHandle  # made by the interceptor
         self.starting = trio.Lock()  # one start at a time; other containers have locks of their own
+        change = None if serving is None else partial(serving.change, self)
+        self.instance = instance_of(cls, ContainerContext(self.id, cls.__name__, name, None, None, change), env)
 
     def __str__(self) -> str:
         return f"{self.cls.__name__} {self.name!r}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,8 +16,10 @@ from typing import cast
 import trio
 
 from pyinterceptor.app.app import App
+from pyinterceptor.app.at_run_time import Edit
+from pyinterceptor.app.changes import Changes
 from pyinterceptor.app.container import Container, limits_of
-from pyinterceptor.app.policy import Policy
+from pyinterceptor.app.policy import Overrides, Policy, changing
 from pyinterceptor.bindings.env import Env
 from pyinterceptor.boundary import parted
 from pyinterceptor.capture.capture import Capture
@@ -31,18 +35,20 @@ from pyinterceptor.relay.relay import Counters, Relay
 from pyinterceptor.runtime.files import Files, working_in
 from pyinterceptor.runtime.runtime import Life, OpenRuntime
 from pyinterceptor.serving.channel import R, Subscription
+from pyinterceptor.serving.classes import ContainerClass
 from pyinterceptor.serving.container import Identity
 from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
+from pyinterceptor.serving.kept import Kept
 from pyinterceptor.serving.log import Log, log_records
 from pyinterceptor.serving.namespace import Namespace, Netns, opened
 from pyinterceptor.serving.recording import Recording
 from pyinterceptor.serving.records import RECORDS
 from pyinterceptor.serving.ruled import RuledHosts, RuledNames
-from pyinterceptor.serving.run import Run, flows_ended
+from pyinterceptor.serving.run import GRACE, Run, flows_ended
 from pyinterceptor.serving.start import Asked, Start
 from pyinterceptor.serving.turns import in_turns
 
-Handle = ContainerHandle | NamespaceHandle
+log = logging.getLogger("pyinterceptor")
 
 
 class Interceptor:
@@ -64,13 +70,22 @@ class Interceptor:
         policies: Mapping[type[Container], Policy],
         log: Log,
         ruled: RuledNames,
+        kept: Kept,
     ) -> None:
-        self.env = env  # as handlers see it
+        containers: dict[tuple[str, str], Identity] = {}
+        classes = {
+            name: ContainerClass(cls, self.get_container, containers)
+            for name, cls in app.bindings.items()
+            if isinstance(cls, type) and issubclass(cls, Container)
+        }
+        self.env = Env(vars(env) | classes)  # as handlers see it
+        self._containers = containers
         self.runs: dict[int, Run] = {}  # by number
         self.resolver = Resolver(upstream=upstream, relay=relay, v6=v6)
         self.recording = Recording(relay, self.resolver)
         self.ruled = RuledHosts(upstream.resolve, relay, self.runs, ruled)
         self._log = log
+        self._kept = kept
         self._app = app
         self._nursery = nursery
         self._capture = capture
@@ -80,12 +95,11 @@ class Interceptor:
         self._upstream = upstream
         self._open_runtime = open_runtime
         self._synthetic = synthetic
-        self._containers: dict[tuple[str, str], Identity] = {}
         self._numbers = itertools.count(1)  # numbers of runs
         self._policies = dict(policies)  # the newest one that was read, by class
         self._generations = itertools.count(1)  # numbers of policies
 
-    async def get_container(
+    def get_container(
         self,
         cls: type[Container],
         name: str = "default",
@@ -95,7 +109,9 @@ class Interceptor:
         files: Files | None = None,
         replaced: bool = False,
     ) -> ContainerHandle:
-        """Returns the container of this class and name; it is started if it does not run.
+        """Returns the stub of the container of this class and name, always the same one; it may be awaited, too.
+
+        Nothing is started: the first `exec` or `start` does that. The other arguments are kept for the next start.
 
         It runs as `user`, by default the user that invoked us; in an image one of the image's, by default the one that
         the image names. Containers of different names start side by side. The image's own command runs too, unless
@@ -104,27 +120,50 @@ class Interceptor:
         Without an image, `workdir` is a directory of the host that is writable inside, for one container at a time; by
         default the container has an empty one of its own. `files` replaces `workdir` and adds other paths: `Files`.
 
-        Raises PolicyError for a class that the app doesn't have, or an invalid rule; RuntimeFailure or
-        CaptureError if it can't be started or attached. RuntimeFailure, too, if an argument or the class's image
-        contradicts the container that runs already.
+        Raises PolicyError for a class that the app doesn't have, or an invalid name; RuntimeFailure if an argument or
+        the class's image contradicts the container that runs already.
         """
         identity = self._identity(cls, name)
         if files is None and workdir is not None:
             files = working_in(workdir)
-        asked = Asked(cls.image, user, files, replaced)
-        async with identity.starting:
-            run = await self._current_run(identity)
-            if run is None:
-                handle = await self._nursery.start(self._run, identity, partial(self._processes, asked))
-            else:
-                handle = run.handle
-        if not isinstance(handle, ContainerHandle):
-            raise RuntimeFailure(f"start {identity}: it is attached to a foreign namespace; stop it first")
-        found = () if run is None or run.start is None else run.start.contradictions(asked)
+        self._ask(identity, Asked(cls.image, user, files, replaced))
+        return identity.stub
+
+    async def started(self, identity: Identity, asked: Asked | None = None) -> Run:
+        """Returns the container's run; it is started if it does not run. `asked.image` is ignored.
+
+        Raises PolicyError for an invalid rule; RuntimeFailure or CaptureError if it can't be started or attached.
+        RuntimeFailure, too, if an argument contradicts the container that runs already.
+        """
+        run = identity.run
+        if run is None or run.has_ended:
+            async with identity.starting:
+                run = await self._current_run(identity)
+                self._ask(identity, asked)
+                if run is None:
+                    run = await self._start(identity)
+        else:
+            self._ask(identity, asked)
+        return run
+
+    def _ask(self, identity: Identity, asked: Asked | None) -> None:
+        """Keeps the arguments of a call for the next start. Raises RuntimeFailure if the running container differs."""
+        run = identity.run
+        asked = replace(asked or Asked(), image=identity.cls.image)
+        found = () if run is None or run.has_ended or run.start is None else run.start.contradictions(asked)
         if contradictions := " and ".join(found):
             remedy = "stop it first, or give this one another name"
             raise RuntimeFailure(f"get {identity}: {contradictions}; {remedy}")
-        return handle
+        identity.asked = identity.asked.then(asked)
+
+    async def _start(self, identity: Identity) -> Run:
+        run: Run = await self._nursery.start(self._run, identity, partial(self._processes, identity.asked))
+        try:
+            await identity.instance.on_start()
+        except BaseException:
+            await run.stop(0)
+            raise
+        return run
 
     async def attach(
         self, cls: type[Container], name: str, netns: Netns, *, replace_routes: bool = False
@@ -149,8 +188,8 @@ class Interceptor:
                 raise CaptureError(f"attach a namespace as {identity}: a container of this class and name runs")
             with opened(netns) as fd:
                 opening = partial(self._namespace, fd, replace_routes)
-                handle: NamespaceHandle = await self._nursery.start(self._run, identity, opening)
-        return handle
+                run: Run = await self._nursery.start(self._run, identity, opening)
+        return NamespaceHandle(run)
 
     async def replace_policy(self, cls: type[Container]) -> None:
         """Reads the class's rules anew and puts them in force in all its containers, for open flows too.
@@ -163,13 +202,36 @@ class Interceptor:
         """
         self._app.check_class(cls)
         policy = await self._read_policy(cls)
-        replaced = {
-            identity
-            for identity in self._containers.values()
-            if identity.cls is cls and identity.policies.replace(policy)
-        }
+        for identity in [known for known in self._containers.values() if known.cls is cls]:
+            async with identity.changing:
+                if policy.generation > identity.base.generation:
+                    identity.base = policy
+                    self._put(identity, await self._combined(identity, policy))
+
+    async def change(self, identity: Identity, edit: Edit) -> None:
+        """Changes the container's own rules. Raises PolicyError; then nothing has changed."""
+        async with identity.changing:
+            handlers = dict(identity.cls.outbound_handlers.items())
+            base = replace(identity.base, handlers=handlers)
+            changes = edit(identity.changes, handlers)
+            policy = await self._combined(identity, base, changes)
+            if changes != identity.changes:
+                await self._kept.write((identity.cls.__name__, identity.name), changes)
+            identity.base, identity.changes = base, changes
+            self._put(identity, policy)
+
+    async def _combined(self, identity: Identity, base: Policy, changes: Changes | None = None) -> Policy:
+        """Returns the container's policy: the class's with its own rules."""
+        changes = identity.changes if changes is None else changes
+        if not changes and identity.overrides == Overrides() and base.generation > identity.policies.now.generation:
+            return base
+        return await in_turns(changing(base, changes, identity.overrides, next(self._generations)))
+
+    def _put(self, identity: Identity, policy: Policy) -> None:
+        """Puts a policy in force."""
+        identity.policies.replace(policy)
         for run in self.runs.values():
-            if run.identity in replaced:
+            if run.identity is identity:
                 self.ruled.publish(run)
                 run.tunnels.judge_again()
                 self._capture.set_reach(run.attachment, ipv6=policy.ipv6, metadata=policy.metadata)
@@ -226,7 +288,10 @@ class Interceptor:
             raise PolicyError(f"a container's name is a non-empty str, not {name!r}")
         identity = self._containers.get((cls.__name__, name))
         if identity is None:
-            identity = self._containers[cls.__name__, name] = Identity(cls, name, self.env, self._policies[cls])
+            identity = Identity(cls, name, self.env, self._policies[cls], self)
+            identity.changes = self._kept.found.get((cls.__name__, name), identity.changes)
+            identity.stub = ContainerHandle(identity, self)
+            self._containers[cls.__name__, name] = identity
         return identity
 
     async def _read_policy(self, cls: type[Container]) -> Policy:
@@ -245,7 +310,7 @@ class Interceptor:
         return None
 
     @asynccontextmanager
-    async def _processes(self, asked: Asked, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
+    async def _processes(self, asked: Asked, run: Run) -> AsyncIterator[Life]:
         """Opens the processes of a runtime, which makes their namespace."""
         opening = self._open_runtime(
             image=asked.image,
@@ -258,10 +323,10 @@ class Interceptor:
         )
         async with opening as runtime:
             run.start = Start(asked, runtime)
-            yield runtime, ContainerHandle(run, runtime)
+            yield runtime
 
     @asynccontextmanager
-    async def _namespace(self, netns_fd: int, replace_routes: bool, run: Run) -> AsyncIterator[tuple[Life, Handle]]:
+    async def _namespace(self, netns_fd: int, replace_routes: bool, run: Run) -> AsyncIterator[Life]:
         """Attaches a foreign namespace. Borrows the descriptor until the block begins."""
         self._claim(run, netns_fd)
         if replace_routes:
@@ -269,7 +334,7 @@ class Interceptor:
         else:
             await self._capture.check_namespace(netns_fd)
         await self._capture.attach(run.attachment, netns_fd)
-        yield Namespace(self._capture, run.attachment), NamespaceHandle(run)
+        yield Namespace(self._capture, run.attachment)
 
     async def _tie(self, run: Run, netns_fd: int) -> None:
         self._claim(run, netns_fd)
@@ -287,17 +352,16 @@ class Interceptor:
     async def _run(
         self,
         identity: Identity,
-        opening: Callable[[Run], AbstractAsyncContextManager[tuple[Life, Handle]]],
+        opening: Callable[[Run], AbstractAsyncContextManager[Life]],
         *,
-        task_status: trio.TaskStatus[Handle] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[Run] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Runs one container from its start to its stop. A failure after the start ends this container alone."""
         run: Run | None = None
         try:
-            async with self._open_run(identity) as made, opening(made) as (life, handle):
+            async with self._open_run(identity) as made, opening(made) as life:
                 run = identity.run = made
-                run.handle = handle
-                task_status.started(handle)
+                task_status.started(run)
                 await run.serve(life, self._relay)
         except BaseException as error:
             if run is None:
@@ -310,13 +374,39 @@ class Interceptor:
                 raise passes from None
         finally:
             if run is not None:
-                identity.run = None
+                identity.run, identity.overrides = None, Overrides()
+                await self._after(identity, run)
                 run.gone.set()
+
+    def _report_kept(self, identity: Identity) -> None:
+        """Logs that rules of an earlier process are in force, and each of them whose handler is gone."""
+        if identity.changes and identity.changes is self._kept.found.get((identity.cls.__name__, identity.name)):
+            rules = ", ".join(f"{rule}: {name}" for rule, name in identity.changes.names.items())
+            log.warning("%s: rules of an earlier run are in force: %s; reset_outbound() removes them", identity, rules)
+        for rule, name in identity.changes.names.items():
+            if name not in identity.base.handlers:
+                gone = "outbound_handlers has no %r any more; set the rule anew or remove it"
+                log.warning("%s: %s is refused: " + gone, identity, rule, name)
+
+    async def _after(self, identity: Identity, run: Run) -> None:
+        """Calls `on_stop` for at most GRACE seconds. Its exception is logged."""
+        try:
+            with trio.move_on_after(GRACE):
+                await identity.instance.on_stop(run.exit_code)
+        except BaseException as error:
+            passes, ends = parted(error)
+            if ends is not None:
+                run.faults.error("on_stop failed", ends)
+            if passes is not None:
+                raise passes from None
 
     @asynccontextmanager
     async def _open_run(self, identity: Identity) -> AsyncIterator[Run]:
         """Makes a run that is ready for its network namespace. Nothing of it is left when the block ends."""
-        identity.policies.replace(await self._read_policy(identity.cls))
+        async with identity.changing:
+            identity.base = await self._read_policy(identity.cls)
+            identity.policies.replace(await self._combined(identity, identity.base))
+            self._report_kept(identity)
         attachment = self._capture.reserve(next(self._numbers))
         number = attachment.container
         try:

@@ -11,9 +11,10 @@ from functools import partial
 from typing import Any
 
 from pyinterceptor._relay import lib
-from pyinterceptor.app.container import Handler
+from pyinterceptor.app import copies
+from pyinterceptor.app.container import Context
 from pyinterceptor.app.handler import explain_asyncio, wrong_answer
-from pyinterceptor.app.policy import Policy
+from pyinterceptor.app.policy import Policy, Target
 from pyinterceptor.errors import BindingError, DialRefused, FetchError, OtherRule, ungrouped
 from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.http.tunnel import Switched
@@ -65,7 +66,7 @@ class Outbound:
             self._policy, self._host = policy, host
         cause, self._cause = self._cause, Cause.DONE
         if self._decision.verdict == HANDLE:
-            response = await self._handle(request, policy.handlers[self._decision.target])
+            response = await self._handle(request, policy.targets[self._decision.target])
         else:
             response = self._refusal(request, cause) or await self._pass(request)
         if self._began is not None:
@@ -102,8 +103,8 @@ class Outbound:
             self._refused(request, Reason.LOCAL)
         return refusal(CAUSES[cause][0], request.host, CAUSES[cause][1])
 
-    async def _handle(self, request: Request, handler: Handler) -> Response:
-        run = self._run
+    async def _handle(self, request: Request, target: Target) -> Response:
+        run, handler = self._run, target.handler
         if run.running >= run.budget.handlers:
             run.refused += 1
             self._refused(request, Reason.BUDGET)
@@ -112,7 +113,7 @@ class Outbound:
         scope, response = FetchScope(run.client), None
         try:
             with scope:
-                answer = handler(request, self._env, run.identity.context)
+                answer = handler(request, self._env, self._context(target))
                 answer = await answer if hasattr(answer, "__await__") else answer
             if not isinstance(answer, Response):
                 raise wrong_answer(handler, answer)
@@ -133,6 +134,18 @@ class Outbound:
             run.running -= 1
             if scope.has_fetched:
                 await scope.let_go(response)
+
+    def _context(self, target: Target) -> Context:
+        identity = self._run.identity
+        return Context(
+            identity.id,
+            identity.cls.__name__,
+            identity.name,
+            None if target.params is None else copies.value_of(target.params),
+            self._destination,
+            identity.exports,
+            self._run.begin_after,
+        )
 
     async def _pass(self, request: Request) -> Response:
         """Sends the request to the address that the container dialled, whatever host the request names.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import trio
 from dns.rdatatype import AAAA, A
 
 from pyinterceptor._relay import lib
+from pyinterceptor.boundary import parted
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.dns.names import Names, Networks
 from pyinterceptor.dns.resolver import Lookups
@@ -19,16 +19,13 @@ from pyinterceptor.http.client import Client
 from pyinterceptor.policy.addresses import Address
 from pyinterceptor.relay.relay import Relay
 from pyinterceptor.runtime.hostname import hostname
-from pyinterceptor.runtime.runtime import Life
+from pyinterceptor.runtime.runtime import Life, Runtime
 from pyinterceptor.serving.channel import Channel
 from pyinterceptor.serving.container import Identity
 from pyinterceptor.serving.log import Faults, Log
 from pyinterceptor.serving.recording import Questions, Recorder
 from pyinterceptor.serving.start import Start
 from pyinterceptor.serving.tunnels import Tunnels
-
-if TYPE_CHECKING:
-    from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
 
 log = logging.getLogger("pyinterceptor")
 
@@ -79,17 +76,25 @@ class Run:
         self.tunnels = Tunnels()
         self.flows = 0  # that Python serves now
         self.running = 0  # handlers that run now
+        self.after = 0  # functions of wait_until that run now
         self.refused = 0  # requests beyond the budget of handlers
         self.is_over = False  # no further task may begin
-        self.handle: ContainerHandle | NamespaceHandle | None = None
         self.start: Start | None = None  # None for a foreign namespace
         self.namespace: tuple[int, int] | None = None  # device and inode of the network namespace, once attached
         self.gone = trio.Event()
         self.failure: BaseException | None = None  # the error that ended it, or that its end raised
+        self.exit_code = 0  # of the process whose end was the container's; 0 after a stop
         self._life: Life | None = None
         self._task: trio.lowlevel.Task | None = None  # the task that opens and closes the run
         self._stopping = trio.Event()
         self._grace = trio.CancelScope()
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime of its processes. Raises RuntimeFailure if they are those of a foreign namespace."""
+        if self.start is None:
+            raise RuntimeFailure(f"{self.identity} is attached to a foreign namespace")
+        return self.start.runtime
 
     @property
     def is_stopping(self) -> bool:
@@ -163,6 +168,23 @@ class Run:
         else:
             log.error("%s: failed", self.identity, exc_info=error)
 
+    def begin_after(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Starts a function of `ctx.wait_until`, which the end of the grace cancels. Its exception is logged."""
+        self.after += 1
+        self.nursery.start_soon(self._run_after, function)
+
+    async def _run_after(self, function: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await function()
+        except BaseException as error:
+            passes, ends = parted(error)
+            if ends is not None:
+                self.faults.error("a function of wait_until failed", ends)
+            if passes is not None:
+                raise passes from None
+        finally:
+            self.after -= 1
+
     def end_tasks(self) -> None:
         """Cancels every task of the container; none begins after this."""
         self.is_over = True
@@ -189,7 +211,8 @@ class Run:
         relay.finish_flows(self.number)
         idle = 0
         while idle < 2:  # a flow may be in transit from the relay to Python
-            idle = 0 if relay.count(self.number).flows or self.flows else idle + 1
+            is_busy = relay.count(self.number).flows or self.flows or self.after
+            idle = 0 if is_busy else idle + 1
             await trio.sleep(PAUSE)
 
 

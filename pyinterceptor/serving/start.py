@@ -11,12 +11,18 @@ from pyinterceptor.runtime.runtime import Runtime
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The arguments of a call for a container. None stands for one that wasn't given."""
+    """The arguments of calls for a container. None stands for one that wasn't given."""
 
-    image: str | None
-    user: str | None
-    files: Files | None
-    replaced: bool
+    image: str | None = None
+    user: str | None = None
+    files: Files | None = None
+    replaced: bool = False
+
+    def then(self, later: Asked) -> Asked:
+        """Returns these arguments with those that a later call gives in their place."""
+        return Asked(
+            later.image, later.user or self.user, later.files or self.files, later.replaced or self.replaced
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ import trio
 from pyinterceptor import App, Container, open_interceptor
 from pyinterceptor.relay.relay import Options
 from pyinterceptor.runtime import Files
+from tests.starting import started
 
 URLLIB = """
 import sys, urllib.request
+from tests.starting import started
 print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode(), end="")
 """
 NODE = "fetch(process.argv[1]).then((answer) => answer.text()).then((text) => process.stdout.write(text))"
@@ -40,7 +42,7 @@ async def running_container(
     with trio.fail_after(TIME):
         app = App(containers=[cls], bindings={"seen": seen})
         async with open_interceptor(app, instance=instance, options=options) as interceptor:
-            yield await interceptor.get_container(cls, "one", files=SHOWN)
+            yield await started(interceptor, cls, "one", files=SHOWN)
 
 
 async def output(container: Any, argv: Sequence[str], input: bytes | None = None) -> str:

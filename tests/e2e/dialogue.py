@@ -16,6 +16,7 @@ from pyinterceptor import App, Container, open_interceptor
 from pyinterceptor.capture.gateway.namespace import inside
 from pyinterceptor.relay.relay import Options
 from pyinterceptor.serving.interceptor import Interceptor
+from tests.starting import started
 from tests.world import ORIGIN_V4, World
 
 DEADLINE = 20.0  # seconds, of a whole dialogue
@@ -153,7 +154,7 @@ async def scene(
     app = App(containers=[cls], bindings={})
     with trio.fail_after(DEADLINE), origin_listener(world) as listener:
         async with open_interceptor(app, instance=instance, options=options) as interceptor:
-            container = await interceptor.get_container(cls, "one")
+            container = await started(interceptor, cls, "one")
             with namespace_of(container.pid) as namespace:
                 opened = Scene(interceptor, container, namespace, listener)
                 try:

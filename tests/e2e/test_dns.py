@@ -16,6 +16,7 @@ from pyinterceptor import App, Container, Response, open_interceptor
 from pyinterceptor.dns import names
 from pyinterceptor.runtime import Files
 from tests.e2e.clients import TIME, output
+from tests.starting import started
 from tests.world import NAMESERVER_V4, NAMESERVER_V6, ORIGIN_V4, ORIGIN_V6, OTHER_V4, World
 
 SHOWN = Files(show=(Path(__file__).parent, Path(sys.prefix)))
@@ -57,6 +58,7 @@ for number in itertools.count():
 """
 PATIENT = """
 import socket
+from tests.starting import started
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.connect(("203.0.113.53", 53))
 sock.settimeout(5)  # as resolv.conf(5) has it
@@ -111,7 +113,7 @@ async def containers(
 ) -> AsyncIterator[list[Any]]:
     with trio.fail_after(TIME):
         async with open_interceptor(App(containers=[cls]), instance=instance, nameservers=nameservers) as interceptor:
-            yield [await interceptor.get_container(cls, name, files=SHOWN) for name in names]
+            yield [await started(interceptor, cls, name, files=SHOWN) for name in names]
 
 
 async def dig(container: Any, name: str, kind: str = "A", server: str = NAMESERVER_V4, transport: str = "udp") -> str:

@@ -23,6 +23,7 @@ from pyinterceptor.paths import STATE
 from tests.bindings.redis_servers import RedisServer
 from tests.bindings.s3_server import S3Server
 from tests.e2e.clients import TIME
+from tests.starting import started
 from tests.world import World
 from tests.world.image import curl_image, remove_image
 
@@ -61,7 +62,7 @@ async def opened(
         async with open_interceptor(app, instance=instance, settings=settings) as interceptor:
 
             async def start(name: str) -> Any:
-                return await interceptor.get_container(cls, name)
+                return await started(interceptor, cls, name)
 
             yield start
 

@@ -29,6 +29,7 @@ from pyinterceptor import (
     RuntimeFailure,
     open_in_thread,
 )
+from pyinterceptor.app.at_run_time import RulesAtRunTime
 from tests.world import World
 
 PATIENCE = 60.0  # seconds until a test counts as stuck
@@ -44,6 +45,22 @@ class Sandbox(Container):
 @Sandbox.outbound_by_host("my.kv")
 async def answer(request: Any, env: Any, ctx: Any) -> Response:
     return Response(f"{ctx.container_name} asked for {request.url.path}")
+
+
+class Methodical(Container):
+    """Has a method of its own, and a named handler."""
+
+    enable_internet = False
+
+    async def double(self, value: Any) -> Any:
+        if value == -1:
+            raise ValueError("negative")
+        return value * 2
+
+
+@Methodical.outbound_handlers
+async def word(request: Any, env: Any, ctx: Any) -> Response:
+    return Response(ctx.params["word"])
 
 
 async def answer_later(request: Any, env: Any, ctx: Any) -> Response:
@@ -114,6 +131,29 @@ def test_a_program_under_asyncio_awaits_the_same_calls(world: World, instance: s
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
+def test_both_faces_call_the_classs_methods_and_change_its_rules(world: World, instance: str) -> None:
+    async def main() -> None:
+        async with open_in_thread(App(containers=[Methodical]), instance=instance) as interceptor:
+            container = await interceptor.get_container(Methodical, "one")
+            assert await container.double([1]) == [1, 1]
+            with pytest.raises(ValueError, match="negative"):
+                await container.double(-1)
+            await container.set_outbound_by_host("my.kv", "word", {"word": "set"})
+            assert (await container.exec(CURL, check=True)).text == "set"
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    with open_in_thread(App(containers=[Methodical]), instance=instance) as interceptor:
+        container = interceptor.get_container(Methodical, "two")
+        assert container.double([1]) == [1, 1]
+        container.set_outbound_handler("word", {"word": "all"})
+        assert container.exec(CURL, check=True).text == "all"
+        with pytest.raises(PolicyError, match="unknown handler 'nonesuch'; outbound_handlers has: word"):
+            container.set_outbound_handler("nonesuch")
+        with pytest.raises(AttributeError, match="Methodical has no method 'triple'; its methods: double"):
+            container.triple()
+        assert container.exec(CURL, check=True).text == "all"
+
+
 def test_a_command_that_asyncio_cancels_is_killed(world: World, instance: str) -> None:
     async def main() -> None:
         loop, begun = asyncio.get_running_loop(), asyncio.Event()
@@ -153,8 +193,9 @@ def test_the_errors_of_the_opening_are_raised_where_the_block_begins() -> None:
 @pytest.mark.parametrize(
     ("faces", "original", "missing"),
     [
-        ((BlockingInterceptor, AsyncioInterceptor), Interceptor, {"set_ipv6"}),  # not for users
+        ((BlockingInterceptor, AsyncioInterceptor), Interceptor, {"set_ipv6", "started", "change"}),  # not for users
         ((BlockingContainer, AsyncioContainer), ContainerHandle, {"run_inherited"}),  # needs the main thread
+        ((BlockingContainer, AsyncioContainer), RulesAtRunTime, set()),
         ((BlockingRunning, AsyncioRunning), Running, {"has_ended", "signal_group", "aclose", *RUNTIMES}),
     ],
 )

@@ -24,6 +24,7 @@ from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options
 from pyinterceptor.runtime import Files
 from tests.e2e.dialogue import DEADLINE, PORT, End, Scene, namespace_of, scene
+from tests.starting import started
 from tests.world import ORIGIN_V4, ORIGIN_V6, World
 
 SHOWN = Files(show=(Path(__file__).parent,))
@@ -58,7 +59,7 @@ def test_300_uploads_at_once_arrive_whole_and_are_answered_after_half_close(
     async def main() -> None:
         with trio.fail_after(PATIENCE):
             async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
-                container = await interceptor.get_container(Passing, "one", files=SHOWN)
+                container = await started(interceptor, Passing, "one", files=SHOWN)
 
                 async def crowd(host: str) -> None:
                     done = await container.exec([*CROWD, "upload", host, DIGEST, "150", str(size)])
@@ -90,7 +91,7 @@ def test_5000_idle_flows_are_held_in_less_than_10_megabytes(world: World, instan
     async def main() -> None:
         with trio.fail_after(PATIENCE):
             async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
-                containers = [await interceptor.get_container(Passing, name, files=SHOWN) for name in ("one", "two")]
+                containers = [await started(interceptor, Passing, name, files=SHOWN) for name in ("one", "two")]
                 # Makes everything that is made only once.
                 await containers[0].exec([*CROWD, "upload", ORIGIN_V4, DIGEST, "1", "1000000"])
                 before = resident()
@@ -118,8 +119,8 @@ def test_a_container_at_its_limits_costs_another_nothing(world: World, instance:
         app = App(containers=[Greedy, Other])
         with trio.fail_after(PATIENCE):
             async with open_interceptor(app, instance=instance) as interceptor:
-                greedy = await interceptor.get_container(Greedy)
-                modest = await interceptor.get_container(Other)
+                greedy = await started(interceptor, Greedy)
+                modest = await started(interceptor, Other)
                 with namespace_of(greedy.pid) as namespace, flood(namespace, port=80, first=b"GE") as refused:
                     assert refused() >= 50  # undecided openings
                     with flood(namespace, port=7, first=b"\n") as more:
@@ -141,17 +142,17 @@ def test_19_greedy_containers_take_no_connection_from_the_twentieth(world: World
         app = App(containers=[Greedy, Other])
         with trio.fail_after(PATIENCE):
             async with open_interceptor(app, instance=instance, options=options) as interceptor:
-                modest = await interceptor.get_container(Other)
+                modest = await started(interceptor, Other)
                 both = "curl -sf http://my.kv/ && curl -sf http://v4.origin.test/ok"
                 with ExitStack() as stack:
                     refused = []
                     for number in range(19):
-                        greedy = await interceptor.get_container(Greedy, str(number))
+                        greedy = await started(interceptor, Greedy, str(number))
                         namespace = stack.enter_context(namespace_of(greedy.pid))
                         refused.append(stack.enter_context(flood(namespace, port=7, first=b"\n", count=60)))
                     assert sum(count() for count in refused) >= 19 * 60 - 400  # there are no more flows
                     assert all(count() <= 56 for count in refused)  # each has its reserve
-                    late = await interceptor.get_container(Other, "late")
+                    late = await started(interceptor, Other, "late")
                     for container in (modest, late):
                         done = await container.exec(["sh", "-c", f"for i in $(seq 50); do {both}; done"])
                         assert done.stdout == b"hereok" * 50
@@ -165,12 +166,12 @@ def test_a_container_for_which_no_reserve_is_left_does_not_start(world: World, i
         with trio.fail_after(PATIENCE):
             app, options = App(containers=[Passing]), Options(flows=10, reserve=5)
             async with open_interceptor(app, instance=instance, options=options) as interceptor:
-                first = await interceptor.get_container(Passing, "one")
-                await interceptor.get_container(Passing, "two")
+                first = await started(interceptor, Passing, "one")
+                await started(interceptor, Passing, "two")
                 with pytest.raises(CaptureError, match="no reserve of 5 flows is left"):
-                    await interceptor.get_container(Passing, "three")
+                    await started(interceptor, Passing, "three")
                 await first.stop()
-                await interceptor.get_container(Passing, "three")
+                await started(interceptor, Passing, "three")
 
     trio.run(main)
 
@@ -377,7 +378,7 @@ def test_a_splice_moves_while_python_is_held(world: World, instance: str) -> Non
 
     async def main() -> None:
         async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
-            container = await interceptor.get_container(Passing)
+            container = await started(interceptor, Passing)
             await container.exec("getent hosts v4.origin.test", check=True)
             script_at = script.replace("v4.origin.test", ORIGIN_V4)
             running = await container.start(["sh", "-c", script_at], stdout=subprocess.PIPE)

@@ -20,6 +20,7 @@ from pyinterceptor import App, Container, Response, fetch, open_interceptor
 from pyinterceptor.errors import DialRefused, FetchError
 from tests.e2e.clients import TIME
 from tests.kernel.container import family
+from tests.starting import started
 from tests.world import ORIGIN_V4, ORIGIN_V6, OTHER_V4, OTHER_V6, World
 
 PORT = 8099
@@ -184,7 +185,7 @@ class Caller:
 async def containers(instance: str, *classes: type[Container]) -> AsyncIterator[list[Caller]]:
     with trio.fail_after(TIME):
         async with open_interceptor(App(containers=list(classes)), instance=instance) as interceptor:
-            yield [Caller(await interceptor.get_container(cls)) for cls in classes]
+            yield [Caller(await started(interceptor, cls)) for cls in classes]
 
 
 def authority(address: str) -> str:
@@ -357,7 +358,7 @@ def test_a_kept_connection_is_under_the_guard_of_the_policy_of_the_moment(world:
     async def main() -> None:
         with inside(world, "10.1.2.3"), trio.fail_after(TIME):
             async with open_interceptor(App(containers=[Changing]), instance=instance) as interceptor:
-                caller = Caller(await interceptor.get_container(Changing))
+                caller = Caller(await started(interceptor, Changing))
                 before = world.counts().syns
                 for _ in range(2):
                     assert (await caller.fetch("http://10.1.2.3/who")).status == 200

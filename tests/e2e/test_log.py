@@ -23,6 +23,7 @@ from pyinterceptor.serving.records import (
     Verdict,
 )
 from tests.e2e.test_run import APP, run
+from tests.starting import started
 from tests.world import ORIGIN_V4, World
 
 TIME = 60.0  # seconds; nothing here takes nearly as long
@@ -189,7 +190,7 @@ def recorded(
                 open_interceptor(App(containers=[cls]), instance=instance, options=options) as interceptor,
                 interceptor.records(*kinds) as records,
             ):
-                container = await interceptor.get_container(cls, "one")
+                container = await started(interceptor, cls, "one")
                 await container.exec(["bash", "-c", script])
                 await container.stop()
                 assert (records.dropped, records.dropped_refusals) == (0, 0)
@@ -280,7 +281,7 @@ def test_the_rule_is_that_of_the_decision_also_after_the_rules_were_replaced(wor
                 open_interceptor(App(containers=[Sandbox]), instance=instance) as interceptor,
                 interceptor.records(FlowRecord) as records,
             ):
-                container = await interceptor.get_container(Sandbox, "one")
+                container = await started(interceptor, Sandbox, "one")
                 request = r"GET / HTTP/1.1\r\nHost: my.kv\r\n\r\n"
                 script = f"exec 3<>/dev/tcp/my.kv/80; printf '{request}' >&3; head -1 <&3; read"
                 pipe = subprocess.PIPE
@@ -319,7 +320,7 @@ def test_records_are_built_only_while_somebody_subscribes(
                 interceptor.records(*kinds) if kinds else nullcontext(),
             ):
                 for cls, script in scripts.items():
-                    container = await interceptor.get_container(cls, "one")
+                    container = await started(interceptor, cls, "one")
                     await container.exec(["bash", "-c", "; ".join(script)])
                     await container.stop()
 

@@ -11,6 +11,7 @@ import trio
 
 from pyinterceptor import App, Container, open_interceptor
 from pyinterceptor.runtime import Files
+from tests.starting import started
 from tests.world import ORIGIN_V4, ORIGIN_V6, World
 
 RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -51,8 +52,8 @@ def test_a_container_in_a_loop_leaves_ports_to_others(host: str, instance: str) 
     async def main() -> None:
         with trio.fail_after(PATIENCE):
             async with open_interceptor(App(containers=[Passing]), instance=instance) as interceptor:
-                looping = await interceptor.get_container(Passing, "looping", files=SHOWN)
-                neighbour = await interceptor.get_container(Passing, "neighbour", files=SHOWN)
+                looping = await started(interceptor, Passing, "looping", files=SHOWN)
+                neighbour = await started(interceptor, Passing, "neighbour", files=SHOWN)
                 loop = [*CROWD, "loop", host, str(ECHO)]
                 done = await looping.exec([*loop, "1000"])
                 assert (done.stdout, done.stderr) == (b"1000\n", b"")

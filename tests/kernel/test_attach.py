@@ -17,6 +17,7 @@ from pyinterceptor.capture.gateway.gateway import LINK_NOTICES
 from pyinterceptor.capture.gateway.netlink import links_gone, open_notices
 from pyinterceptor.capture.gateway.state import state_of
 from tests.kernel.container import BareContainer, in_trio, open_container
+from tests.starting import started
 
 ANYWHERE = "203.0.113.9"  # nobody is there: a handler answers
 
@@ -119,9 +120,9 @@ async def test_a_namespace_or_a_name_can_be_attached_once(instance: str) -> None
             with pytest.raises(CaptureError, match="as Sandbox 'one': a container of this class and name runs"):
                 await interceptor.attach(Sandbox, "one", free.fd)
             with pytest.raises(RuntimeFailure, match="start Sandbox 'one': it is attached to a foreign namespace"):
-                await interceptor.get_container(Sandbox, "one")
+                await started(interceptor, Sandbox, "one")
             await interceptor.attach(Other, "one", free.fd)
-            third = await interceptor.get_container(Sandbox, "three")
+            third = await started(interceptor, Sandbox, "three")
             network = Path(f"/proc/{third.pid}/ns/net")
             with pytest.raises(CaptureError, match="it is attached as Sandbox 'three'"):
                 await interceptor.attach(Sandbox, "four", network, replace_routes=True)

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from pyinterceptor import App, Container, PolicyError, RuntimeFailure, open_interceptor
+from tests.starting import started
 
 
 class Sandbox(Container):
@@ -57,7 +58,7 @@ def test_a_name_is_one_container_however_often_and_at_once_it_is_asked_for(insta
         containers: list[Any] = []
 
         async def get() -> None:
-            containers.append(await interceptor.get_container(Sandbox, "one"))
+            containers.append(await started(interceptor, Sandbox, "one"))
 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
@@ -65,7 +66,7 @@ def test_a_name_is_one_container_however_often_and_at_once_it_is_asked_for(insta
         await get()
         assert len(containers) == 4
         assert all(container is containers[0] for container in containers)
-        two = await interceptor.get_container(Sandbox, "two")
+        two = await started(interceptor, Sandbox, "two")
         assert two is not containers[0]
         assert await network_of(two) != await network_of(containers[0])
 
@@ -74,7 +75,8 @@ def test_a_name_is_one_container_however_often_and_at_once_it_is_asked_for(insta
 
 def test_exec_takes_a_list_or_a_string_that_is_split_as_a_shell_would(instance: str) -> None:
     async def scenario(interceptor: Any) -> None:
-        container = await interceptor.get_container(Sandbox, "one")
+        container = interceptor.get_container(Sandbox, "one")
+        assert container.has_ended
         assert (await container.exec(["echo", "a  b", "$HOME"])).stdout == b"a  b $HOME\n"
         assert (await container.exec("echo 'a  b' c\\ d $HOME")).stdout == b"a  b c d $HOME\n"
         finished = await container.exec("sh -c 'cat; echo err >&2; exit 3'", input=b"in")
@@ -85,7 +87,7 @@ def test_exec_takes_a_list_or_a_string_that_is_split_as_a_shell_would(instance: 
 
 def test_stop_returns_when_the_container_is_gone_and_the_next_one_is_fresh(instance: str) -> None:
     async def scenario(interceptor: Any) -> None:
-        container = await interceptor.get_container(Sandbox, "one")
+        container = await started(interceptor, Sandbox, "one")
         network = await network_of(container)
         running = await container.start(["sh", "-c", "echo up; exec sleep 1000"], stdout=subprocess.PIPE)
         assert await running.stdout.receive_some(3) == b"up\n"
@@ -94,35 +96,35 @@ def test_stop_returns_when_the_container_is_gone_and_the_next_one_is_fresh(insta
             nursery.start_soon(container.stop)
             nursery.start_soon(container.stop)
             await trio.testing.wait_all_tasks_blocked()
-            fresh = await interceptor.get_container(Sandbox, "one")
+            fresh = await started(interceptor, Sandbox, "one")
             assert processes_in(network) == []
-        await container.stop()
+            new_network = await network_of(fresh)
         assert await running.wait() == 128 + 9
         await running.aclose()
-        assert fresh is not container
-        assert await network_of(fresh) != network
-        assert await interceptor.get_container(Sandbox, "one") is fresh
-        with pytest.raises(RuntimeFailure, match="run true: the container is stopped"):
-            await container.exec("true")
-        with pytest.raises(RuntimeFailure, match="run true: the container is stopped"):
-            await container.start("true")
+        assert fresh is container
+        assert new_network != network
+        assert await network_of(container) == new_network
+        await container.stop()
+        assert container.has_ended
+        with pytest.raises(RuntimeFailure, match="Sandbox 'one' does not run"):
+            _ = container.pid
+        assert (await container.exec("echo again")).text == "again\n"  # exec starts it
+        assert not container.has_ended
 
     with_interceptor(instance, scenario)
 
 
 def test_a_container_whose_first_process_has_ended_says_so_and_the_next_one_is_fresh(instance: str) -> None:
     async def scenario(interceptor: Any) -> None:
-        container = await interceptor.get_container(Sandbox, "one", user="root")
+        container = await started(interceptor, Sandbox, "one", user="root")
         network = await network_of(container)
         assert b"not permitted" in (await container.exec("kill -9 1")).stderr
         assert (await container.exec("echo still here")).text == "still here\n"
         (first,) = [pid for pid in processes_in(network) if Path(f"/proc/{pid}/comm").read_text() == "cat\n"]
         os.kill(int(first), 9)
-        while processes_in(network):
+        while processes_in(network) or not container.has_ended:
             await trio.lowlevel.checkpoint()
-        with pytest.raises(RuntimeFailure, match="run true: the container has ended, because its first process"):
-            await container.exec("true")
-        fresh = await interceptor.get_container(Sandbox, "one")
+        fresh = await started(interceptor, Sandbox, "one")
         assert (await fresh.exec("echo again")).text == "again\n"
         assert await network_of(fresh) != network
         await container.stop()
@@ -132,15 +134,15 @@ def test_a_container_whose_first_process_has_ended_says_so_and_the_next_one_is_f
 
 def test_a_container_that_cannot_start_is_that_callers_error_and_no_other_ones(instance: str) -> None:
     async def scenario(interceptor: Any) -> None:
-        container = await interceptor.get_container(Sandbox, "one")
+        container = await started(interceptor, Sandbox, "one")
         with pytest.raises(RuntimeFailure, match="no such user"):
-            await interceptor.get_container(Sandbox, "two", user="nonesuch")
+            await started(interceptor, Sandbox, "two", user="nonesuch")
         with pytest.raises(RuntimeFailure, match="is not on this machine and can't be pulled"):
-            await interceptor.get_container(Another, "one")
+            await started(interceptor, Another, "one")
         with pytest.raises(PolicyError, match="Stranger is not a container of this app; it has: Sandbox, Another"):
-            await interceptor.get_container(Stranger, "one")
+            await started(interceptor, Stranger, "one")
         assert (await container.exec("echo still here")).text == "still here\n"
-        two = await interceptor.get_container(Sandbox, "two", user="nobody")
+        two = await started(interceptor, Sandbox, "two", user="nobody")
         assert (await two.exec("id -un")).text == "nobody\n"
 
     with_interceptor(instance, scenario)
@@ -151,7 +153,7 @@ def test_leaving_the_interceptor_ends_what_runs_inside(instance: str) -> None:
 
     async def scenario(interceptor: Any) -> None:
         for name in ("one", "two"):
-            container = await interceptor.get_container(Sandbox, name)
+            container = await started(interceptor, Sandbox, name)
             networks.append(await network_of(container))
             await container.start("sleep 1000")
             assert len(processes_in(networks[-1])) > 2

@@ -28,6 +28,7 @@ from pyinterceptor.capture.gateway.state import state_of
 from pyinterceptor.runtime import Files
 from pyinterceptor.serving.records import Verdict
 from tests.conftest import descriptors
+from tests.starting import started
 
 
 class Sandbox(Container):
@@ -40,7 +41,7 @@ APP = App(containers=[Sandbox])
 def test_what_the_users_own_code_raises_comes_out_as_it_is(instance: str) -> None:
     async def failing() -> None:
         async with open_interceptor(APP, instance=instance) as interceptor:
-            await interceptor.get_container(Sandbox)
+            await started(interceptor, Sandbox)
             _ = 1 / 0
 
     async def main() -> None:
@@ -48,7 +49,7 @@ def test_what_the_users_own_code_raises_comes_out_as_it_is(instance: str) -> Non
             await failing()
         assert caught.value.__cause__ is None
         async with open_interceptor(APP, instance=instance) as interceptor:
-            assert (await (await interceptor.get_container(Sandbox)).exec("echo again")).text == "again\n"
+            assert (await (await started(interceptor, Sandbox)).exec("echo again")).text == "again\n"
 
     trio.run(main)
 
@@ -86,7 +87,7 @@ def test_a_cancelled_interceptor_ends_its_containers(instance: str) -> None:
     async def main() -> None:
         with trio.move_on_after(5) as scope:
             async with open_interceptor(APP, instance=instance) as interceptor:
-                container = await interceptor.get_container(Sandbox)
+                container = await started(interceptor, Sandbox)
                 running = await container.start("sleep 1000")
                 scope.cancel()
                 await trio.sleep_forever()
@@ -104,7 +105,7 @@ def test_a_class_that_the_app_does_not_have_is_refused_by_name(instance: str) ->
     async def main() -> None:
         async with open_interceptor(APP, instance=instance) as interceptor:
             with pytest.raises(PolicyError, match="Stranger is not a container of this app; it has: Sandbox"):
-                await interceptor.get_container(Stranger)
+                await started(interceptor, Stranger)
             with pytest.raises(KeyError, match="does not run"):
                 interceptor.count(Sandbox)
 
@@ -125,7 +126,7 @@ def test_a_flow_that_is_still_with_its_handler_at_the_end_is_recorded_like_any_o
             open_interceptor(App(containers=[Slow]), instance=instance) as interceptor,
             interceptor.records(FlowRecord) as flows,
         ):
-            container = await interceptor.get_container(Slow)
+            container = await started(interceptor, Slow)
             assert (await container.exec("curl -s -m 0.5 http://slow.test/")).returncode == 28  # curl's timeout
             await container.stop(grace=0)
             assert [(flow.verdict, flow.rule) for flow in flows.take_nowait()] == [(Verdict.HANDLE, "slow.test")]
@@ -143,7 +144,7 @@ def test_six_containers_start_side_by_side(instance: str) -> None:
             async def get(number: int) -> None:
                 going_on.append(number)
                 most.append(len(going_on))
-                container = await interceptor.get_container(Sandbox, f"n{number}")
+                container = await started(interceptor, Sandbox, f"n{number}")
                 going_on.remove(number)
                 pids.append(container.pid)
 
@@ -175,10 +176,10 @@ def test_a_stop_leaves_no_process_interface_task_or_descriptor(instance: str) ->
 
     async def main() -> None:
         async with open_interceptor(App(containers=[Slow]), instance=instance) as interceptor:
-            await (await interceptor.get_container(Slow)).stop()  # what is made once is there now
+            await (await started(interceptor, Slow)).stop()  # what is made once is there now
             await trio.testing.wait_all_tasks_blocked(0.05)
             before, tasks = descriptors(), trio.lowlevel.current_statistics().tasks_living
-            container = await interceptor.get_container(Slow)
+            container = await started(interceptor, Slow)
             process = Path(f"/proc/{container.pid}")
             running = await container.start("curl -s http://slow.test/")
             await begun.wait()
@@ -213,11 +214,11 @@ def test_an_image_that_cannot_be_had_holds_up_no_other_container(instance: str) 
 
             async def fail() -> None:
                 with pytest.raises(RuntimeFailure, match="is not on this machine and can't be pulled"):
-                    await interceptor.get_container(Missing)
+                    await started(interceptor, Missing)
                 ended.append("image")
 
             async def start() -> None:
-                await (await interceptor.get_container(Sandbox)).stop()
+                await (await started(interceptor, Sandbox)).stop()
                 ended.append("one")
 
             ended: list[str] = []
@@ -248,22 +249,22 @@ def test_a_call_that_contradicts_the_running_container_is_refused_with_both_valu
 
     async def main() -> None:
         async with open_interceptor(App(containers=[Changing]), instance=instance) as interceptor:
-            first = await interceptor.get_container(Changing, "one", user="nobody", workdir=tmp_path)
+            first = await started(interceptor, Changing, "one", user="nobody", workdir=tmp_path)
             for asked, contradiction in contradictions:
                 with pytest.raises(RuntimeFailure) as caught:
-                    await interceptor.get_container(Changing, "one", **asked)
+                    await started(interceptor, Changing, "one", **asked)
                 assert str(caught.value).startswith(f"get Changing 'one': {contradiction}")
                 assert str(caught.value).endswith("; stop it first, or give this one another name")
             uid = str(pwd.getpwnam("nobody").pw_uid)
             same: list[dict[str, Any]] = [{}, {"user": "nobody"}, {"user": uid}, {"workdir": str(tmp_path / ".")}]
             for asked in same:
-                assert await interceptor.get_container(Changing, "one", **asked) is first
+                assert await started(interceptor, Changing, "one", **asked) is first
             Changing.image = "localhost/another"
             with pytest.raises(RuntimeFailure, match="it runs without an image, not in localhost/another; stop it"):
-                await interceptor.get_container(Changing, "one")
+                await started(interceptor, Changing, "one")
             Changing.image = None
             await first.stop()
-            again = await interceptor.get_container(Changing, "one", user="root", workdir=tmp_path / "below")
+            again = await started(interceptor, Changing, "one", user="root", workdir=tmp_path / "below")
             assert (await again.exec("pwd")).text == f"{tmp_path}/below\n"
             assert (await again.exec("id -un")).text == "root\n"
 
@@ -273,16 +274,16 @@ def test_a_call_that_contradicts_the_running_container_is_refused_with_both_valu
 def test_a_working_directory_is_the_hosts_and_one_containers_at_a_time(instance: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with open_interceptor(APP, instance=instance) as interceptor:
-            own = await interceptor.get_container(Sandbox, "own", user="root")
+            own = await started(interceptor, Sandbox, "own", user="root")
             assert (await own.exec("sh -c 'pwd; ls -A; touch mine'")).text == "/workspace\n"
-            one = await interceptor.get_container(Sandbox, "one", user="root", workdir=tmp_path)
+            one = await started(interceptor, Sandbox, "one", user="root", workdir=tmp_path)
             await one.exec("sh -c 'pwd >written'", check=True)
             assert (tmp_path / "written").read_text() == f"{tmp_path}\n"
             for other in (str(tmp_path), tmp_path.parent):
                 with pytest.raises(RuntimeFailure, match=f"container 'one' of process {os.getpid()} has {tmp_path}"):
-                    await interceptor.get_container(Sandbox, "two", user="root", workdir=other)
+                    await started(interceptor, Sandbox, "two", user="root", workdir=other)
             await one.stop()
-            two = await interceptor.get_container(Sandbox, "two", user="root", workdir=tmp_path)
+            two = await started(interceptor, Sandbox, "two", user="root", workdir=tmp_path)
             assert (await two.exec("cat written")).text == f"{tmp_path}\n"
 
     trio.run(main)

@@ -22,6 +22,7 @@ from pyinterceptor import App, Container, Response, open_interceptor
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.paths import PODMAN as PODMAN_FILES
 from pyinterceptor.runtime import Finished, PodmanRuntime, execute, open_podman_container
+from tests.starting import started
 from tests.world import ORIGIN_V4, World
 from tests.world.image import PODMAN, busybox_image, remove_image, root_archive
 
@@ -107,7 +108,7 @@ def test_its_own_host_name_resolves_and_low_ports_can_be_bound(instance: str) ->
 
     async def main() -> None:
         async with open_interceptor(App(containers=[Sandbox]), instance=instance) as interceptor:
-            container = await interceptor.get_container(Sandbox, "a container")
+            container = await started(interceptor, Sandbox, "a container")
             with trio.fail_after(120):
                 assert (await container.exec(["sh", "-c", "hostname"])).text == "a-container\n"
                 assert (await container.exec(["sh", "-c", BIND])).text == "sent\n"
@@ -189,7 +190,7 @@ def test_the_first_instruction_of_an_image_is_under_the_rules_already(world: Wor
 
     async def main() -> None:
         async with open_interceptor(App(containers=[AtOnce]), instance=instance) as interceptor:
-            container = await interceptor.get_container(AtOnce, "one")
+            container = await started(interceptor, AtOnce, "one")
             waiting = "until [ -s /first ]; do usleep 10000; done; cat /first"
             with trio.fail_after(20):
                 assert (await container.exec(["sh", "-c", waiting])).text == "handled"

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import trio
 import trio.testing
 
-from pyinterceptor import App, Container
+from pyinterceptor import App, Container, ContainerHandle
+from pyinterceptor.bindings.env import Env
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.dns.names import SYNTHETIC
 from pyinterceptor.dns.servers import Servers
@@ -28,6 +29,7 @@ from pyinterceptor.runtime.files import Files
 from pyinterceptor.runtime.runtime import Attach
 from pyinterceptor.serving.flows import Flows
 from pyinterceptor.serving.interceptor import Interceptor
+from pyinterceptor.serving.kept import Kept
 from pyinterceptor.serving.log import Log
 from pyinterceptor.serving.ruled import RuledNames
 from tests.socket.passage import FAR, LO, NAME, NEAR, NEAR_V6, listener
@@ -122,6 +124,12 @@ class Interception:
         self.hub = hub
         self.containers: dict[str, Sockets] = {}  # by name
 
+    async def started(self, cls: type[Container], name: str = "default") -> ContainerHandle:
+        """Starts a container; returns its stub."""
+        container = self.interceptor.get_container(cls, name)
+        await container.start()
+        return container
+
     def asks(self, name: str, host: str = "my.kv", path: str = "/") -> socket.socket:
         """Returns a new connection of the container, on which a request is sent."""
         made = self.containers[name].connect(self.capture.address)
@@ -154,9 +162,11 @@ async def interception(
     *,
     starting: Callable[[str], Awaitable[None]] | None = None,
     ending: Callable[[], Awaitable[None]] = nothing,
+    bindings: Mapping[str, Any] | None = None,
+    kept: Kept | None = None,
 ) -> AsyncIterator[Interception]:
     """Opens an interceptor. Each start awaits `starting(name)`, each stop `ending()`."""
-    app = App(containers=classes)
+    app = App(containers=classes, bindings=bindings)
     with ExitStack() as stack:
         hub = Hub()
         stack.callback(hub.close)
@@ -202,15 +212,16 @@ async def interception(
                 v6=False,
                 synthetic=SYNTHETIC,
                 ruled=RuledNames(),
-                env=None,
+                env=Env({}),
                 policies={cls: app.policy(cls, 0) for cls in classes},
                 log=Log(),
+                kept=kept or Kept(None, {}),
             )
             opened = Interception(interceptor, relay, capture, hub)
             nursery.start_soon(hub.run)
             nursery.start_soon(interceptor.recording.run)
             nursery.start_soon(interceptor.ruled.keep)
-            nursery.start_soon(Flows(relay, hub, server, interceptor.resolver, None, interceptor.runs).run)
+            nursery.start_soon(Flows(relay, hub, server, interceptor.resolver, interceptor.env, interceptor.runs).run)
             await trio.testing.wait_all_tasks_blocked()  # until all of these tasks have begun
             yield opened
             nursery.cancel_scope.cancel()

@@ -52,7 +52,7 @@ async def test_a_wrong_argument_of_the_interceptor_is_refused_in_a_sentence(name
 @in_trio
 async def test_a_grace_that_is_no_time_is_refused_and_the_container_goes_on(grace: Any, error: type[Exception]) -> None:
     async with interception([Known]) as here:
-        container = await here.interceptor.get_container(Known)
+        container = await here.started(Known)
         with pytest.raises(error, match="grace"):
             await container.stop(grace=grace)
         assert not container.has_ended
@@ -62,7 +62,7 @@ async def test_a_grace_that_is_no_time_is_refused_and_the_container_goes_on(grac
 @in_trio
 async def test_records_of_no_type_in_particular_are_all_records() -> None:
     async with interception([Known]) as here:
-        await here.interceptor.get_container(Known)
+        await here.started(Known)
         async with here.interceptor.records() as records:
             here.asks("default")
             async for record in records:

@@ -161,7 +161,7 @@ async def test_descriptors_of_handled_flows_and_fetches_are_counted_and_given_ba
 
     async with interception([Tight]) as opened, trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, serve, listeners)
-        await opened.interceptor.get_container(Tight)
+        await opened.started(Tight)
         (run,) = opened.interceptor.runs.values()
         waiting = opened.asks("default")
         while run.client._open == set():
@@ -247,7 +247,7 @@ async def test_ports_of_fetches_are_counted_and_given_back() -> None:
 
     async with interception([Tight]) as opened, trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, serve, listeners)
-        await opened.interceptor.get_container(Tight)
+        await opened.started(Tight)
         clients = [opened.asks("default") for _ in range(4)]
         for client in clients:
             assert b"200 OK" in await response_on(client)

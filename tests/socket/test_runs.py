@@ -75,7 +75,7 @@ async def test_a_handler_that_runs_through_the_grace_is_cancelled_then_and_gone_
     leaving = Leaving(FOREVER)
     async with interception([cls := handled_by(leaving)]) as here:
         before, tasks = descriptors(), living_tasks()
-        container = await here.interceptor.get_container(cls)
+        container = await here.started(cls)
         here.asks("default")
         await leaving.begun.wait()
         began = trio.current_time()
@@ -91,7 +91,7 @@ async def test_a_handler_that_runs_through_the_grace_is_cancelled_then_and_gone_
 async def test_a_handler_that_ends_within_the_grace_finishes_although_its_client_has_gone() -> None:
     leaving = Leaving(0.3)
     async with interception([cls := handled_by(leaving)]) as here:
-        container = await here.interceptor.get_container(cls)
+        container = await here.started(cls)
         here.asks("default")
         await leaving.begun.wait()
         began = trio.current_time()
@@ -104,7 +104,7 @@ async def test_a_handler_that_ends_within_the_grace_finishes_although_its_client
 async def test_a_handler_whose_client_leaves_before_the_stop_is_cancelled_as_ever() -> None:
     leaving = Leaving(FOREVER)
     async with interception([cls := handled_by(leaving)]) as here:
-        await here.interceptor.get_container(cls)
+        await here.started(cls)
         client = here.asks("default")
         await leaving.begun.wait()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
@@ -123,7 +123,7 @@ async def test_a_fetch_in_flight_is_closed_when_the_grace_is_over() -> None:
         port = listener.getsockname()[1]
         listener.setblocking(False)
         async with interception([cls := handled_by(ask)]) as here:
-            container = await here.interceptor.get_container(cls)
+            container = await here.started(cls)
             here.asks("default")
             await trio.lowlevel.wait_readable(listener)
             origin = plain(listener.accept()[0])
@@ -162,7 +162,7 @@ def drained(origin: socket.socket) -> tuple[int, str]:
 @asynccontextmanager
 async def uploaded(here: Interception, cls: type[Container], size: int) -> AsyncIterator[tuple[Any, socket.socket]]:
     """Opens a container that has sent bytes to a server which hasn't read them."""
-    container = await here.interceptor.get_container(cls)
+    container = await here.started(cls)
     [number] = here.interceptor.runs
     with here.origin(number) as listening:
         client = here.containers["default"].connect(here.capture.address)
@@ -218,7 +218,7 @@ async def test_a_stop_that_is_cancelled_ends_the_grace_and_still_leaves_nothing(
     leaving = Leaving(FOREVER)
     async with interception([cls := handled_by(leaving)]) as here:
         tasks = living_tasks()
-        container = await here.interceptor.get_container(cls)
+        container = await here.started(cls)
         here.asks("default")
         await leaving.begun.wait()
         with trio.move_on_after(0.1) as scope:
@@ -233,7 +233,7 @@ async def test_a_stop_that_is_cancelled_ends_the_grace_and_still_leaves_nothing(
 async def test_of_two_stops_at_once_the_shorter_grace_holds_and_both_wait_for_the_end() -> None:
     leaving = Leaving(FOREVER)
     async with interception([cls := handled_by(leaving)]) as here:
-        container = await here.interceptor.get_container(cls)
+        container = await here.started(cls)
         here.asks("default")
         await leaving.begun.wait()
         async with trio.open_nursery() as nursery:
@@ -268,7 +268,7 @@ async def test_a_handler_that_stops_its_own_container_is_cancelled_with_it(is_ne
         return Response("stopped")
 
     async with interception([cls := handled_by(stop)]) as here:
-        container = await here.interceptor.get_container(cls)
+        container = await here.started(cls)
         here.asks("default")
         while not container.has_ended:
             await trio.lowlevel.checkpoint()
@@ -281,14 +281,15 @@ async def test_a_handler_that_stops_its_own_container_is_cancelled_with_it(is_ne
 @in_trio
 async def test_a_container_that_ends_by_itself_leaves_nothing_and_the_next_one_is_fresh() -> None:
     async with interception([cls := handled_by(Leaving(0))]) as here:
-        container = await here.interceptor.get_container(cls)
+        container = await here.started(cls)
         here.containers["default"].dies.set()
         with trio.fail_after(5):
             while here.interceptor.runs:
                 await trio.lowlevel.checkpoint()
         assert container.has_ended
         assert here.capture.reserved == {}
-        assert await here.interceptor.get_container(cls) is not container
+        assert await here.started(cls) is container
+        assert not container.has_ended
 
 
 # --- starts ---
@@ -306,12 +307,12 @@ async def test_a_start_that_waits_holds_up_no_other_container_and_is_waited_for_
     async with interception([cls := handled_by(Leaving(0))], starting=starting) as here, trio.open_nursery() as nursery:
 
         async def get() -> None:
-            got.append(await here.interceptor.get_container(cls, "slow"))
+            got.append(await here.started(cls, "slow"))
 
         nursery.start_soon(get)
         nursery.start_soon(get)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        quick = await here.interceptor.get_container(cls, "quick")
+        quick = await here.started(cls, "quick")
         assert got == []
         await quick.stop()
         go.set()
@@ -333,11 +334,11 @@ async def test_a_start_that_is_cancelled_leaves_nothing_and_an_old_handle_stops_
 
     async with interception([cls := handled_by(Leaving(0))], starting=starting) as here:
         tasks = living_tasks()
-        old = await here.interceptor.get_container(cls)
+        old = await here.started(cls)
         await old.stop()
         is_slow = True
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(here.interceptor.get_container, cls)
+            nursery.start_soon(here.started, cls)
             await entered.wait()
             await old.stop()  # returns at once: the current start belongs to another run
             assert len(here.interceptor.runs) == 1
@@ -345,7 +346,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_and_an_old_handle_stops_
         assert living_tasks() == tasks
         assert here.interceptor.runs == here.capture.reserved == {}
         is_slow = False
-        assert not (await here.interceptor.get_container(cls)).has_ended
+        assert not (await here.started(cls)).has_ended
 
 
 @in_trio
@@ -365,9 +366,9 @@ async def test_a_flow_that_comes_while_a_failed_start_ends_does_not_end_the_inte
 
         attach, here.capture.attach = here.capture.attach, fail  # type: ignore[method-assign]
         with pytest.raises(CaptureError):
-            await here.interceptor.get_container(cls, "first")
+            await here.started(cls, "first")
         here.capture.attach = attach  # type: ignore[method-assign]
-        await here.interceptor.get_container(cls, "second")
+        await here.started(cls, "second")
         assert b" 200 " in await response_on(here.asks("second"))
 
 
@@ -378,10 +379,10 @@ async def test_a_start_that_fails_is_its_callers_error_and_leaves_nothing() -> N
             raise RuntimeFailure("start it: no")
 
     async with interception([cls := handled_by(Leaving(0))], starting=starting) as here:
-        good = await here.interceptor.get_container(cls, "good")
+        good = await here.started(cls, "good")
         for _ in range(2):
             with pytest.raises(RuntimeFailure, match="start it: no"):
-                await here.interceptor.get_container(cls, "bad")
+                await here.started(cls, "bad")
         assert [run.identity.name for run in here.interceptor.runs.values()] == ["good"]
         assert not good.has_ended
 
@@ -400,9 +401,9 @@ async def test_a_class_has_one_instance_for_each_name_however_often_it_starts() 
 
     async with interception([Own]) as here:
         for name in ("one", "two", "one"):
-            await (await here.interceptor.get_container(Own, name)).stop()
+            await (await here.started(Own, name)).stop()
     assert [each.ctx.name for each in made] == ["one", "two"]
-    assert {(each.ctx.class_name, each.env) for each in made} == {("Own", None)}
+    assert {each.ctx.class_name for each in made} == {"Own"}
     assert [each.ctx.id for each in made] == [container_id("Own", "one"), container_id("Own", "two")]
     assert all(len(each.ctx.id) == 64 and int(each.ctx.id, 16) for each in made)
 
@@ -416,7 +417,7 @@ async def test_an_init_that_raises_is_an_error_that_names_the_class() -> None:
     async with interception([Broken]) as here:
         raised = r"make Broken 'one': its __init__.* raised ValueError: no such thing"
         with pytest.raises(PolicyError, match=raised) as caught:
-            await here.interceptor.get_container(Broken, "one")
+            await here.started(Broken, "one")
         assert isinstance(caught.value.__cause__, ValueError)
         assert here.interceptor.runs == {}
 
@@ -430,14 +431,14 @@ async def test_processes_that_will_not_stop_are_that_containers_failure_and_no_o
         raise RuntimeFailure("stop it: its processes have not ended in 30 s")
 
     async with interception([cls := handled_by(Leaving(0))], ending=ending) as here:
-        other = await here.interceptor.get_container(cls, "other")
-        container = await here.interceptor.get_container(cls, "stubborn")
+        other = await here.started(cls, "other")
+        container = await here.started(cls, "stubborn")
         with pytest.raises(RuntimeFailure, match="stop Handled 'stubborn': stop it: its processes have not ended"):
             await container.stop(grace=0)
         assert container.has_ended
         assert [run.identity.name for run in here.interceptor.runs.values()] == ["other"]
         assert not other.has_ended
-        assert not (await here.interceptor.get_container(cls, "stubborn")).has_ended
+        assert not (await here.started(cls, "stubborn")).has_ended
 
 
 @pytest.mark.usefixtures("expected_errors")
@@ -451,7 +452,7 @@ async def test_a_body_whose_generator_calls_exit_ends_its_flow_alone(caplog: pyt
         return Response(parts()) if request.url.path == "/exit" else Response("ok")
 
     async with interception([cls := handled_by(answer)]) as here:
-        container = await here.interceptor.get_container(cls)
+        container = await here.started(cls)
         got = await until_end(here.asks("default", path="/exit"))
         assert got.endswith(b"some\r\nRESET")
         assert "SystemExit: enough" in caplog.text
@@ -486,7 +487,7 @@ async def test_an_upload_whose_generator_calls_exit_fails_its_fetch_alone(caplog
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         async with interception([cls := handled_by(answer)]) as here:
-            await here.interceptor.get_container(cls)
+            await here.started(cls)
             assert (await response_on(here.asks("default", path="/exit"))).startswith(b"HTTP/1.1 502")
             assert (await response_on(here.asks("default"))).startswith(b"HTTP/1.1 200")
         listener.accept()[0].close()
@@ -506,7 +507,7 @@ async def test_a_task_of_a_handler_that_calls_exit_ends_its_request_alone(caplog
         return Response("ok")
 
     async with interception([cls := handled_by(answer)]) as here:
-        await here.interceptor.get_container(cls)
+        await here.started(cls)
         assert (await response_on(here.asks("default", path="/exit"))).startswith(b"HTTP/1.1 500")
         assert "SystemExit: enough" in caplog.text
         assert (await response_on(here.asks("default"))).startswith(b"HTTP/1.1 200")
@@ -521,8 +522,8 @@ async def test_a_failure_of_a_containers_own_tasks_ends_that_container_with_a_tr
         raise ZeroDivisionError("in a task of ours")
 
     async with interception([cls := handled_by(Leaving(0))]) as here:
-        other = await here.interceptor.get_container(cls, "other")
-        container = await here.interceptor.get_container(cls, "one")
+        other = await here.started(cls, "other")
+        container = await here.started(cls, "one")
         (run,) = [run for run in here.interceptor.runs.values() if run.identity.name == "one"]
         run.client._nursery.start_soon(fail)
         with pytest.raises(RuntimeFailure, match="stop Handled 'one': in a task of ours"):
@@ -530,4 +531,4 @@ async def test_a_failure_of_a_containers_own_tasks_ends_that_container_with_a_tr
         assert "ZeroDivisionError: in a task of ours" in caplog.text
         assert container.has_ended
         assert not other.has_ended
-        assert not (await here.interceptor.get_container(cls, "one")).has_ended
+        assert not (await here.started(cls, "one")).has_ended

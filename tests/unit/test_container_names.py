@@ -27,7 +27,7 @@ MISSPELT = {
     "bugdet": "budget",
     "imag": "image",
 }
-NOT_BUILT = ["allowed_hosts", "denied_hosts", "intercept_https", "outbound_handlers", "passthrough_hosts", "refused"]
+NOT_BUILT = ["allowed_hosts", "denied_hosts", "intercept_https", "passthrough_hosts", "refused"]
 
 
 def in_body(name, value):

@@ -31,7 +31,7 @@ def test_a_decision_finds_the_names_and_handlers_of_the_policy_that_made_it():
     assert policies.replace(policy(2, c=one, d=one))
     made_by = policies.of(decision.generation)
     assert made_by is not None
-    assert (made_by.rule_name(decision.rule), made_by.handlers[decision.target]) == ("b.kv", other)
+    assert (made_by.rule_name(decision.rule), made_by.targets[decision.target].handler) == ("b.kv", other)
     assert policies.now.rule_name(decision.rule) == "d.kv"
     assert made_by.stages[decision.stage] == "outbound_by_host"
 
