@@ -147,6 +147,7 @@ static struct relay_budget with_defaults(const struct relay_budget *given)
 		.descriptors = given->descriptors ? given->descriptors : 2 * flows + BUDGET_SPARE,
 		.names = given->names ? given->names : NAMES_MAX,
 		.ports = given->ports ? given->ports : UINT32_MAX,
+		.buffers = given->buffers ? given->buffers : BUDGET_BUFFERS,
 	};
 }
 

@@ -55,6 +55,7 @@ struct container {
 	atomic_uint published;  /* number of tables published; incremented after `table` is set */
 	struct names *names;
 	atomic_uint openings, handoffs, pipes;
+	_Atomic uint64_t held; /* bytes of buffers whose bytes aren't taken (buffers.h) */
 	struct holding flows, descriptors; /* in the relay's pools; `flows`: those of C */
 	struct counters counters;
 	struct share shares[THREADS_MAX];

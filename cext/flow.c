@@ -105,6 +105,7 @@ static void retire(struct flows *flows, struct flow *flow)
 {
 	if (flow->subject.is_synthetic)
 		container_release_name(flow->container, flow->subject.to.address);
+	buffers_count(flow->container, &flow->buffers, 0);
 	direction_free(flows->workspace, flow->container, &flow->sent);
 	direction_free(flows->workspace, flow->container, &flow->received);
 	connect_cancel(&flow->connecting);
@@ -215,6 +216,7 @@ static enum end_cause hand_off(struct flows *flows, struct flow *flow)
 	}
 	struct relay_event event = event_of(flow, EVENT_HANDOFF);
 	event.fd = flow->client.fd;
+	buffers_fit(container, &flow->buffers, flow->client.fd, -1);
 	set_linger(flow->upstream.fd, 0);
 	if (flow->is_broken || epoll_ctl(flows->epoll, EPOLL_CTL_DEL, flow->client.fd, NULL) < 0 ||
 	    !places_pass(&container->descriptors)) {
@@ -299,9 +301,19 @@ static const phase PHASES[FLOW_STATES] = {
 	[FLOW_SPLICING] = step_splice,
 };
 
+static void fit_buffers(struct flow *flow)
+{
+	if (!buffers_fit(flow->container, &flow->buffers, flow->client.fd, flow->upstream.fd))
+		return;
+	direction_limit(&flow->sent, flow->buffers.size);
+	direction_limit(&flow->received, flow->buffers.size);
+}
+
 /* Runs one step with the current table, after deciding the flow anew if the table has changed. */
 static struct next run_phase(struct flows *flows, struct flow *flow)
 {
+	if (is_connected((enum flow_state)flow->state))
+		fit_buffers(flow);
 	const struct table *table = share_table(flow->share);
 	if (flow->published != flow->share->published) {
 		flow->published = flow->share->published;
@@ -328,6 +340,8 @@ static void step(struct flows *flows, struct flow *flow)
 		enter(flows, flow, end(END_RESET));
 	if (is_over(flow))
 		return;
+	buffers_count(flow->container, &flow->buffers,
+	              !direction_is_empty(&flow->sent) || !direction_is_empty(&flow->received));
 	uint64_t progress = flow->sent.moved + flow->received.moved + flow->sent.has_ended + flow->received.has_ended;
 	if (progress != flow->progress)
 		flow->last_byte = flows->now; /* a half-close counts as well: linger_deadline begins with it */

@@ -7,6 +7,7 @@
 #ifndef PYINTERCEPTOR_FLOW_H
 #define PYINTERCEPTOR_FLOW_H
 
+#include "buffers.h"
 #include "connect.h"
 #include "container.h"
 #include "follow.h"
@@ -65,6 +66,7 @@ struct flow {
 	struct subject subject;
 	struct side client, upstream;
 	struct direction sent, received;
+	struct buffers buffers;
 	struct connecting connecting;
 	struct sniffing opening;
 	struct follow follow;

@@ -84,6 +84,12 @@ void direction_init(struct direction *direction, uint64_t allowed)
 	memset(direction, 0, sizeof *direction);
 	direction->pipe[0] = direction->pipe[1] = -1;
 	direction->allowed = allowed;
+	direction->most = BUFFER_SIZE;
+}
+
+void direction_limit(struct direction *direction, uint32_t most)
+{
+	direction->most = most && most < BUFFER_SIZE ? most : BUFFER_SIZE;
 }
 
 void direction_free(struct workspace *workspace, struct container *container, struct direction *direction)
@@ -140,7 +146,7 @@ static int hold(struct direction *direction, const uint8_t *bytes, uint32_t leng
 
 static size_t readable(const struct direction *direction)
 {
-	return direction->allowed < BUFFER_SIZE ? direction->allowed : BUFFER_SIZE;
+	return direction->allowed < direction->most ? direction->allowed : direction->most;
 }
 
 /* Reads once and writes once; holds the bytes that the sink doesn't accept. Returns the number of bytes read, 0 if the

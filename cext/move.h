@@ -23,6 +23,7 @@ struct direction {
 	uint32_t held_at, held_end;
 	int pipe[2];       /* -1, -1: none */
 	uint32_t in_pipe;  /* bytes */
+	uint32_t most;     /* bytes that may be held, up to BUFFER_SIZE */
 	uint64_t moved;    /* bytes written to the sink */
 	uint64_t allowed;  /* bytes that may still be read; ALLOW_ALL: no limit */
 	int error;         /* MOVED_BROKEN: errno of the side that failed */
@@ -41,6 +42,9 @@ void workspace_close(struct workspace *workspace);
 enum moved move(struct workspace *workspace, struct container *container, int from, int to, struct direction *direction);
 
 void direction_init(struct direction *direction, uint64_t allowed);
+
+/* Limits the bytes that may be held; 0: to BUFFER_SIZE. */
+void direction_limit(struct direction *direction, uint32_t most);
 
 /* Returns 1 if all bytes that were read are written. */
 int direction_is_empty(const struct direction *direction);

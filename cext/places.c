@@ -29,7 +29,7 @@ static void set(struct holding *holding, uint32_t used, uint32_t reserve)
 	holding->pool->committed -= larger(holding->used, holding->reserve);
 	holding->pool->committed += larger(used, reserve);
 	holding->pool->reserved += reserve - holding->reserve;
-	holding->used = used;
+	__atomic_store_n(&holding->used, used, __ATOMIC_RELAXED);
 	holding->reserve = reserve;
 }
 
@@ -75,6 +75,11 @@ void holding_leave(struct holding *holding)
 	holding->lent = 0;
 	holding->has_left = 1;
 	pthread_mutex_unlock(&holding->pool->lock);
+}
+
+uint32_t places_used(const struct holding *holding)
+{
+	return __atomic_load_n(&holding->used, __ATOMIC_RELAXED);
 }
 
 int places_take(struct holding *holding, uint32_t count)

@@ -37,6 +37,9 @@ void holding_leave(struct holding *holding);
 int places_take(struct holding *holding, uint32_t count);
 void places_give(struct holding *holding, uint32_t count);
 
+/* Returns the used places, without the lock. */
+uint32_t places_used(const struct holding *holding);
+
 /* Takes places for Python, or moves a used place to it. Return 1, or 0 if too few are left or the holding has left. */
 int places_lend(struct holding *holding, uint32_t count);
 int places_pass(struct holding *holding);

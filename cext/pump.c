@@ -30,6 +30,7 @@ struct relay_pump {
 	pthread_mutex_t lock;
 	int from, to, done;
 	struct direction direction;
+	struct buffers buffers;
 	int error;
 	uint8_t has_ended, is_ready;
 };
@@ -133,6 +134,8 @@ static void end(struct relay_pump *pump, int error)
 static void move_some(struct pumps *pumps, struct relay_pump *pump)
 {
 	struct direction *direction = &pump->direction;
+	if (buffers_fit(pump->container, &pump->buffers, pump->from, pump->to))
+		direction_limit(direction, pump->buffers.size);
 	enum moved moved = move(pumps->workspace, pump->container, pump->from, pump->to, direction);
 	if (moved == MOVED_BROKEN) {
 		end(pump, direction->error);
@@ -143,6 +146,7 @@ static void move_some(struct pumps *pumps, struct relay_pump *pump)
 		pump->next_ready = pumps->ready;
 		pumps->ready = pump;
 	}
+	buffers_count(pump->container, &pump->buffers, !direction_is_empty(direction));
 }
 
 /* Returns the pending error of a socket, or 0 if neither has one. */
@@ -222,6 +226,7 @@ void pumps_bury(struct pumps *pumps)
 			continue;
 		}
 		*link = pump->next;
+		buffers_count(pump->container, &pump->buffers, 0);
 		direction_free(pumps->workspace, pump->container, &pump->direction);
 		pump_free(pump);
 	}

@@ -5,7 +5,7 @@
 #ifndef PYINTERCEPTOR_PUMP_H
 #define PYINTERCEPTOR_PUMP_H
 
-#include "container.h"
+#include "buffers.h"
 #include "move.h"
 
 /* The pumps of one thread. */

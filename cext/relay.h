@@ -45,6 +45,7 @@ struct relay_options {
 #define BUDGET_OPENINGS 512
 #define BUDGET_HANDOFFS 1024
 #define BUDGET_PIPES 64
+#define BUDGET_BUFFERS 33554432
 #define BUDGET_SPARE 1024 /* default of `descriptors`: these, and two for each flow */
 
 /* The limits of one container. relay_add_container() replaces zero fields by the defaults above. */
@@ -57,6 +58,7 @@ struct relay_budget {
 	uint32_t names;               /* synthetic ones, and again real ones; default and most: NAMES_MAX */
 	uint32_t ports;               /* local ports for connections to one destination (ports.h); default: as many as are
 	                                 free besides */
+	uint32_t buffers;             /* bytes of its connections' socket buffers, in each direction (buffers.h) */
 };
 
 /* The size of the ring of events. If it is full, a flow to be handed off ends with END_NO_RESOURCES, and an

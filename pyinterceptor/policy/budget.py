@@ -24,6 +24,8 @@ class Budget:
     openings: int = lib.BUDGET_OPENINGS  # flows that aren't judged yet, because their first bytes haven't come
     handoffs: int = lib.BUDGET_HANDOFFS  # flows that Python serves
     pipes: int = lib.BUDGET_PIPES  # of 256 KiB, for splicing large bodies; further bodies are copied
+    # bytes of its connections' socket buffers in each direction: the more there are, the smaller is each one's buffer
+    buffers: int = lib.BUDGET_BUFFERS
     handlers: int = 256  # running at once
     descriptors: int | None = None  # of its sockets, pipes and fetches; None: 1 024, and two for each flow
     names: int = lib.NAMES_MAX  # synthetic addresses for names that a rule serves, and again names of real addresses

@@ -203,7 +203,7 @@ class Relay:
         limits = ffi.new("struct relay_budget *")
         limits.flows, limits.openings, limits.handoffs = budget.flows, budget.openings, budget.handoffs
         limits.pipes, limits.names, limits.descriptors = budget.pipes, budget.names, budget.descriptors or 0
-        limits.ports = budget.ports or 0
+        limits.ports, limits.buffers = budget.ports or 0, budget.buffers
         to = ffi.new("struct attachment *")
         to.capture, to.interface = capture, attachment.interface
         to.v4, to.v6 = packed(attachment.v4), packed(attachment.v6)

@@ -59,6 +59,8 @@ MEMORY = Sanitizers(
         "tests/unit/test_follow.py",
         "tests/unit/test_timers.py",
         "tests/unit/test_places.py",
+        "tests/unit/test_ports.py",
+        "tests/socket/test_limits.py",
         "tests/socket/test_policy_change.py",
         "tests/socket/test_pump.py",
         "tests/socket/test_passage.py::test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment",
@@ -81,6 +83,7 @@ RACES = Sanitizers(
     control="import ctypes; ctypes.CDLL(sys.argv[1] + '/racer.so').race()",
     tests=(
         "tests/socket/test_relay.py",
+        "tests/socket/test_limits.py",
         "tests/socket/test_pump.py",
         "tests/socket/test_passage.py",
         "tests/socket/test_policy_change.py",

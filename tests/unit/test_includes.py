@@ -24,7 +24,7 @@ ORDER = [
     *DECLARED,
     *("datagrams", "askers", "upstream", "resolver", "resolving", "answers", "waiting"),
     *("exchange", "alert"),
-    *("judge", "route", "events", "dial", "container", "connect", "move", "pump"),
+    *("judge", "route", "events", "dial", "container", "buffers", "connect", "move", "pump"),
     *("flow", "peek", "steps", "opening", "reaching", "passing", "thread", "accept", "state"),
 ]
 # struct relay is read by all files that implement relay.h.
