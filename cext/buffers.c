@@ -73,6 +73,7 @@ static uint32_t size_of(struct container *container, const struct buffers *buffe
 int buffers_fit(struct container *container, struct buffers *buffers, int one, int other)
 {
 	uint32_t size = size_of(container, buffers);
+	buffers->are_fitted = 1;
 	/* A size that changes often would cost calls: it grows only to four times itself. */
 	if (as_bytes(size) >= as_bytes(buffers->size) && as_bytes(size) / 4 < as_bytes(buffers->size))
 		return 0;
@@ -84,7 +85,7 @@ int buffers_fit(struct container *container, struct buffers *buffers, int one, i
 
 void buffers_count(struct container *container, struct buffers *buffers, int are_held)
 {
-	uint32_t bytes = are_held ? 2 * as_bytes(buffers->size) : 0;
+	uint32_t bytes = are_held ? 2 * (buffers->are_fitted ? as_bytes(buffers->size) : FIRST) : 0;
 	if (bytes == buffers->counted)
 		return;
 	atomic_fetch_add(&container->held, (uint64_t)bytes - buffers->counted);

@@ -9,8 +9,11 @@
 
 #include "container.h"
 
+#define BUFFERS_UNFITTED 65536 /* bytes: a connection that has moved fewer has the kernel's first sizes, which are small */
+
 /* Of a pair of sockets; zeroed at first. */
 struct buffers {
+	uint8_t are_fitted;
 	uint32_t size;     /* bytes of each buffer; 0: the kernel chooses */
 	uint32_t counted;  /* bytes that count as held by the container */
 };

@@ -312,7 +312,7 @@ static void fit_buffers(struct flow *flow)
 /* Runs one step with the current table, after deciding the flow anew if the table has changed. */
 static struct next run_phase(struct flows *flows, struct flow *flow)
 {
-	if (is_connected((enum flow_state)flow->state))
+	if (flow->progress >= BUFFERS_UNFITTED && is_connected((enum flow_state)flow->state))
 		fit_buffers(flow);
 	const struct table *table = share_table(flow->share);
 	if (flow->published != flow->share->published) {
