@@ -41,6 +41,7 @@ are `InterceptorError`s; the message names the step, the thing and the remedy.
 
 from pyinterceptor.app.app import App
 from pyinterceptor.app.container import Container, ContainerContext, Context, Handler
+from pyinterceptor.app.entrypoint import WorkerEntrypoint
 from pyinterceptor.bindings import KV, Quota, R2Bucket, Secret
 from pyinterceptor.dns.resolver import QueryCounters
 from pyinterceptor.errors import (
@@ -133,6 +134,7 @@ __all__ = [
     "Running",
     "RuntimeFailure",
     "Secret",
+    "WorkerEntrypoint",
     "__version__",
     "fetch",
     "open_in_thread",

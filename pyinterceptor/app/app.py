@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Never
 
 from pyinterceptor.app.container import Container
+from pyinterceptor.app.entrypoint import WorkerEntrypoint, check_exports, exported
 from pyinterceptor.app.policy import Policy, reading
 from pyinterceptor.app.usage import check_bindings
 from pyinterceptor.errors import PolicyError
@@ -20,26 +22,36 @@ class App:
     every handler, and no container sees any of them. The first class is the default of `pyinterceptor run`. A class of
     `containers` that is a binding is a namespace in `env`, which gives its containers by name.
 
+    `exports`: WorkerEntrypoint classes beside those of the module that makes the app, for `ctx.exports`.
+
     Raises PolicyError for a container that is not a subclass of Container, two classes of one name, or a binding
     whose name is not valid in `env`.
     """
 
     containers: tuple[type[Container], ...]
     bindings: dict[str, Any]
+    exports: tuple[type[WorkerEntrypoint], ...]
 
     def __init__(
         self,
         *misplaced: Never,
         containers: Sequence[type[Container]] = (),
         bindings: Mapping[str, Any] | None = None,
+        exports: Sequence[type[WorkerEntrypoint]] = (),
     ) -> None:
         if misplaced:
             raise PolicyError("App takes its arguments by name: App(containers=[Sandbox], bindings={…})")
         self.containers = _containers(containers)
         self.bindings = _bindings({} if bindings is None else bindings)
+        self.exports = check_exports(exports)
+        self._module = sys._getframe(1).f_globals
         for binding in self.bindings.values():
             if isinstance(binding, type) and issubclass(binding, Container):
                 self.check_class(binding)
+
+    def entrypoints(self) -> dict[str, type[WorkerEntrypoint]]:
+        """Returns the entrypoint classes by name: `exports`, and those that the module defines which made the app."""
+        return exported(self.exports, self._module)
 
     def check_class(self, cls: object) -> None:
         """Raises PolicyError if this isn't a container class of the app."""

@@ -156,7 +156,9 @@ def changing(base: Policy, changes: Changes, overrides: Overrides, generation: i
     yield
     layout = yield from laid_over(base.layout, laid, len(targets) - len(base.targets))
     hosts = [*changes.by_host, *(pattern for pattern, _ in intercepts if pattern is not None)]
-    metadata = yield from names_metadata(hosts, ())
+    networks = [host for host in hosts if "/" in host]
+    hosts = [host for host in hosts if "/" not in host]
+    metadata = yield from names_metadata(hosts, networks)
     named = (*base.named, *filter(None, map(_name_of, hosts)))
     internet = base.internet if overrides.internet is None else overrides.internet
     all_caught = any(pattern is None for pattern, _ in intercepts)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pyinterceptor.policy.hosts import key
+from pyinterceptor.errors import PolicyError
+from pyinterceptor.policy.addresses import Network, network
+from pyinterceptor.policy.hosts import key, pattern
 from pyinterceptor.policy.layout import Layout, Outcome, Stage, Takes
 from pyinterceptor.policy.pieces import Pieces
 from pyinterceptor.policy.rows import SPOKEN, Row, compiled
@@ -65,11 +67,30 @@ def _intercepts(intercepts: Sequence[tuple[str | None, Answer]]) -> list[Row]:
     """Returns the rows in order of registration; those for everything come last."""
     return [
         Row(
-            None if pattern is None else key(pattern),
+            _key_of(pattern)[0],
             answer.rule,
             number + (len(intercepts) if pattern is None else 0),
             answer.target,
-            protocols=SPOKEN,
+            _key_of(pattern)[1],
+            SPOKEN,
         )
         for number, (pattern, answer) in enumerate(intercepts)
     ]
+
+
+def intercepted(text: str) -> str:
+    """Returns an intercept's pattern in canonical form. Raises PolicyError that names the fault."""
+    if isinstance(text, str) and "/" in text and "://" not in text:
+        try:
+            _key_of(text)
+        except PolicyError as error:
+            raise PolicyError(f"host pattern {text!r}: not a network: {error.__cause__}") from error.__cause__
+        return text
+    return pattern(text)
+
+
+def _key_of(pattern: str | None) -> tuple[str | Network | None, int]:
+    """Returns the key and the port of a row for a canonical pattern."""
+    if pattern is None:
+        return None, 0
+    return network(pattern) if "/" in pattern else (key(pattern), 0)

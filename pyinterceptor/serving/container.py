@@ -16,6 +16,7 @@ from pyinterceptor.app.container import Container, ContainerContext, container_i
 from pyinterceptor.app.policies import Policies
 from pyinterceptor.app.policy import Overrides, Policy
 from pyinterceptor.errors import PolicyError
+from pyinterceptor.serving.low_level import ContainerControl, Controlling, Effect
 from pyinterceptor.serving.records import Owner
 from pyinterceptor.serving.start import Asked
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pyinterceptor.serving.run import Run
 
 
-class Serving(Protocol):
+class Serving(Controlling, Protocol):
     """The interceptor, as its containers see it."""
 
     async def started(self, identity: Identity, asked: Asked | None = None) -> Run:
@@ -38,12 +39,17 @@ class Identity:
     """The identity of a container. Raises as `instance_of` does."""
 
     def __init__(
-        self, cls: type[Container], name: str, env: Any, policy: Policy, serving: Serving | None = None
+        self,
+        cls: type[Container],
+        name: str,
+        env: Any,
+        policy: Policy,
+        serving: Serving | None = None,
+        exports: Any = None,
     ) -> None:
         self.cls = cls
         self.name = name
         self.id = container_id(cls.__name__, name)
-        self.exports: Any = None
         self.owner = Owner(cls.__name__, name, self.id)  # for its records
         self.asked = Asked()  # for the next start
         self.base = policy  # the class's rules, which are read anew at each start
@@ -52,10 +58,13 @@ class Identity:
         self.policies = Policies(policy)
         self.changing = trio.Lock()  # one change of the rules at a time
         self.run: Run | None = None
+        self.begun: Effect | None = None  # a start of `self.ctx.container` that goes on
         self.stub: ContainerHandle  # made by the interceptor
         self.starting = trio.Lock()  # one start at a time; other containers have locks of their own
         change = None if serving is None else partial(serving.change, self)
-        self.instance = instance_of(cls, ContainerContext(self.id, cls.__name__, name, None, None, change), env)
+        control = None if serving is None else ContainerControl(self, serving)
+        self.exports = exports
+        self.instance = instance_of(cls, ContainerContext(self.id, cls.__name__, name, control, exports, change), env)
 
     def __str__(self) -> str:
         return f"{self.cls.__name__} {self.name!r}"

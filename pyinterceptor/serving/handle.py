@@ -17,7 +17,8 @@ from pyinterceptor.runtime.files import working_in
 from pyinterceptor.runtime.process import Finished, Running, Stream
 from pyinterceptor.runtime.runtime import execute, run_inherited
 from pyinterceptor.serving.container import Identity, Serving
-from pyinterceptor.serving.run import GRACE, Run
+from pyinterceptor.serving.low_level import GRACE
+from pyinterceptor.serving.run import Run
 from pyinterceptor.serving.start import Asked
 
 HOOKS = {"on_start", "on_stop"}

@@ -6,7 +6,7 @@ import ipaddress
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -17,8 +17,8 @@ import trio
 
 from pyinterceptor.app.app import App
 from pyinterceptor.app.at_run_time import Edit
-from pyinterceptor.app.changes import Changes
 from pyinterceptor.app.container import Container, limits_of
+from pyinterceptor.app.entrypoint import Exports
 from pyinterceptor.app.policy import Overrides, Policy, changing
 from pyinterceptor.bindings.env import Env
 from pyinterceptor.boundary import parted
@@ -30,6 +30,7 @@ from pyinterceptor.errors import CaptureError, PolicyError, RuntimeFailure, ungr
 from pyinterceptor.http.client import open_client
 from pyinterceptor.http.connecting import connect
 from pyinterceptor.http.dial import Dialer
+from pyinterceptor.policy.pieces import Pieces, at_once
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Counters, Relay
 from pyinterceptor.runtime.files import Files, working_in
@@ -40,11 +41,12 @@ from pyinterceptor.serving.container import Identity
 from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
 from pyinterceptor.serving.kept import Kept
 from pyinterceptor.serving.log import Log, log_records
+from pyinterceptor.serving.low_level import GRACE, Effect
 from pyinterceptor.serving.namespace import Namespace, Netns, opened
 from pyinterceptor.serving.recording import Recording
 from pyinterceptor.serving.records import RECORDS
 from pyinterceptor.serving.ruled import RuledHosts, RuledNames
-from pyinterceptor.serving.run import GRACE, Run, flows_ended
+from pyinterceptor.serving.run import Run, flows_ended
 from pyinterceptor.serving.start import Asked, Start
 from pyinterceptor.serving.turns import in_turns
 
@@ -80,6 +82,7 @@ class Interceptor:
         }
         self.env = Env(vars(env) | classes)  # as handlers see it
         self._containers = containers
+        self._exports = Exports(app.entrypoints(), self.env)
         self.runs: dict[int, Run] = {}  # by number
         self.resolver = Resolver(upstream=upstream, relay=relay, v6=v6)
         self.recording = Recording(relay, self.resolver)
@@ -137,6 +140,8 @@ class Interceptor:
         """
         run = identity.run
         if run is None or run.has_ended:
+            if identity.begun is not None:
+                await identity.begun
             async with identity.starting:
                 run = await self._current_run(identity)
                 self._ask(identity, asked)
@@ -156,9 +161,54 @@ class Interceptor:
             raise RuntimeFailure(f"get {identity}: {contradictions}; {remedy}")
         identity.asked = identity.asked.then(asked)
 
-    async def _start(self, identity: Identity) -> Run:
-        run: Run = await self._nursery.start(self._run, identity, partial(self._processes, identity.asked))
+    def start_soon(
+        self,
+        identity: Identity,
+        entrypoint: str | Sequence[str] | None,
+        env: Mapping[str, str] | None,
+        effect: Effect,
+    ) -> None:
+        """Starts a container with an entrypoint; completes the effect when it has started, or can't be."""
+        self._nursery.start_soon(self._start_controlled, identity, entrypoint, env, effect)
+
+    async def _start_controlled(
+        self,
+        identity: Identity,
+        entrypoint: str | Sequence[str] | None,
+        env: Mapping[str, str] | None,
+        effect: Effect,
+    ) -> None:
         try:
+            async with identity.starting:
+                if await self._current_run(identity) is not None:
+                    raise RuntimeFailure(f"start {identity}: it runs already")
+                await self._start(identity, entrypoint, env)
+        except BaseException as error:
+            passes, ends = parted(error)
+            if identity.run is None:
+                identity.overrides = replace(identity.overrides, internet=None)
+            identity.begun = None
+            effect.complete(ends or RuntimeFailure(f"start {identity}: cancelled"))
+            if passes is not None:
+                raise passes from None
+        else:
+            identity.begun = None
+            effect.complete()
+
+    async def _start(
+        self,
+        identity: Identity,
+        entrypoint: str | Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Run:
+        asked = replace(identity.asked, image=identity.cls.image)
+        if entrypoint is not None:
+            asked = replace(asked, replaced=True)
+        run: Run = await self._nursery.start(self._run, identity, partial(self._processes, asked))
+        try:
+            if entrypoint is not None:
+                run.entrypoint = await run.runtime.start(entrypoint, env=env)
+                run.nursery.start_soon(run.follow_entrypoint, run.entrypoint)
             await identity.instance.on_start()
         except BaseException:
             await run.stop(0)
@@ -206,7 +256,7 @@ class Interceptor:
             async with identity.changing:
                 if policy.generation > identity.base.generation:
                     identity.base = policy
-                    self._put(identity, await self._combined(identity, policy))
+                    await self._renew(identity)
 
     async def change(self, identity: Identity, edit: Edit) -> None:
         """Changes the container's own rules. Raises PolicyError; then nothing has changed."""
@@ -214,18 +264,29 @@ class Interceptor:
             handlers = dict(identity.cls.outbound_handlers.items())
             base = replace(identity.base, handlers=handlers)
             changes = edit(identity.changes, handlers)
-            policy = await self._combined(identity, base, changes)
-            if changes != identity.changes:
-                await self._kept.write((identity.cls.__name__, identity.name), changes)
-            identity.base, identity.changes = base, changes
-            self._put(identity, policy)
+            with trio.CancelScope(shield=True):  # rules that are on the disk are in force
+                if changes != identity.changes:
+                    await self._kept.write((identity.cls.__name__, identity.name), changes)
+                identity.base, identity.changes = base, changes
+                await self._renew(identity)
 
-    async def _combined(self, identity: Identity, base: Policy, changes: Changes | None = None) -> Policy:
-        """Returns the container's policy: the class's with its own rules."""
-        changes = identity.changes if changes is None else changes
-        if not changes and identity.overrides == Overrides() and base.generation > identity.policies.now.generation:
-            return base
-        return await in_turns(changing(base, changes, identity.overrides, next(self._generations)))
+    async def _renew(self, identity: Identity) -> None:
+        """Puts the container's policy in force: the class's with its own rules. Overrides may change meanwhile."""
+        overrides = None
+        while overrides is not identity.overrides:
+            overrides = identity.overrides
+            policy = await in_turns(self._combining(identity))
+        self._put(identity, policy)
+
+    def renew_now(self, identity: Identity) -> None:
+        """Puts the container's policy in force without a pause, for changes of its overrides."""
+        self._put(identity, at_once(self._combining(identity)))
+
+    def _combining(self, identity: Identity) -> Pieces[Policy]:
+        base, now = identity.base, identity.policies.now
+        if identity.changes or identity.overrides != Overrides() or base.generation <= now.generation:
+            return (yield from changing(base, identity.changes, identity.overrides, next(self._generations)))
+        return base
 
     def _put(self, identity: Identity, policy: Policy) -> None:
         """Puts a policy in force."""
@@ -288,7 +349,7 @@ class Interceptor:
             raise PolicyError(f"a container's name is a non-empty str, not {name!r}")
         identity = self._containers.get((cls.__name__, name))
         if identity is None:
-            identity = Identity(cls, name, self.env, self._policies[cls], self)
+            identity = Identity(cls, name, self.env, self._policies[cls], self, self._exports)
             identity.changes = self._kept.found.get((cls.__name__, name), identity.changes)
             identity.stub = ContainerHandle(identity, self)
             self._containers[cls.__name__, name] = identity
@@ -405,7 +466,7 @@ class Interceptor:
         """Makes a run that is ready for its network namespace. Nothing of it is left when the block ends."""
         async with identity.changing:
             identity.base = await self._read_policy(identity.cls)
-            identity.policies.replace(await self._combined(identity, identity.base))
+            await self._renew(identity)
             self._report_kept(identity)
         attachment = self._capture.reserve(next(self._numbers))
         number = attachment.container

@@ -19,17 +19,18 @@ from pyinterceptor.http.client import Client
 from pyinterceptor.policy.addresses import Address
 from pyinterceptor.relay.relay import Relay
 from pyinterceptor.runtime.hostname import hostname
+from pyinterceptor.runtime.process import Running
 from pyinterceptor.runtime.runtime import Life, Runtime
 from pyinterceptor.serving.channel import Channel
 from pyinterceptor.serving.container import Identity
 from pyinterceptor.serving.log import Faults, Log
+from pyinterceptor.serving.low_level import GRACE
 from pyinterceptor.serving.recording import Questions, Recorder
 from pyinterceptor.serving.start import Start
 from pyinterceptor.serving.tunnels import Tunnels
 
 log = logging.getLogger("pyinterceptor")
 
-GRACE = 5.0  # seconds that handlers may go on after stop()
 RESET = 1.0  # seconds at most for the relay to close the sockets of ended flows
 PAUSE = 0.005  # seconds between two reads of the relay's counters
 
@@ -83,6 +84,7 @@ class Run:
         self.namespace: tuple[int, int] | None = None  # device and inode of the network namespace, once attached
         self.gone = trio.Event()
         self.failure: BaseException | None = None  # the error that ended it, or that its end raised
+        self.entrypoint: Running | None = None
         self.exit_code = 0  # of the process whose end was the container's; 0 after a stop
         self._life: Life | None = None
         self._task: trio.lowlevel.Task | None = None  # the task that opens and closes the run
@@ -201,6 +203,17 @@ class Run:
     def _begin_stop(self, grace: float) -> None:
         self._grace.deadline = min(self._grace.deadline, trio.current_time() + grace)
         self._stopping.set()
+
+    async def follow_entrypoint(self, entrypoint: Running) -> None:
+        """Ends the run when this process ends."""
+        self.entrypoint = entrypoint
+        try:
+            code = await entrypoint.wait()
+            if not self.is_stopping:
+                self.exit_code = code
+                self._begin_stop(GRACE)
+        finally:
+            await entrypoint.aclose()
 
     async def _end_with(self, life: Life) -> None:
         await life.wait_until_ended()

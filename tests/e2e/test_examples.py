@@ -57,7 +57,8 @@ async def opened(
     cls = example_app.containers[0]
     if image is not None:
         cls = type(cls)("InImage", (cls,), {"image": image})
-    app = App(containers=[cls], bindings=example_app.bindings)
+    bindings = {name: cls if value in example_app.containers else value for name, value in example_app.bindings.items()}
+    app = App(containers=[cls], bindings=bindings, exports=[*example_app.entrypoints().values()])
     with trio.fail_after(TIME):
         async with open_interceptor(app, instance=instance, settings=settings) as interceptor:
 
@@ -287,3 +288,35 @@ def test_an_invalid_binding_is_reported_in_one_line_without_its_password(
     assert said in complaint
     assert complaint.count("\n") == 1
     assert "s3cret" not in complaint
+
+
+def test_a_set_up_command_has_access_while_it_runs_and_not_after(
+    runtime: str | None, world: World, instance: str
+) -> None:
+    async def main() -> None:
+        async with opened("give_access.py", runtime, instance) as start:
+            container = await start("one")
+            assert (await container.exec("curl -s -m 20 http://my.kv/token")).returncode != 0
+            assert await curl(container, "http://my.setup/") == (200, b"a token200")
+            assert (await container.exec("curl -s -m 20 http://my.kv/token")).returncode != 0
+
+    trio.run(main)
+
+
+def test_the_low_level_example_decides_everything_and_changes_while_it_runs(
+    runtime: str | None, world: World, instance: str
+) -> None:
+    async def main() -> None:
+        async with opened("low_level.py", runtime, instance) as start:
+            container = await start("one")
+            hosts = ["http://203.0.113.7/", "http://foo.com/", "http://anything.test/", "http://v4.origin.test/ok"]
+            for host in hosts:
+                assert await curl(container, host) == (200, b"setup\n")
+            await container.finish_setup()
+            assert (await curl(container, hosts[-1]))[1] != b"setup\n"
+            assert (await curl(container, hosts[-1]))[0] == 200
+            await container.stop()
+            await container.begin()
+            assert await curl(container, "http://203.0.113.7/") == (200, b"setup\n")
+
+    trio.run(main)

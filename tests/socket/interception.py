@@ -163,10 +163,11 @@ async def interception(
     starting: Callable[[str], Awaitable[None]] | None = None,
     ending: Callable[[], Awaitable[None]] = nothing,
     bindings: Mapping[str, Any] | None = None,
+    exports: Sequence[Any] = (),
     kept: Kept | None = None,
 ) -> AsyncIterator[Interception]:
     """Opens an interceptor. Each start awaits `starting(name)`, each stop `ending()`."""
-    app = App(containers=classes, bindings=bindings)
+    app = App(containers=classes, bindings=bindings, exports=exports)
     with ExitStack() as stack:
         hub = Hub()
         stack.callback(hub.close)
@@ -212,7 +213,7 @@ async def interception(
                 v6=False,
                 synthetic=SYNTHETIC,
                 ruled=RuledNames(),
-                env=Env({}),
+                env=Env(app.bindings),
                 policies={cls: app.policy(cls, 0) for cls in classes},
                 log=Log(),
                 kept=kept or Kept(None, {}),
