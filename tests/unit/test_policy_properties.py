@@ -86,7 +86,9 @@ def test_a_rule_for_an_address_matches_it_as_host_and_as_destination(address):
     literal = f"[{address}]:80" if address.version == 6 else f"{address}:80"
     assert decide(table, lib.PROTOCOL_HTTP, literal, NOWHERE).rule == 5
     assert decide(table, lib.PROTOCOL_HTTP, "other.test", (address, 80)).rule == 5
-    elsewhere = ipaddress.ip_address("192.0.2.1" if address != ipaddress.ip_address("192.0.2.1") else "192.0.2.2")
+    elsewhere = ipaddress.ip_address("192.0.2.1")
+    if elsewhere.packed in address.packed:  # also in a form that hides it
+        elsewhere = ipaddress.ip_address("192.0.2.2")
     assert decide(table, lib.PROTOCOL_HTTP, "other.test", (elsewhere, 80)).rule == lib.NO_RULE
 
 
