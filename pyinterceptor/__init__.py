@@ -40,6 +40,7 @@ are `InterceptorError`s; the message names the step, the thing and the remedy.
 """
 
 from pyinterceptor.app.app import App
+from pyinterceptor.app.asgi import asgi
 from pyinterceptor.app.container import Container, ContainerContext, Context, Handler
 from pyinterceptor.app.entrypoint import WorkerEntrypoint
 from pyinterceptor.bindings import KV, Quota, R2Bucket, Secret
@@ -136,6 +137,7 @@ __all__ = [
     "Secret",
     "WorkerEntrypoint",
     "__version__",
+    "asgi",
     "fetch",
     "open_in_thread",
     "open_interceptor",
