@@ -13,9 +13,10 @@ from pyinterceptor.errors import PolicyError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Limits, each a count. A request beyond a limit is refused, and other containers are not affected. `names` is at
-    most 65 536, its default. A container gets `flows` and `descriptors` above its reserve only while they are free
-    beyond the reserves of all containers: `Options(flows=…, descriptors=…, reserve=…)`.
+    """Limits: counts, but for `buffers`. A request beyond a limit is refused, and other containers are not affected.
+
+    `names` is at most 65 536, its default. A container gets `flows` and `descriptors` above its reserve only while they
+    are free beyond the reserves of all containers: `Options(flows=…, descriptors=…, reserve=…)`.
 
     Raises PolicyError for a value that is not a count of at least 1.
     """
