@@ -14,6 +14,7 @@
 #include "judge.h"
 #include "move.h"
 #include "timers.h"
+#include "watch.h"
 
 #define COOKIE_UPSTREAM 1 /* lowest bit of epoll's data for an upstream socket; the other bits are the flow's address */
 
@@ -28,8 +29,8 @@ enum flow_state {
 	FLOW_RESOLVING,       /* decided; waits for addresses */
 	FLOW_DIALLING,
 	FLOW_FOLLOWING,       /* plain HTTP, parsed message by message */
-	FLOW_UNFRAMED,        /* HTTP passes unparsed: no rule could decide another request differently */
-	FLOW_SPLICING,        /* other protocols pass unparsed */
+	FLOW_UNFRAMED,        /* HTTP passes unframed: beside rules, it is watched for requests to a proxy */
+	FLOW_SPLICING,        /* other protocols pass unparsed; opaque ones are watched, as long as they could be HTTP */
 	FLOW_SERVED,          /* Python owns the client's socket */
 	FLOW_ENDED,
 	FLOW_STATES
@@ -70,6 +71,7 @@ struct flow {
 	struct connecting connecting;
 	struct sniffing opening;
 	struct follow follow;
+	struct watch watch;
 	struct exchange *exchange; /* the followed request; NULL: none, or no subscriber */
 	struct steps steps;
 	uint64_t progress;         /* bytes moved plus sides closed, after the last step: a change is activity */

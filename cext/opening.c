@@ -72,9 +72,11 @@ static struct next judge_client(struct flows *flows, struct flow *flow, const vo
 		looked(&flow->client, got, flow->sent.allowed);
 		return decided(flows, flow, table, FLOW_FOLLOWING);
 	case JUDGED_UNFRAMED:
-		return decided(flows, flow, table, FLOW_UNFRAMED);
 	case JUDGED_SPLICE:
-		return decided(flows, flow, table, FLOW_SPLICING);
+		flow->received.allowed = ALLOW_ALL;
+		allow_unframed(flow, table);
+		looked(&flow->client, got, flow->sent.allowed);
+		return decided(flows, flow, table, judged == JUDGED_SPLICE ? FLOW_SPLICING : FLOW_UNFRAMED);
 	case JUDGED_SERVE:
 		return (struct next){FLOW_SERVED, flow->state == FLOW_UNREACHABLE ? (enum end_cause)flow->cause : END_DONE};
 	case JUDGED_LATE:

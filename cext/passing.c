@@ -53,26 +53,101 @@ static enum moved move_both(struct flows *flows, struct flow *flow)
 	return sent == MOVED_MORE || received == MOVED_MORE ? MOVED_MORE : MOVED_IDLE;
 }
 
+static int wants_look(const struct direction *direction)
+{
+	return direction->allowed == 0 && !direction->has_ended && direction_is_empty(direction);
+}
+
+/* ---- bytes that pass unframed ---- */
+
+/* Returns 1 if the client's bytes could be a request to a proxy. Opaque ones could until a byte comes that no request
+ * line has; a server that has spoken first is no proxy. */
+static int could_ask_proxy(const struct flow *flow)
+{
+	if (flow->protocol == PROTOCOL_OPAQUE)
+		return flow->subject.is_in_doubt && !flow->watch.has_binary;
+	return flow->protocol == PROTOCOL_HTTP;
+}
+
+void allow_unframed(struct flow *flow, const void *table)
+{
+	flow->sent.allowed = could_ask_proxy(flow) && policy_differs(table) ? 0 : ALLOW_ALL;
+}
+
+/* Decides a request to a proxy by the host that it asks for. It is refused if a rule could decide it: it isn't framed, so
+ * no handler can serve it. */
+static struct next decide_asked(struct flow *flow, const void *table)
+{
+	struct subject *subject = &flow->subject;
+	char host[HOST_MAX + 1];
+	if (!host_canonical(flow->watch.authority, flow->watch.length, host))
+		return end(END_REFUSED);
+	if (!subject_set_host(subject, flow->watch.authority))
+		return end(END_NO_RESOURCES);
+	flow->protocol = PROTOCOL_HTTP;
+	subject_decide(subject, table, PROTOCOL_HTTP, subject->host);
+	int is_refused = subject->decision.verdict != VERDICT_SPLICE || subject_says_no_name(subject, table) ||
+	                 subject_may_reach_ruled(subject, table);
+	return is_refused ? end(END_REFUSED) : go(FLOW_UNFRAMED);
+}
+
+static struct next watch_client(struct flows *flows, struct flow *flow, const void *table)
+{
+	struct next next = stay(flow);
+	ssize_t got = peek(flows, &flow->client, BUFFER_SIZE);
+	if (got == -1)
+		return next;
+	if (got < 0)
+		return failed(errno);
+	flow->sent.has_ended = got == 0;
+	for (uint32_t at = 0; at < got && next.state != FLOW_ENDED;) {
+		at += watch_eat(&flow->watch, flows->workspace->buffer + at, (uint32_t)got - at);
+		if (flow->watch.is_asked)
+			next = decide_asked(flow, table);
+	}
+	flow->sent.allowed = could_ask_proxy(flow) ? (uint64_t)got : ALLOW_ALL;
+	return next;
+}
+
 struct next step_splice(struct flows *flows, struct flow *flow, const void *table)
 {
-	(void)table;
-	enum moved moved = move_both(flows, flow);
-	if (moved == MOVED_BROKEN)
-		return failed(flow->sent.error ? flow->sent.error : flow->received.error);
-	if (flow->sent.is_shut && flow->received.is_shut)
-		return end(END_DONE);
-	if (moved == MOVED_MORE)
-		serve_later(flows, flow);
+	for (int round = 0; round < ROUNDS_MAX; round++) {
+		enum moved moved = move_both(flows, flow);
+		if (moved == MOVED_BROKEN)
+			return failed(flow->sent.error ? flow->sent.error : flow->received.error);
+		if (flow->sent.is_shut && flow->received.is_shut)
+			return end(END_DONE);
+		if (moved == MOVED_MORE)
+			break;
+		if (!wants_look(&flow->sent))
+			return stay(flow);
+		struct next next = watch_client(flows, flow, table);
+		if (next.state != (enum flow_state)flow->state || wants_look(&flow->sent))
+			return next;
+	}
+	serve_later(flows, flow);
 	return stay(flow);
 }
 
-/* Passes all further bytes unparsed, in both directions. */
-static struct next pass_unseen(struct flow *flow, enum flow_state state)
+/* Passes all further bytes unframed, in both directions. */
+static struct next pass_unframed(struct flow *flow, const void *table)
+{
+	hear_every_byte(flow, &flow->client);
+	hear_every_byte(flow, &flow->upstream);
+	flow->received.allowed = ALLOW_ALL;
+	allow_unframed(flow, table);
+	return go(FLOW_UNFRAMED);
+}
+
+/* ---- followed requests and responses ---- */
+
+/* Passes the bytes of the protocol that the client and server have changed to, unparsed. */
+static struct next pass_switched(struct flow *flow)
 {
 	hear_every_byte(flow, &flow->client);
 	hear_every_byte(flow, &flow->upstream);
 	flow->sent.allowed = flow->received.allowed = ALLOW_ALL;
-	return go(state);
+	return go(FLOW_SPLICING);
 }
 
 /* Handles a message whose end is unknown. A request whose further bytes could reach a host with a rule resets the flow,
@@ -83,7 +158,7 @@ static struct next unframed(struct flow *flow, const void *table, int is_request
 {
 	int is_checked = is_request ? subject_may_reach_ruled(&flow->subject, table) : policy_differs(table);
 	if (!is_checked)
-		return pass_unseen(flow, FLOW_UNFRAMED);
+		return pass_unframed(flow, table);
 	if (is_request)
 		return end(END_RESET);
 	follow_in_doubt(&flow->follow);
@@ -120,12 +195,7 @@ static struct next decide_request(struct flows *flows, struct flow *flow, const 
 	}
 	int may_be_forwarded = reading != READING_WHOLE && frame_is_for_proxy(flows->workspace->buffer, length);
 	int is_served = subject_may_reach_ruled(&flow->subject, table) || (may_be_forwarded && policy_differs(table));
-	return is_served ? go(FLOW_SERVED) : pass_unseen(flow, FLOW_UNFRAMED);
-}
-
-static int wants_look(const struct direction *direction)
-{
-	return direction->allowed == 0 && !direction->has_ended && direction_is_empty(direction);
+	return is_served ? go(FLOW_SERVED) : pass_unframed(flow, table);
 }
 
 static struct next look_at_request(struct flows *flows, struct flow *flow, const void *table)
@@ -163,7 +233,7 @@ static struct next look_for_end(struct flows *flows, struct flow *flow, const vo
 	int is_last = follow_is_last_passed(&flow->follow) && !policy_differs(table);
 	ssize_t got = flow->client.has_closed || is_last ? peek(flows, &flow->client, 1) : -1;
 	if (got > 0 && is_last)
-		return pass_unseen(flow, FLOW_UNFRAMED);
+		return pass_unframed(flow, table);
 	flow->sent.has_ended = got == 0;
 	return stay(flow);
 }
@@ -188,7 +258,7 @@ static struct next look_at_response(struct flows *flows, struct flow *flow, cons
 	if (flow->follow.status)
 		exchange_answered(flow->exchange, flow->follow.status, flows->now);
 	if (followed == FOLLOWED_SWITCHED)
-		return pass_unseen(flow, FLOW_SPLICING);
+		return pass_switched(flow);
 	struct next next = followed == FOLLOWED_UNFRAMED ? unframed(flow, table, 0) : stay(flow);
 	looked(&flow->upstream, got, flow->received.allowed);
 	return next;
@@ -273,6 +343,11 @@ static struct next judge_open(struct flow *flow, const void *table)
 		return end(END_REFUSED);
 	subject_decide(subject, table, subject->protocol, subject->host);
 	int is_refused = subject->decision.verdict == VERDICT_REFUSE && subject->decision.reason != REASON_NOT_HTTP;
+	int could_ask = flow->state == FLOW_UNFRAMED || flow->protocol == PROTOCOL_OPAQUE;
+	if (could_ask && flow->sent.allowed == ALLOW_ALL) { /* no policy before had a rule */
+		allow_unframed(flow, table);
+		flow->client.is_readable = 1;
+	}
 	return is_refused ? end(END_REFUSED) : stay(flow);
 }
 

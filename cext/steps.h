@@ -87,6 +87,10 @@ struct next step_greet(struct flows *flows, struct flow *flow, const void *table
 struct next step_splice(struct flows *flows, struct flow *flow, const void *table);
 struct next step_follow(struct flows *flows, struct flow *flow, const void *table);
 
+/* Allows the client's bytes of a flow that passes unframed: all of them, or none before step_splice() has watched them for
+ * requests to a proxy. Those are watched for beside any rule, in bytes that could be HTTP. */
+void allow_unframed(struct flow *flow, const void *table);
+
 /* Decides the flow anew, after the policy has changed. `table` may be NULL: then the flow is refused. */
 struct next judge_again(struct flow *flow, const void *table);
 

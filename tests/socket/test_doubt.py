@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -163,3 +164,106 @@ async def test_each_request_in_absolute_form_is_decided_by_its_target() -> None:
         assert event.host == "ruled.test"
         socket.socket(fileno=event.fd).close()
         await events.aclose()
+
+
+# First bytes after which a connection isn't framed any more.
+UNFRAMED = {
+    "utf-8": HEADS["utf-8"],
+    "long": HEADS["long"],
+    "old": b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    "memcached": HEADS["memcached"],
+    "tunnel": HEADS["connect"],
+    "long-method": b"A" * 33 + b" / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    "half-a-method": b"GE",
+}
+ASKED = {
+    "absolute": (b"GET http://%s/ HTTP/1.1\r\nHost: %s\r\n\r\n", b"ruled.test", b"a.test"),
+    "tunnel": (b"CONNECT %s:443 HTTP/1.1\r\nHost: %s:443\r\n\r\n", b"ruled.test", b"a.test"),
+    "long-method": (b"M" * 40 + b" http://%s/ HTTP/1.1\r\nHost: %s\r\n\r\n", b"ruled.test", b"a.test"),
+    "address": (b"CONNECT %s:443 HTTP/1.1\r\nHost: %s:443\r\n\r\n", b"127.0.0.3", b"127.0.0.2"),
+    "no-host": (b"GET http://%s/ HTTP/1.1\r\nHost: %s\r\n\r\n", b"ru%6ced.test", b"a.test"),
+}
+
+
+@pytest.mark.parametrize(("words", "ruled", "free"), ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("first", UNFRAMED.values(), ids=UNFRAMED)
+@in_trio
+async def test_a_proxy_is_not_asked_for_a_ruled_host_after_bytes_that_no_one_can_frame(
+    first: bytes, words: bytes, ruled: bytes, free: bytes
+) -> None:
+    is_half = first == UNFRAMED["half-a-method"]
+    if is_half and not words.startswith(b"GET"):
+        first = words[:2]
+    async with passage(OPEN, OPTIONS) as opened:
+        publish(opened, BESIDE, [ELSEWHERE])
+        for host in (free, ruled):
+            client = opened.client()
+            client.sendall(first)
+            origin, heard = begun(opened)
+            assert heard + origin.recv(len(first) - 1, socket.MSG_WAITALL) == first
+            again = words % (host, host)
+            again = again[2:] if is_half else again
+            client.sendall(again)
+            if host == free:
+                assert origin.recv(len(again), socket.MSG_WAITALL) == again
+                origin.sendall(b"whatever")
+                assert client.recv(8, socket.MSG_WAITALL) == b"whatever"
+            else:
+                assert hears_a_reset(client)
+                with suppress(ConnectionResetError):
+                    assert ruled not in origin.recv(len(again), socket.MSG_WAITALL)
+
+
+@in_trio
+async def test_a_proxy_of_an_open_connection_is_not_asked_for_a_host_that_has_got_a_rule() -> None:
+    async with passage(OPEN, OPTIONS) as opened:
+        clients = []
+        for _ in range(3):
+            client = opened.client()
+            client.sendall(HEADS["utf-8"])
+            both_speak(opened, client, HEADS["utf-8"])
+            client.sendall(b"\n")
+            clients.append(client)
+        asks, tunnels, goes_on = clients
+        tunnels.sendall(b"CONNECT ruled.test:443 HTTP/1.1\r\n\r\n")
+        assert opened.arrivals[1].recv(38, socket.MSG_WAITALL).endswith(b"443 HTTP/1.1\r\n\r\n")
+        publish(opened, BESIDE, [ELSEWHERE])
+        asks.sendall(b"GET http://ruled.test/ HTTP/1.1\r\nHost: ruled.test\r\n\r\n")
+        assert hears_a_reset(asks)
+        goes_on.sendall(b"GET http://a.test/ HTTP/1.1\r\n\r\n")
+        assert opened.arrivals[2].recv(34, socket.MSG_WAITALL).endswith(b"a.test/ HTTP/1.1\r\n\r\n")
+
+
+@in_trio
+async def test_a_tunnel_ends_when_its_host_gets_a_rule() -> None:
+    async with passage(OPEN, OPTIONS) as opened:
+        publish(opened, replace(OPEN, hosts={"other.test": 0}), [ELSEWHERE])
+        tunnel, other = opened.client(), opened.client()
+        for client, host in ((tunnel, b"ruled.test"), (other, b"a.test")):
+            client.sendall(HEADS["utf-8"])
+            both_speak(opened, client, HEADS["utf-8"])
+            words = b"\nCONNECT %b:443 HTTP/1.1\r\n\r\n" % host
+            client.sendall(words)
+            assert opened.arrivals[-1].recv(len(words), socket.MSG_WAITALL) == words
+        publish(opened, BESIDE, [ELSEWHERE])
+        assert hears_a_reset(tunnel)
+        other.sendall(b"\x16\x03whatever")
+        assert opened.arrivals[-1].recv(10, socket.MSG_WAITALL) == b"\x16\x03whatever"
+
+
+@in_trio
+async def test_large_content_that_no_one_can_frame_passes_beside_a_rule() -> None:
+    content = b"GET /page HTTP/1.1\n" * 50_000 + bytes(range(256)) * 10_000
+    async with passage(OPEN, OPTIONS) as opened:
+        publish(opened, BESIDE, [ELSEWHERE])
+        for first in (HEADS["coding"], HEADS["memcached"], b"\0"):
+            client = opened.client()
+            client.sendall(first)
+            origin, heard = begun(opened)
+            assert heard + origin.recv(len(first) - 1, socket.MSG_WAITALL) == first
+            with ThreadPoolExecutor(1) as pool, origin.makefile("rb") as reader:
+                sent = pool.submit(client.sendall, content)
+                assert reader.read(len(content)) == content
+                sent.result()
+            client.shutdown(socket.SHUT_WR)
+            assert origin.recv(1) == b""

@@ -11,7 +11,8 @@ from tests.unit.test_sniff import client_hello, in_records
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 4
-PURE = ("addresses", "hosts", "layout", "rows", "policy", "guard", "sniff", "frame", "chunks", "response", "message")
+PURE = ("addresses", "hosts", "layout", "rows", "policy", "guard", "sniff", "frame", "chunks", "response")
+PURE += ("message", "watch")
 HOSTS = {pattern: 0 for pattern in ("my.kv", "*.kv", "*.my.kv", "my.*", "m*v", "203.0.113.7", "64:ff9b::1")}
 TABLE = compile(Rules(HOSTS, 0, True, ("10.0.0.0/8", "10.1.0.0/16")), 1)
 HELLO = client_hello("my.kv", ["h2"])
@@ -21,10 +22,20 @@ SEEDS = {
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         HELLO,
         in_records(HELLO, 100),
+        b"A" * 33 + b" http://my.kv/ HTTP/1.1\r\nHost: my.kv\r\n\r\n",
+        b"CONNECT my.kv:443 HTTP/1.1\r\nHost: my.kv:443\r\n\r\n",
+        b"\r\n get\thttp://a@[::1]:80/ HTTP/1.0\n\n",
     ],
     "frame": [
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"3;a=b\r\nabc\r\n0\r\nt: 1\r\n\r\n",
+        b"GET http://my.kv/ HTTP/1.1\r\nHost: my.kv\r\n\r\n",
+        b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\nCONNECT my.kv:443 HTTP/1.1\r\nHost: my.kv\r\n\r\n",
+    ],
+    "watch": [
+        b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\nGET http://a@my.kv:80/ HTTP/1.1\r\n\r\n",
+        b"A" * 40 + b" / HTTP/1.1\n\n connect\t[::1]:443\n\0",
+        b"GET http://" + b"a" * 300 + b"@my.kv\n",
     ],
     "message": [
         bytes.fromhex("000701000001000000000001") + b"\3www\7example\4test\0\0\1\0\1\0\0\x29\4\xd0\0\0\0\0\0\0",
