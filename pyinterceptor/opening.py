@@ -8,10 +8,22 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
+from functools import partial
 
 import trio
 
 from pyinterceptor.app.app import App
+from pyinterceptor.arguments import (
+    Allowed,
+    Values,
+    check_each,
+    instances,
+    is_count,
+    is_text,
+    is_text_map,
+    is_texts,
+    optional,
+)
 from pyinterceptor.bindings.env import configured, open_env, settings_of
 from pyinterceptor.bindings.state import state_directory
 from pyinterceptor.capture.gateway.filter import DNS_RATE
@@ -23,6 +35,7 @@ from pyinterceptor.dns.servers import Servers
 from pyinterceptor.dns.upstream import CACHE_SIZE, Ways, open_upstream
 from pyinterceptor.errors import PolicyError, ungrouped
 from pyinterceptor.http.server import open_server
+from pyinterceptor.paths import is_name
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Options, open_relay
 from pyinterceptor.runtime import open_runtime
@@ -31,6 +44,20 @@ from pyinterceptor.serving.interceptor import Interceptor
 from pyinterceptor.serving.kept import open_kept
 from pyinterceptor.serving.log import open_log
 from pyinterceptor.serving.ruled import RuledNames
+
+NAMED: Values = (lambda value: is_text(value) and is_name(value), "a name of letters, digits, dots and dashes")
+ALLOWED: Allowed = {
+    "instance": NAMED,
+    "nameservers": optional((is_texts, 'a list of addresses, as ["192.0.2.1"]')),
+    "synthetic": instances(Networks, "Networks(v4, v6)"),
+    "settings": optional((is_text_map, 'texts by name, as {"KV": "redis://…"}')),
+    "state": optional(NAMED),
+    "options": optional(instances(Options, "Options(…)")),
+    "dns_cache": (is_count, "a count of bytes"),
+    "nat64": (is_texts, 'a list of networks, as ["64:ff9b::/96"]'),
+    "ruled": optional(instances(RuledNames, "RuledNames(…)")),
+    "dns_rate": (partial(is_count, least=1), "a count of at least 1"),
+}
 
 
 @asynccontextmanager
@@ -72,13 +99,25 @@ async def open_interceptor(
     """
     if not isinstance(app, App):
         raise PolicyError(f"open_interceptor takes an App, not {app!r}; write open_interceptor(App(containers=[…]))")
+    check_each(
+        "open_interceptor",
+        ALLOWED,
+        instance=instance,
+        nameservers=nameservers,
+        synthetic=synthetic,
+        settings=settings,
+        state=state,
+        options=options,
+        dns_cache=dns_cache,
+        nat64=nat64,
+        ruled=ruled,
+        dns_rate=dns_rate,
+    )
     policies = {cls: app.policy(cls, 0) for cls in app.containers}  # a bad rule is reported before anything is opened
     bindings = configured(app.bindings, settings_of(os.environ) | dict(settings or {}))
     place = state_directory(state or instance)
     servers = Servers(nameservers)
     add_prefixes(nat64)
-    if type(dns_rate) is not int or not 1 <= dns_rate < 2**31:
-        raise PolicyError(f"open_interceptor: dns_rate must be a count of at least 1, not {dns_rate!r}")
     v6 = has_ipv6()
     kept = await open_kept(place, fresh=fresh)
     try:

@@ -180,6 +180,8 @@ def _handlers(setting: str, handlers: Mapping[str, Handler], owner: str) -> dict
         keys = "host patterns" if setting == HostHandlers.setting else "names"
         raise PolicyError(f"{owner}.{setting} must map {keys} to handlers")
     for key in handlers:
+        if setting == HostHandlers.setting and not isinstance(key, str):
+            raise PolicyError(f"{owner}.{setting} must map host patterns, which are str, not {key!r}")
         if setting == NamedHandlers.setting and not (isinstance(key, str) and key):
             raise PolicyError(f"{owner}.{setting}: a handler's name is a non-empty str, not {key!r}")
     return {key: check_handler(handler, f"{setting}[{key!r}]") for key, handler in handlers.items()}

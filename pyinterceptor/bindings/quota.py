@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pyinterceptor.arguments import Allowed, instances, optional
 from pyinterceptor.errors import BindingError, PolicyError
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ class Quota:
         for number in (self.bytes, self.entries):
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise PolicyError(f"a Quota's bytes and entries must be int, at least 0, not {number!r}")
+
+
+QUOTAS: Allowed = dict.fromkeys(("quota", "per_container"), optional(instances(Quota, "a Quota")))
 
 
 class Used(NamedTuple):

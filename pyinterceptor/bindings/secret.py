@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from pyinterceptor.arguments import check, is_path, is_text
 from pyinterceptor.errors import PolicyError
 
 
@@ -32,11 +33,13 @@ class Secret:
     def from_env(cls, variable: str) -> Secret:
         """The value of an environment variable. It is read when the interceptor opens, so importing the app doesn't
         need it."""
+        check(is_text(variable), "Secret.from_env", "variable", "a name", variable)
         return cls._later(lambda: os.environ.get(variable, ""), f"environment variable {variable}")
 
     @classmethod
     def from_file(cls, path: str | Path) -> Secret:
         """The content of a file, without a line feed at its end. It is read when the interceptor opens."""
+        check(is_path(path), "Secret.from_file", "path", "a path", path)
         return cls._later(lambda: Path(path).read_text().removesuffix("\n"), f"file {path}")
 
     @classmethod

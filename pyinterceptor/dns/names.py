@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyinterceptor._relay import lib
+from pyinterceptor.arguments import check
 from pyinterceptor.dns.answers import TTL
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import Address
@@ -33,6 +34,9 @@ class Networks:
     v6: ipaddress.IPv6Network
 
     def __post_init__(self) -> None:
+        is_v4, is_v6 = isinstance(self.v4, ipaddress.IPv4Network), isinstance(self.v6, ipaddress.IPv6Network)
+        check(is_v4, "Networks", "v4", "an ipaddress.IPv4Network", self.v4)
+        check(is_v6, "Networks", "v6", "an ipaddress.IPv6Network", self.v6)
         for network in (self.v4, self.v6):
             if network.num_addresses <= FIRST + NAMES_MAX:
                 raise PolicyError(f"synthetic network {network}: more than {FIRST + NAMES_MAX} addresses are needed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextvars import ContextVar, Token
+from typing import get_args
 
 import trio
 
@@ -107,12 +108,14 @@ async def fetch(
     addresses of the host and its networks, which are refused otherwise. Redirects are followed, unless `resource` is
     the container's own request: then the container gets the redirect. `redirect="follow"` or `"manual"` overrides this.
 
-    Raises DialRefused if all addresses of the host are refused, FetchError if the connection or the response fails, and
-    RuntimeError if it is called outside of a handler.
+    Raises DialRefused if all addresses of the host are refused, FetchError if the connection or the response fails,
+    ValueError for another `redirect`, and RuntimeError if it is called outside of a handler.
     """
     scope = _current.get()
     if scope is None or scope.is_over:
         raise RuntimeError("fetch() can be called only inside a handler, before it returns")
+    if redirect not in (None, *get_args(Redirect)):
+        raise ValueError(f'fetch(redirect=…) takes "follow" or "manual", not {redirect!r}')
     request = _request(resource, method, headers, body)
     if redirect is None:
         redirect = "manual" if isinstance(resource, Request) and resource.target is not None else "follow"

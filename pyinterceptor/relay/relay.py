@@ -9,15 +9,17 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import trio
 
 from pyinterceptor._relay import ffi, lib
+from pyinterceptor.arguments import Values, check, is_count, is_seconds
 from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.errors import CaptureError
 from pyinterceptor.policy.addresses import Address, packed, unpacked
@@ -26,6 +28,8 @@ from pyinterceptor.relay.records import Cause, Kind, Record, parse
 
 BATCH = 64  # events taken at once
 RECORDS = 256  # taken at a time
+TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110 section 5.6.2
+METHODS = re.compile(rf" *({TOKEN} *(, *{TOKEN} *)*)?")
 PACE = 0.02  # seconds between two reads of records, so that they come in batches
 
 
@@ -42,6 +46,8 @@ class Options:
 
     `ports` is the number of local ports for connections of all containers to one destination (address and port). Its
     default is three quarters of the host's range; the rest is the host's own.
+
+    Raises PolicyError for a value of another type or a negative one.
     """
 
     threads: int = 0
@@ -57,6 +63,23 @@ class Options:
     descriptors: int = 0
     reserve: int = 0
     ports: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            is_right, wanted = _ALLOWED[type(field.default)]
+            value = getattr(self, field.name)
+            check(is_right(value), "Options", field.name, wanted, value)
+
+
+def _are_methods(value: object) -> bool:
+    return isinstance(value, str) and len(value) < lib.CONTENT_METHODS_MAX and METHODS.fullmatch(value) is not None
+
+
+_ALLOWED: dict[type, Values] = {
+    int: (is_count, "a count"),
+    float: (is_seconds, "seconds"),
+    str: (_are_methods, f"up to {lib.CONTENT_METHODS_MAX - 1} letters of methods, separated by commas"),
+}
 
 
 @dataclass(frozen=True, slots=True)

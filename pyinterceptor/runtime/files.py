@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyinterceptor.arguments import check
 from pyinterceptor.runtime.user import User
 
 # Shown read-only. All other directories of the host are hidden: homes, data of services, and their sockets.
@@ -24,6 +25,8 @@ class Files:
     `workdir` is writable inside; None stands for an empty directory that ends with the container. `home` is a directory
     that is kept, mounted at the user's home; None stands for an empty one. `show` adds read-only paths, `writable`
     writable ones. `guarded` are paths from which this process loads code: they are read-only in every writable path.
+
+    Raises PolicyError for a path that is no Path, or not absolute.
     """
 
     workdir: Path | None = None
@@ -31,6 +34,13 @@ class Files:
     show: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
     guarded: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, path in (("workdir", self.workdir), ("home", self.home)):
+            check(path is None or _is_absolute(path), "Files", name, "an absolute Path, or None", path)
+        for name, paths in (("show", self.show), ("writable", self.writable), ("guarded", self.guarded)):
+            are_right = isinstance(paths, tuple) and all(map(_is_absolute, paths))
+            check(are_right, "Files", name, "a tuple of absolute Paths", paths)
 
     def all_writable(self) -> tuple[Path, ...]:
         """Returns the writable paths of the host, the working directory included; "/" stays read-only."""
@@ -49,6 +59,10 @@ class Files:
         if self.workdir is not None and self.workdir != Path("/"):
             uses[self.workdir] = "working directory"
         return uses
+
+
+def _is_absolute(path: object) -> bool:
+    return isinstance(path, Path) and path.is_absolute()
 
 
 EMPTY = Files()

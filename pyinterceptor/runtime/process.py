@@ -13,12 +13,13 @@ import select
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 import trio
 
+from pyinterceptor.arguments import is_text_map
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.threads import on_own_thread
 
@@ -115,7 +116,9 @@ class Running:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Sends the signal to the process. Does nothing if it has ended."""
+        """Sends the signal to the process. Does nothing if it has ended. Raises ValueError for an unknown signal."""
+        if not isinstance(number, int) or number not in signal.valid_signals():
+            raise ValueError(f"send_signal takes a signal, as signal.SIGTERM, not {number!r}")
         if self._process.returncode is None:
             signal.pidfd_send_signal(self._pidfd, number)
 
@@ -224,12 +227,15 @@ class Started:
 def split(argv: str | Sequence[str]) -> list[str]:
     """Returns the words of a command. A string is split as a shell would split it.
 
-    Raises RuntimeFailure if the command is empty or has an open quote, and TypeError if it isn't made of str.
+    Raises RuntimeFailure if the command is empty or has an open quote, TypeError if it isn't made of str, and
+    ValueError if it contains a NUL.
     """
     if not isinstance(argv, str | Sequence) or isinstance(argv, bytes | bytearray):
         raise TypeError(f"a command is a str or a sequence of str, not {argv!r}")
     if wrong := [word for word in argv if not isinstance(word, str | os.PathLike)]:
         raise TypeError(f"a command's words are str, not {type(wrong[0]).__name__}: {wrong[0]!r}")
+    if with_nul := [word for word in argv if "\0" in os.fspath(word)]:
+        raise ValueError(f"a command's words can't contain a NUL: {with_nul[0]!r}")
     try:
         words = shlex.split(argv) if isinstance(argv, str) else [os.fspath(word) for word in argv]
     except ValueError as error:
@@ -237,6 +243,23 @@ def split(argv: str | Sequence[str]) -> list[str]:
     if not words:
         raise RuntimeFailure("run a command: it is empty")
     return words
+
+
+def check_environment(env: object) -> None:
+    """Raises TypeError or ValueError if a process can't have these variables. None stands for no variables."""
+    if env is None:
+        return
+    if not isinstance(env, Mapping) or not is_text_map(env):
+        raise TypeError(f"a command's env maps names to texts, both str, not {env!r}")
+    for name, text in env.items():
+        if not name or "=" in name or "\0" in name + text:
+            raise ValueError(f"a command's env maps names to texts; {name!r}: {text!r} can't be a variable")
+
+
+def check_stream(stream: object, argument: str) -> None:
+    """Raises TypeError if this can't be a process's standard stream."""
+    if stream is not None and not isinstance(stream, int) and not hasattr(stream, "fileno"):
+        raise TypeError(f"a command's {argument} is a file, a descriptor or one of subprocess's, not {stream!r}")
 
 
 async def start_process(

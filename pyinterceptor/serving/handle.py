@@ -12,14 +12,15 @@ from typing import Any
 from pyinterceptor.app.at_run_time import Edit, RulesAtRunTime
 from pyinterceptor.app.container import Container
 from pyinterceptor.app.copies import copy_of
+from pyinterceptor.arguments import check_each
 from pyinterceptor.errors import RuntimeFailure
 from pyinterceptor.runtime.files import working_in
-from pyinterceptor.runtime.process import Finished, Running, Stream
+from pyinterceptor.runtime.process import Finished, Running, Stream, check_environment, check_stream, split
 from pyinterceptor.runtime.runtime import execute, run_inherited
 from pyinterceptor.serving.container import Identity, Serving
 from pyinterceptor.serving.low_level import GRACE
 from pyinterceptor.serving.run import Run
-from pyinterceptor.serving.start import Asked
+from pyinterceptor.serving.start import ASKED, Asked
 
 HOOKS = {"on_start", "on_stop"}
 
@@ -91,9 +92,14 @@ class ContainerHandle(RulesAtRunTime):
         command ends. Processes that it left running go on, and their output is discarded; in an image their next write
         to it fails.
 
-        Raises RuntimeFailure if the container ends meanwhile, or if `check` and the returncode isn't 0.
+        Raises RuntimeFailure if the container ends meanwhile, or if `check` and the returncode isn't 0; TypeError or
+        ValueError for arguments that no command can have, as `start` and `run_inherited` do.
         """
-        return await execute((await self._started()).runtime, argv, input=input, env=env, check=check)
+        if not (input is None or isinstance(input, bytes | bytearray | memoryview)):
+            raise TypeError(f"a command's input is bytes, not {input!r}")
+        words = split(argv)
+        check_environment(env)
+        return await execute((await self._started()).runtime, words, input=input, env=env, check=check)
 
     async def start(
         self,
@@ -117,10 +123,15 @@ class ContainerHandle(RulesAtRunTime):
         Raises CommandNotRun, a RuntimeFailure, if the command isn't there; RuntimeFailure if the container can't be
         started, or runs with another user or working directory.
         """
+        words = None if argv is None else split(argv)
+        check_each("start", ASKED, user=user, workdir=workdir)
+        for argument, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+            check_stream(stream, argument)
+        check_environment(env)
         run = await self._started(Asked(None, user, None if workdir is None else working_in(workdir)))
-        if argv is None:
+        if words is None:
             return None  # type: ignore[return-value]  # the overloads of a method can't be given to the faces
-        return await run.runtime.start(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env)
+        return await run.runtime.start(words, stdin=stdin, stdout=stdout, stderr=stderr, env=env)
 
     async def run_inherited(self, argv: str | Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
         """Runs a command on our own streams, terminal and signals, as a shell would in the foreground.
@@ -130,7 +141,9 @@ class ContainerHandle(RulesAtRunTime):
 
         Raises RuntimeFailure if the container ends meanwhile.
         """
-        return await run_inherited((await self._started()).runtime, argv, env=env)
+        words = split(argv)
+        check_environment(env)
+        return await run_inherited((await self._started()).runtime, words, env=env)
 
     async def stop(self, *, grace: float = GRACE) -> None:
         """Stops the container; returns when nothing of it is left. Does nothing if it doesn't run.

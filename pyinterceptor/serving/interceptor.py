@@ -20,6 +20,7 @@ from pyinterceptor.app.at_run_time import Edit
 from pyinterceptor.app.container import Container, limits_of
 from pyinterceptor.app.entrypoint import Exports
 from pyinterceptor.app.policy import Overrides, Policy, changing
+from pyinterceptor.arguments import check_each
 from pyinterceptor.bindings.env import Env
 from pyinterceptor.boundary import parted
 from pyinterceptor.capture.capture import Capture
@@ -47,7 +48,7 @@ from pyinterceptor.serving.recording import Recording
 from pyinterceptor.serving.records import RECORDS
 from pyinterceptor.serving.ruled import RuledHosts, RuledNames
 from pyinterceptor.serving.run import Run, flows_ended
-from pyinterceptor.serving.start import Asked, Start
+from pyinterceptor.serving.start import ASKED, Asked, Start
 from pyinterceptor.serving.turns import in_turns
 
 log = logging.getLogger("pyinterceptor")
@@ -127,6 +128,7 @@ class Interceptor:
         the class's image contradicts the container that runs already.
         """
         identity = self._identity(cls, name)
+        check_each("get_container", ASKED, user=user, workdir=workdir, files=files)
         if files is None and workdir is not None:
             files = working_in(workdir)
         self._ask(identity, Asked(cls.image, user, files, replaced))
@@ -298,13 +300,16 @@ class Interceptor:
                 self._capture.set_reach(run.attachment, ipv6=policy.ipv6, metadata=policy.metadata)
 
     def count(self, cls: type[Container] | None = None, name: str = "default") -> Counters:
-        """Counts the flows of one container, or of all since the start. Raises KeyError if it does not run."""
+        """Counts the flows of one container, or of all since the start.
+
+        Raises KeyError if it does not run; PolicyError for a class that the app doesn't have.
+        """
         if cls is None:
             return self._relay.count()
         return self._relay.count(self._running(cls, name).number)
 
     def count_queries(self, cls: type[Container] | None = None, name: str = "default") -> QueryCounters:
-        """Counts the DNS queries of one container, or of all that run. Raises KeyError if it does not run."""
+        """Counts the DNS queries of one container, or of all that run. Raises as `count` does."""
         if cls is None:
             return self.resolver.count_all()
         return self.resolver.count(self._running(cls, name).lookups)
@@ -338,15 +343,14 @@ class Interceptor:
         self.resolver.set_ipv6(v6)
 
     def _running(self, cls: type[Container], name: str) -> Run:
+        self._check_identity(cls, name)
         identity = self._containers.get((cls.__name__, name))
         if identity is None or identity.run is None:
             raise KeyError(f"{cls.__name__} {name!r} does not run")
         return identity.run
 
     def _identity(self, cls: type[Container], name: str) -> Identity:
-        self._app.check_class(cls)
-        if not (isinstance(name, str) and name):
-            raise PolicyError(f"a container's name is a non-empty str, not {name!r}")
+        self._check_identity(cls, name)
         identity = self._containers.get((cls.__name__, name))
         if identity is None:
             identity = Identity(cls, name, self.env, self._policies[cls], self, self._exports)
@@ -354,6 +358,11 @@ class Interceptor:
             identity.stub = ContainerHandle(identity, self)
             self._containers[cls.__name__, name] = identity
         return identity
+
+    def _check_identity(self, cls: object, name: object) -> None:
+        self._app.check_class(cls)
+        if not (isinstance(name, str) and name):
+            raise PolicyError(f"a container's name is a non-empty str, not {name!r}")
 
     async def _read_policy(self, cls: type[Container]) -> Policy:
         """Reads the class's rules; returns the newer ones if a later call has read them meanwhile."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyinterceptor.arguments import is_path
 from pyinterceptor.capture.capture import Attachment, Capture
 from pyinterceptor.errors import CaptureError
 
@@ -37,9 +38,13 @@ def opened(netns: Netns) -> Iterator[int]:
     Raises CaptureError.
     """
     if isinstance(netns, int):
+        try:
+            os.fstat(netns)
+        except (OSError, OverflowError) as error:
+            raise CaptureError(f"attach a namespace: descriptor {netns}: {error}") from error
         yield netns
         return
-    if not isinstance(netns, str | os.PathLike):
+    if not is_path(netns):
         raise CaptureError(f"attach a namespace: give its path or an open descriptor, not {netns!r}")
     try:
         fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import trio
 
 from pyinterceptor.app.policy import Policy
+from pyinterceptor.arguments import check, is_count, is_seconds
 from pyinterceptor.dns.upstream import Addresses
-from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.layout import resolved
 from pyinterceptor.relay.relay import Relay
@@ -41,8 +41,9 @@ class RuledNames:
     kept: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.at_once < 1 or self.least <= 0 or self.kept <= 0:
-            raise PolicyError(f"at_once, least and kept of RuledNames must be positive, not {self}")
+        check(is_count(self.at_once, 1), "RuledNames", "at_once", "a count of at least 1", self.at_once)
+        for name, seconds in (("least", self.least), ("kept", self.kept)):
+            check(is_seconds(seconds) and seconds > 0, "RuledNames", name, "seconds above 0", seconds)
 
 
 class RuledHosts:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pyinterceptor.arguments import Allowed, instances, is_path, is_text, optional
 from pyinterceptor.runtime.files import WORKDIR, Files
 from pyinterceptor.runtime.runtime import Runtime
+
+ASKED: Allowed = {
+    "user": optional((is_text, "a user's name or number, as text")),
+    "workdir": optional((is_path, "a path")),
+    "files": optional(instances(Files, "Files(…)")),
+}
 
 
 @dataclass(frozen=True, slots=True)

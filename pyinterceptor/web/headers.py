@@ -64,11 +64,12 @@ class Headers:
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """Returns the values of the name, joined with a comma; `default` if there is none."""
-        values = self._fields.getall(name, ())
+        values = self.getall(name)
         return ", ".join(values) if values else default
 
     def getall(self, name: str) -> list[str]:
         """Returns a list of the values of the name."""
+        _check_name(name)
         return list(self._fields.getall(name, ()))
 
     def set(self, name: str, value: str) -> None:
@@ -83,6 +84,7 @@ class Headers:
 
     def delete(self, name: str) -> None:
         """Removes every value of the name, if it has any."""
+        _check_name(name)
         self._fields.popall(name, None)
 
     def items(self) -> Iterator[tuple[str, str]]:
@@ -134,9 +136,13 @@ def _pairs(fields: Any) -> Iterator[tuple[Any, Any]]:
         yield pair[0], pair[1]
 
 
-def _check(name: Any, value: Any) -> None:
+def _check_name(name: Any) -> None:
     if not isinstance(name, str):
         raise TypeError(f"a header field's name must be str, not {type(name).__name__}: {name!r}")
+
+
+def _check(name: Any, value: Any) -> None:
+    _check_name(name)
     if not TOKEN.fullmatch(name):
         raise ValueError(f"{name!r} is not a header field's name")
     if not isinstance(value, str):

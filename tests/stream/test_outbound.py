@@ -210,6 +210,26 @@ async def test_fetch_passes_a_request_on_and_its_response_back_as_they_came() ->
 
 
 @in_trio
+async def test_fetch_refuses_a_way_of_redirects_that_it_does_not_know() -> None:
+    refused = []
+
+    async def ask(request: Any, env: Any, ctx: Any) -> Response:
+        for wrong in ("Follow", "error", 5, True):
+            with pytest.raises(ValueError, match=r'^fetch\(redirect=…\) takes "follow" or "manual", not ') as caught:
+                await fetch("http://my.kv/", redirect=wrong)  # type: ignore[arg-type]
+            refused.append(caught)
+        return await fetch(request, redirect="manual")
+
+    async with internet() as net, container(handled_by(ask), net) as client:
+        await client.sends(http("GET / HTTP/1.1", "Host: my.kv"))
+        origin = await net.dialled()
+        await origin.gets(http("GET / HTTP/1.1", "Host: my.kv"))
+        await origin.sends(OK)
+        await client.gets(OK)
+    assert len(refused) == 4
+
+
+@in_trio
 async def test_fetch_passes_on_a_copy_of_a_request_with_other_headers_while_its_body_still_comes() -> None:
     async def with_another_field(request: Any, env: Any, ctx: Any) -> Response:
         headers = Headers(request.headers)

@@ -8,10 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "pyinterceptor"
 # From left to right. The package itself is to the right of all.
 LAYERS = [
-    *("paths", "version", "errors", "boundary", "threads", "_relay", "web", "policy", "bindings", "app", "capture"),
-    *("relay", "dns", "http", "runtime", "serving", "opening", "faces", "cli"),
+    *("paths", "version", "errors", "arguments", "boundary", "threads", "_relay", "web", "policy"),
+    *("bindings", "app", "capture", "relay", "dns", "http", "runtime", "serving", "opening", "faces", "cli"),
 ]
-PURE = ["paths.py", "web", "policy", "app/policies.py"] + [
+PURE = ["paths.py", "arguments.py", "web", "policy", "app/policies.py"] + [
     f"dns/{name}.py" for name in ("query", "names", "answers")
 ]
 PURE += ["serving/records.py", "serving/lines.py", "cli/refusals.py"]

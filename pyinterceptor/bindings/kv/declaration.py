@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pyinterceptor.arguments import check, check_each
 from pyinterceptor.bindings.binding import EMBEDDED
 from pyinterceptor.bindings.kv.namespace import Namespace
 from pyinterceptor.bindings.kv.sqlite import open_sqlite
-from pyinterceptor.bindings.quota import Quota, Quotas, warn_uncounted
+from pyinterceptor.bindings.quota import QUOTAS, Quota, Quotas, warn_uncounted
 from pyinterceptor.errors import PolicyError
 
 QUOTA = Quota(1024**3)  # of a namespace
@@ -39,6 +40,8 @@ class KV:
     per_container: Quota | None = None
 
     def __post_init__(self) -> None:
+        check(isinstance(self.url, str), "KV", "url", "a str", type(self.url))  # its value may hold a password
+        check_each("KV", QUOTAS, quota=self.quota, per_container=self.per_container)
         if self.url != EMBEDDED and _scheme(self.url) not in REDIS:
             raise PolicyError(f"a KV's URL must be {EMBEDDED} or begin with {', '.join(f'{one}://' for one in REDIS)}")
 

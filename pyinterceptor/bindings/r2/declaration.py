@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pyinterceptor.arguments import check, check_each, is_seconds
 from pyinterceptor.bindings.binding import EMBEDDED
-from pyinterceptor.bindings.quota import Quota, Quotas, warn_uncounted
+from pyinterceptor.bindings.quota import QUOTAS, Quota, Quotas, warn_uncounted
 from pyinterceptor.bindings.r2.bucket import Bucket
 from pyinterceptor.bindings.r2.files import KEPT, open_files
 from pyinterceptor.errors import PolicyError
@@ -39,6 +40,9 @@ class R2Bucket:
     uploads_kept: float = KEPT
 
     def __post_init__(self) -> None:
+        check(isinstance(self.url, str), "R2Bucket", "url", "a str", type(self.url))  # its value may hold a password
+        check_each("R2Bucket", QUOTAS, quota=self.quota, per_container=self.per_container)
+        check(is_seconds(self.uploads_kept), "R2Bucket", "uploads_kept", "seconds", self.uploads_kept)
         if self.url != EMBEDDED and not self.url.startswith(S3):
             raise PolicyError(f"an R2Bucket's URL must be {EMBEDDED} or begin with {S3}")
 
