@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import trio.testing
 
 from pyinterceptor import Container, PolicyError, Response, Secret
 from tests.socket.interception import Interception, interception
+from tests.socket.passage import NAME
 from tests.socket.test_runs import in_trio
 
 CONNECTIONS = 200
@@ -279,3 +281,80 @@ async def swap_under_load() -> None:
                     await container.remove_outbound_by_host("my.kv")
                 now = swap
         assert asked >= 10 * SWAPS
+
+
+def test_busy_connections_see_every_swap_between_handlers_and_the_internet() -> None:
+    async def main() -> None:
+        with trio.fail_after(PATIENCE):
+            await swap_with_the_internet()
+
+    trio.run(main)
+
+
+async def answer_as_origin(listening: Any, nursery: trio.Nursery) -> None:
+    """Answers every request on every connection with "origin"."""
+    listening.settimeout(None)
+    listening.setblocking(False)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        rest = b""
+        with suppress(trio.BrokenResourceError):
+            async with stream:
+                while chunk := await stream.receive_some():
+                    rest += bytes(chunk)
+                    while b"\r\n\r\n" in rest:
+                        rest = rest.partition(b"\r\n\r\n")[2]
+                        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\norigin")
+
+    accepting = trio.socket.from_stdlib_socket(listening)
+    while True:
+        made, _ = await accepting.accept()
+        nursery.start_soon(serve, trio.SocketStream(made))
+
+
+async def swap_with_the_internet() -> None:
+    class Open(Container):
+        local_networks = ["127.0.0.0/8"]
+
+    @Open.outbound_handlers
+    async def say(request: Any, env: Any, ctx: Any) -> Response:
+        return Response(ctx.params)
+
+    async with interception([Open]) as here, trio.open_nursery() as serving:
+        container = await here.started(Open, "one")
+        [number] = here.interceptor.runs
+        with here.origin(number) as listening:
+            serving.start_soon(answer_as_origin, listening, serving)
+            now, asked, wanted, is_reached = 0, {"origin": 0, "handled": 0}, 0, trio.Event()
+
+            def answer(swap: int) -> str:
+                return f"{swap}" if swap % 2 else "origin"
+
+            async def ask(connection: Connection) -> None:
+                while now < SWAPS:
+                    oldest = now
+                    status, body = await connection.asks()
+                    assert status == 200
+                    assert body in {answer(swap) for swap in range(oldest, now + 2)}
+                    asked["origin" if body == "origin" else "handled"] += 1
+                    if sum(asked.values()) == wanted:
+                        is_reached.set()
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(CONNECTIONS):
+                    nursery.start_soon(ask, Connection(here, NAME))
+                for swap in range(1, SWAPS + 1):
+                    wanted, is_reached = sum(asked.values()) + 10, trio.Event()
+                    await is_reached.wait()
+                    match swap % 4:
+                        case 1:
+                            await container.set_outbound_by_host(NAME, "say", str(swap))
+                        case 2:
+                            await container.remove_outbound_by_host(NAME)
+                        case 3:
+                            await container.set_outbound_handler("say", str(swap))
+                        case _:
+                            await container.remove_outbound_handler()
+                    now = swap
+            assert min(asked.values()) >= SWAPS
+        serving.cancel_scope.cancel()
