@@ -63,6 +63,8 @@ static enum judged judge_opening(struct subject *subject, const void *table, con
 	subject_decide(subject, table, is_answer ? PROTOCOL_NONE : opening->protocol, subject->host);
 	if (opening->protocol == PROTOCOL_HTTP)
 		return judge_http(subject, table, options, opening, look);
+	if (subject->decision.verdict == VERDICT_HANDLE) /* a target takes it as a stream */
+		return JUDGED_SERVE;
 	if (is_refused(subject, table, opening, look))
 		subject->decision.verdict = VERDICT_REFUSE;
 	if (is_opaque && is_kept_back(subject, table, options, look))

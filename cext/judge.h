@@ -16,7 +16,7 @@ enum judged {
 	JUDGED_FOLLOW = 2,        /* plain HTTP passes: `first` is its first request */
 	JUDGED_UNFRAMED = 3,      /* HTTP passes that can't be followed: no rule could decide another request differently */
 	JUDGED_SPLICE = 4,        /* another protocol passes */
-	JUDGED_SERVE = 5,         /* Python answers HTTP */
+	JUDGED_SERVE = 5,         /* Python answers HTTP, or takes the stream */
 	JUDGED_REFUSE = 6,
 	JUDGED_LATE = 7,          /* the opening is still incomplete at its deadline */
 	JUDGED_NO_MEMORY = 8

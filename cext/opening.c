@@ -99,6 +99,8 @@ static int is_silent_for_long(const struct flows *flows, const struct flow *flow
 
 static struct next open_silently(struct flows *flows, struct flow *flow, const void *table)
 {
+	if (subject_is_streamed(&flow->subject, table))
+		return (struct next){FLOW_SERVED, END_DONE};
 	if (is_silent_for_long(flows, flow, table) && subject_reaches_silently(&flow->subject, table))
 		return go(FLOW_EARLY_RESOLVING);
 	if (flows->now - flow->steps.accepted >= flows->options->opening_deadline)

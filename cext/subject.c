@@ -72,6 +72,16 @@ int subject_reaches_silently(const struct subject *subject, const void *table)
 	return silent.decision.verdict == VERDICT_SPLICE;
 }
 
+int subject_is_streamed(struct subject *subject, const void *table)
+{
+	struct decision spoken = decide(table, PROTOCOL_HTTP, subject->name, &subject->to);
+	struct decision silent = decide(table, PROTOCOL_NONE, subject->name, &subject->to);
+	if (silent.verdict != VERDICT_HANDLE || !policy_same(&silent, &spoken))
+		return 0;
+	subject_decide(subject, table, PROTOCOL_NONE, subject->name);
+	return 1;
+}
+
 int subject_may_be_handled(const struct subject *subject, const void *table)
 {
 	return decide(table, PROTOCOL_HTTP, subject->name, &subject->to).verdict == VERDICT_HANDLE;

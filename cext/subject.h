@@ -37,6 +37,10 @@ int subject_agrees(const struct subject *subject, const void *table, const struc
 /* Returns 1 if a client that sends nothing may reach the destination. Doesn't change the decision. */
 int subject_reaches_silently(const struct subject *subject, const void *table);
 
+/* Returns 1 if a target takes the flow as a stream before its client has spoken, and no earlier row would give a
+ * request on it to another target; then decides it so. */
+int subject_is_streamed(struct subject *subject, const void *table);
+
 /* Returns 1 if a handler would serve the subject's name or destination, should the client speak HTTP. */
 int subject_may_be_handled(const struct subject *subject, const void *table);
 

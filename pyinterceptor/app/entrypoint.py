@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pyinterceptor.app.container import Context, Handler
+from pyinterceptor.app.container import Context
 from pyinterceptor.app.copies import copy_of
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.web import Request, Response
@@ -28,7 +28,8 @@ class EntrypointContext:
 class WorkerEntrypoint:
     """The base class of the user's entrypoints. `self.env` has the app's bindings, `self.ctx.props` the props.
 
-    A subclass defines `async def fetch(self, request)`, which returns a Response.
+    A subclass defines `async def fetch(self, request)`, which returns a Response, or for
+    `intercept_outbound_tcp` `async def connect(self, stream)`, which returns when it has served the connection.
     """
 
     def __init__(self, ctx: EntrypointContext, env: Any) -> None:
@@ -38,6 +39,14 @@ class WorkerEntrypoint:
     async def fetch(self, request: Request) -> Response:
         """Answers one request. Raises NotImplementedError unless the subclass defines it."""
         raise NotImplementedError(f"{type(self).__name__} has no fetch(self, request)")
+
+    async def connect(self, stream: Any) -> None:
+        """Serves one TCP connection. Raises NotImplementedError unless the subclass defines it.
+
+        `stream` is a Trio stream to the container, with `destination`, the address and port that it dialled, and
+        `host`, the name that its DNS gave this address for, or "". It is closed after the call.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no connect(self, stream)")
 
 
 class Exports:
@@ -68,8 +77,19 @@ class Export:
         return self.cls(EntrypointContext(copied, self.exports), self.env)
 
 
+class Connecting:
+    """The target of a row whose worker takes whole connections."""
+
+    is_stream = True
+
+    def __init__(self, worker: Any) -> None:
+        self.worker = worker
+
+
 class Fetching:
     """The handler of a row whose worker answers."""
+
+    is_stream = False
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
@@ -80,21 +100,31 @@ class Fetching:
         return answer
 
 
-def handler_of(worker: Any) -> Handler:
+def fetching(worker: Any) -> Fetching:
     """Returns the handler that gives requests to a worker: an entrypoint, or a binding that has `fetch`.
 
     Raises PolicyError for anything else.
     """
+    _check_worker(worker, "fetch", "request")
+    return Fetching(worker)
+
+
+def connecting(worker: Any) -> Connecting:
+    """Returns the target that gives connections to a worker, which has `connect`. Raises PolicyError."""
+    _check_worker(worker, "connect", "stream")
+    return Connecting(worker)
+
+
+def _check_worker(worker: Any, name: str, argument: str) -> None:
     if isinstance(worker, type):
         raise PolicyError(f"{worker.__name__} is a class; make an instance: ctx.exports.{worker.__name__}(props={{…}})")
-    fetch = getattr(worker, "fetch", None)
+    method = getattr(worker, name, None)
     try:
-        if not callable(fetch):
+        if not callable(method) or getattr(type(worker), name, None) is getattr(WorkerEntrypoint, name):
             raise TypeError
-        inspect.signature(fetch).bind(None)
+        inspect.signature(method).bind(None)
     except TypeError:
-        raise PolicyError(f"{worker!r} is no worker: it needs a method fetch(request)") from None
-    return Fetching(worker)
+        raise PolicyError(f"{worker!r} is no worker: it needs a method {name}({argument})") from None
 
 
 def exported(named: Iterable[Any], module: Mapping[str, Any]) -> dict[str, type[WorkerEntrypoint]]:

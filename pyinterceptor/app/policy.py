@@ -9,13 +9,14 @@ from typing import Any
 from pyinterceptor._relay import lib
 from pyinterceptor.app.changes import Changes, Named
 from pyinterceptor.app.container import Container, Handler, limits_of
+from pyinterceptor.app.entrypoint import Connecting, Fetching
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy import rules, table
 from pyinterceptor.policy.addresses import V4_MAPPED, Network
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.changes import Answer, Laid, laid_over
 from pyinterceptor.policy.hosts import is_glob, key, pattern
-from pyinterceptor.policy.layout import Layout, assembled
+from pyinterceptor.policy.layout import Layout, Takes, assembled
 from pyinterceptor.policy.metadata import names_metadata
 from pyinterceptor.policy.pieces import Pieces, at_once, batches
 
@@ -24,9 +25,12 @@ CATCH_ALL = "*"  # the name of the catch-all in logs
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A handler, and the params that a call has set for it, as text (app/copies.py)."""
+    """A handler, and the params that a call has set for it, as text (app/copies.py).
 
-    handler: Handler
+    A handler that is a `Connecting` takes whole connections.
+    """
+
+    handler: Any
     params: str | None = None
 
 
@@ -38,7 +42,7 @@ class Overrides:
     replaces the class's enable_internet unless it is None.
     """
 
-    intercepts: Sequence[tuple[str | None, Handler]] = ()
+    intercepts: Sequence[tuple[str | None, Fetching | Connecting]] = ()
     internet: bool | None = None
 
 
@@ -147,14 +151,18 @@ def changing(base: Policy, changes: Changes, overrides: Overrides, generation: i
         return answer(rule, None if handler is None else Target(handler, named.params))
 
     catch_all, intercepts = changes.catch_all, overrides.intercepts
+    rows = [(pattern, answer(pattern or CATCH_ALL, Target(handler))) for pattern, handler in intercepts]
     laid = Laid(
-        intercepts=[(pattern, answer(pattern or CATCH_ALL, Target(handler))) for pattern, handler in intercepts],
+        intercepts=rows,
+        streams={row[1].rule for row, (_, handler) in zip(rows, intercepts, strict=True) if handler.is_stream},
         hosts={pattern: kept(pattern, named) for pattern, named in changes.by_host.items()},
         catch_all=None if catch_all is None else kept(CATCH_ALL, catch_all),
         internet=overrides.internet,
     )
     yield
-    layout = yield from laid_over(base.layout, laid, len(targets) - len(base.targets))
+    added = targets[len(base.targets) :]
+    takes = [Takes.STREAM if isinstance(target.handler, Connecting) else Takes.HTTP for target in added]
+    layout = yield from laid_over(base.layout, laid, takes)
     hosts = [*changes.by_host, *(pattern for pattern, _ in intercepts if pattern is not None)]
     networks = [host for host in hosts if "/" in host]
     hosts = [host for host in hosts if "/" not in host]

@@ -5,7 +5,7 @@ Pure. The compiled rows of all other stages are used as they are, so that a chan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from pyinterceptor.errors import PolicyError
@@ -13,7 +13,7 @@ from pyinterceptor.policy.addresses import Network, network
 from pyinterceptor.policy.hosts import key, pattern
 from pyinterceptor.policy.layout import Layout, Outcome, Stage, Takes
 from pyinterceptor.policy.pieces import Pieces
-from pyinterceptor.policy.rows import SPOKEN, Row, compiled
+from pyinterceptor.policy.rows import ALL_PROTOCOLS, SPOKEN, Row, compiled
 from pyinterceptor.policy.rules import STAGES, host_rows
 
 
@@ -29,17 +29,20 @@ class Answer:
 class Laid:
     """Rows to lay over a layout. `intercepts` are pairs of pattern and answer in their order; None is everything.
 
+    `streams` are the rules among them whose targets take whole connections.
+
     `internet` replaces the class's enable_internet unless it is None.
     """
 
     intercepts: Sequence[tuple[str | None, Answer]] = ()
+    streams: Set[int] = frozenset()
     hosts: Mapping[str, Answer] = field(default_factory=dict)
     catch_all: Answer | None = None
     internet: bool | None = None
 
 
-def laid_over(layout: Layout, laid: Laid, targets: int) -> Pieces[Layout]:
-    """Returns the layout with these rows, and with `targets` more targets for requests.
+def laid_over(layout: Layout, laid: Laid, targets: Sequence[Takes]) -> Pieces[Layout]:
+    """Returns the layout with these rows, and with more targets.
 
     Raises PolicyError for a bad pattern.
     """
@@ -49,7 +52,7 @@ def laid_over(layout: Layout, laid: Laid, targets: int) -> Pieces[Layout]:
         stages[STAGES.index(name)] = Stage(rows, Outcome.TARGET, Outcome.NEXT)
 
     if laid.intercepts:
-        put("intercept_outbound_http", (yield from compiled(_intercepts(laid.intercepts))))
+        put("intercept_outbound_http", (yield from compiled(_intercepts(laid))))
     if laid.hosts:
         made = yield from host_rows({pattern: answer.rule for pattern, answer in laid.hosts.items()})
         by_rule = {answer.rule: answer.target for answer in laid.hosts.values()}
@@ -60,11 +63,12 @@ def laid_over(layout: Layout, laid: Laid, targets: int) -> Pieces[Layout]:
     if laid.internet is not None:
         at = STAGES.index("enable_internet")
         stages[at] = replace(stages[at], on_miss=Outcome.SPLICE if laid.internet else Outcome.REFUSE)
-    return replace(layout, stages=tuple(stages), targets=(*layout.targets, *(Takes.HTTP,) * targets))
+    return replace(layout, stages=tuple(stages), targets=(*layout.targets, *targets))
 
 
-def _intercepts(intercepts: Sequence[tuple[str | None, Answer]]) -> list[Row]:
+def _intercepts(laid: Laid) -> list[Row]:
     """Returns the rows in order of registration; those for everything come last."""
+    intercepts = laid.intercepts
     return [
         Row(
             _key_of(pattern)[0],
@@ -72,7 +76,7 @@ def _intercepts(intercepts: Sequence[tuple[str | None, Answer]]) -> list[Row]:
             number + (len(intercepts) if pattern is None else 0),
             answer.target,
             _key_of(pattern)[1],
-            SPOKEN,
+            ALL_PROTOCOLS if answer.rule in laid.streams else SPOKEN,
         )
         for number, (pattern, answer) in enumerate(intercepts)
     ]

@@ -11,15 +11,18 @@ from functools import partial
 from typing import assert_never
 
 from pyinterceptor._relay import lib
+from pyinterceptor.app.entrypoint import Connecting
 from pyinterceptor.bindings.env import Env
 from pyinterceptor.boundary import parted
 from pyinterceptor.dns.resolver import Resolver
 from pyinterceptor.dns.server import serve_tcp
+from pyinterceptor.http.fetch import FetchScope
 from pyinterceptor.http.server import Server
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.records import Cause
 from pyinterceptor.relay.relay import Event, Handoff, Relay, Resolve
 from pyinterceptor.relay.stream import HubStream
+from pyinterceptor.serving.intercepted import InterceptedStream
 from pyinterceptor.serving.lines import shown_endpoint, shown_host
 from pyinterceptor.serving.requests import Outbound
 from pyinterceptor.serving.run import Run
@@ -96,6 +99,15 @@ class Flows:
     async def _speak(self, run: Run, event: Handoff, stream: HubStream) -> None:
         if event.destination[1] == lib.DNS_PORT and event.protocol == lib.PROTOCOL_NONE:
             await serve_tcp(stream, run.lookups, self._resolver)
+            return
+        policy = run.identity.policies.now
+        decision = policy.decide(event.protocol, event.host, event.destination)
+        target = policy.targets[decision.target].handler if decision.target != lib.NO_TARGET else None
+        if isinstance(target, Connecting):
+            with FetchScope(run.client) as scope:
+                await target.worker.connect(InterceptedStream(stream, event.destination, event.host))
+            if scope.has_fetched:
+                await scope.let_go(None)
             return
         outbound = Outbound(run, self._env, event)
         address, port = event.destination

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from pyinterceptor.app.entrypoint import Fetching, handler_of
+from pyinterceptor.app.entrypoint import Connecting, Fetching, connecting, fetching
 from pyinterceptor.errors import InterceptorError, RuntimeFailure
 from pyinterceptor.policy.changes import intercepted
 from pyinterceptor.runtime.process import Finished
@@ -140,16 +140,26 @@ class ContainerControl:
         The error is PolicyError for a bad pattern, or if the worker has no `fetch`.
         """
         call = f"intercept_outbound_http({pattern!r}, …)"
-        return self._changed(call, lambda: self._with(intercepted(pattern), worker))
+        return self._changed(call, lambda: self._with(intercepted(pattern), fetching(worker)))
 
     def intercept_all_outbound_http(self, worker: Any) -> Effect:
         """Gives a worker every request that no other pattern of `intercept_outbound_http` matches."""
-        return self._changed("intercept_all_outbound_http(…)", lambda: self._with(None, worker))
+        return self._changed("intercept_all_outbound_http(…)", lambda: self._with(None, fetching(worker)))
+
+    def intercept_outbound_tcp(self, pattern: str, worker: Any) -> Effect:
+        """Gives a worker's `connect(stream)` the connections to a host, glob, address or network.
+
+        Rows are in one order with those of `intercept_outbound_http`. A connection is given before its client has sent
+        anything, unless an earlier row could take a request on it: then the client's first bytes are awaited.
+
+        The error is PolicyError for a bad pattern, or if the worker has no `connect`.
+        """
+        call = f"intercept_outbound_tcp({pattern!r}, …)"
+        return self._changed(call, lambda: self._with(intercepted(pattern), connecting(worker)))
 
     def list_intercepts(self) -> list[tuple[str | None, Any]]:
         """Returns the patterns and their workers in order. The pattern for all requests is None."""
-        found = [(pattern, handler) for pattern, handler in self._identity.overrides.intercepts]
-        return [(pattern, handler.worker) for pattern, handler in found if isinstance(handler, Fetching)]
+        return [(pattern, target.worker) for pattern, target in self._identity.overrides.intercepts]
 
     def remove_intercept(self, pattern: str | None) -> Effect:
         """Removes a pattern, or the row for all requests (None), if it is registered."""
@@ -165,10 +175,11 @@ class ContainerControl:
         if self._identity.begun is not None:
             await self._identity.begun
 
-    def _with(self, pattern: str | None, worker: Any) -> tuple[Any, ...]:
-        rows = dict(self._identity.overrides.intercepts)  # a key that is there keeps its place
-        rows[pattern] = handler_of(worker)
-        return tuple(rows.items())
+    def _with(self, pattern: str | None, target: Fetching | Connecting) -> tuple[Any, ...]:
+        # A pattern that is there keeps its place. It may stand once for requests and once for connections.
+        rows = {(row[0], row[1].is_stream): row for row in self._identity.overrides.intercepts}
+        rows[pattern, target.is_stream] = pattern, target
+        return tuple(rows.values())
 
     def _changed(self, call: str, change: Callable[[], tuple[Any, ...]]) -> Effect:
         effect = Effect(f"{self._identity}: {call}")

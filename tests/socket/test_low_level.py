@@ -30,6 +30,15 @@ class Elsewhere:
         return Response(f"elsewhere {request.host}")
 
 
+class Greeter(WorkerEntrypoint):
+    """Speaks first, then echoes in upper case."""
+
+    async def connect(self, stream: Any) -> None:
+        await stream.send_all(f"220 {self.ctx.props} {stream.destination[1]}\r\n".encode())
+        while chunk := await stream.receive_some():
+            await stream.send_all(bytes(chunk).upper())
+
+
 class Low(Container):
     enable_internet = False
 
@@ -41,6 +50,9 @@ class Low(Container):
     async def intercept(self, pattern: Any, phase: Any) -> None:
         worker = self.ctx.exports.Gate(props=phase)
         await self.ctx.container.intercept_outbound_http(pattern, worker)
+
+    async def intercept_tcp(self, pattern: Any, props: Any) -> None:
+        await self.ctx.container.intercept_outbound_tcp(pattern, self.ctx.exports.Greeter(props=props))
 
     async def remove(self, pattern: Any) -> None:
         await self.ctx.container.remove_intercept(pattern)
@@ -128,6 +140,7 @@ async def test_wrong_calls_are_errors_that_change_nothing() -> None:
             (lambda: at.intercept_outbound_http("x", object()), "is no worker"),
             (lambda: at.intercept_outbound_http("x", Gate), "Gate is a class; make an instance"),
             (lambda: at.intercept_all_outbound_http(7), "7 is no worker"),
+            (lambda: at.intercept_outbound_tcp("x", gate), r"is no worker: it needs a method connect\(stream\)"),
             (lambda: at.remove_intercept("a/b"), "'a/b': not a network"),
         ):
             with pytest.raises(PolicyError, match=said):
@@ -189,3 +202,51 @@ async def test_monitor_returns_when_the_container_has_stopped() -> None:
             nursery.start_soon(control(here).monitor)
             await container.stop()
         assert not control(here).running
+
+
+async def spoken(here: Interception, words: bytes, end: bytes) -> bytes:
+    """Opens a connection, sends the words, and returns the bytes that come as far as `end`; or until it is over."""
+    made = here.containers["one"].connect(here.capture.address)
+    made.setblocking(False)
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(made))
+    if words:
+        await stream.send_all(words)
+    got = b""
+    while end not in got:
+        try:
+            chunk = await stream.receive_some()
+        except trio.BrokenResourceError:
+            return got
+        if not chunk:
+            return got
+        got += chunk
+    return got
+
+
+@in_trio
+async def test_a_tcp_intercept_takes_a_connection_before_its_client_has_spoken_and_any_protocol() -> None:
+    async with interception([Low], bindings=BINDINGS, exports=[Gate, Greeter]) as here:
+        container = here.interceptor.get_container(Low, "one")
+        await container.start()
+        port = here.capture.address[1]
+        assert await spoken(here, b"ehlo\r\n", b"EHLO") == b""  # refused
+        await container.intercept_tcp("127.0.0.0/8", "first")
+        assert await spoken(here, b"", b"\n") == f"220 first {port}\r\n".encode()
+        assert (await spoken(here, b"ehlo\r\n", b"EHLO")).endswith(b"EHLO\r\n")
+        assert (await spoken(here, b"GET / HTTP/1.1\r\n\r\n", b"HTTP")).startswith(b"220 first")
+        assert (await spoken(here, b"\x16\x03\x01\x00", b"\x00")).startswith(b"220 first")
+        await container.intercept_tcp("127.0.0.0/8", "second")
+        assert (await spoken(here, b"", b"\n")).startswith(b"220 second")
+        await container.remove("127.0.0.0/8")
+        assert await spoken(here, b"ehlo\r\n", b"EHLO") == b""
+
+
+@in_trio
+async def test_an_earlier_http_row_gets_the_requests_of_a_connection_that_a_later_tcp_row_names() -> None:
+    async with interception([Low], bindings=BINDINGS, exports=[Gate, Greeter]) as here:
+        container = here.interceptor.get_container(Low, "one")
+        await container.start()
+        await container.intercept("127.0.0.0/8", "http")
+        await container.intercept_tcp("127.0.0.0/8", "tcp")
+        assert await container.patterns() == ["127.0.0.0/8", "127.0.0.0/8"]
+        assert await Connection(here).asks() == (200, "http word")

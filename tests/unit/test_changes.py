@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from pyinterceptor._relay import lib
 
 from pyinterceptor import Container, PolicyError, Response
 from pyinterceptor.app.changes import Changes, changes_of, text_of
+from pyinterceptor.app.entrypoint import Fetching, fetching
 from pyinterceptor.app.names import BUILT_INS
 from pyinterceptor.app.policy import Overrides, Policy, changing, policy_of
 from pyinterceptor.policy.addresses import Address
@@ -24,6 +26,12 @@ def named(name: str) -> Any:
 
     handler.__name__ = name
     return handler
+
+
+def answering(name: str) -> Fetching:
+    made = fetching(SimpleNamespace(fetch=lambda request: Response(name)))
+    made.__name__ = name  # type: ignore[attr-defined]
+    return made
 
 
 def sandbox(**rules: Any) -> type[Container]:
@@ -64,7 +72,7 @@ def test_rules_of_calls_come_before_those_of_the_class_and_by_host_before_any_ca
 
 def test_intercepts_come_first_in_order_of_registration_and_the_one_for_everything_last() -> None:
     cls = sandbox(outbound_by_host={"my.kv": named("static")})
-    rows = [(None, named("all")), ("*.kv", named("glob")), ("my.kv", named("exact"))]
+    rows = [(None, answering("all")), ("*.kv", answering("glob")), ("my.kv", answering("exact"))]
     policy = changed(cls, Changes().with_host("my.kv", "a", None, KNOWN), Overrides(rows))
     assert answer(policy, "my.kv") == (HANDLE, "glob", "*.kv")
     assert answer(policy, "elsewhere") == (HANDLE, "all", "*")
