@@ -29,6 +29,7 @@ from pyinterceptor.policy.addresses import packed, unpacked
 
 CACHE_SIZE = 16 << 20  # bytes
 TRY = float(lib.NAMESERVER_TRY)  # seconds for one query over TCP
+STREAMS = 256  # queries over TCP at once, each with a descriptor; further ones wait
 SECOND_FAMILY = float(lib.SECOND_FAMILY)  # seconds to wait for the other family, once one family has addresses
 BATCH = 64  # events in a row
 FOLLOW = 1.0  # seconds between two looks at resolv.conf(5)
@@ -101,6 +102,7 @@ class Upstream:
         self._servers = servers
         self._known: list[Server] | None = None
         self._nursery = nursery  # of the tasks that ask over TCP
+        self._streams = trio.Semaphore(STREAMS)
         self._tokens = itertools.count(1)
         self._awaited: dict[int, Callable[[Any], None]] = {}
         self.set_servers()
@@ -227,8 +229,9 @@ class Upstream:
         """Asks for an answer that was cut once more, over TCP. If that fails, C asks the next server."""
         wire = None
         with contextlib.suppress(*TRANSIENT):
-            with trio.fail_after(TRY):
-                wire = await _exchange(query, server)
+            async with self._streams:
+                with trio.fail_after(TRY):
+                    wire = await _exchange(query, server)
         message = ffi.NULL if wire is None else wire
         lib.resolver_told(self.handle, flight, message, len(wire or b""), self.clock())
 

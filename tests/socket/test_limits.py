@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+from pyinterceptor._relay import lib
 
 from pyinterceptor import Container, Response, fetch
 from pyinterceptor.errors import CaptureError
@@ -19,7 +20,7 @@ from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options, open_relay
 from tests.socket.interception import interception
 from tests.socket.loopback import in_trio, nowhere, reset
-from tests.socket.passage import CONTAINER, FAR, NAME, NEAR, NEAR_V6, Passage, passage
+from tests.socket.passage import BUDGET, CONTAINER, FAR, NAME, NEAR, NEAR_V6, Passage, passage
 from tests.socket.test_runs import response_on
 
 SYN_SENT = "02"  # /proc/net/tcp
@@ -80,6 +81,25 @@ async def test_at_most_three_attempts_are_open_and_every_address_has_one() -> No
                     break
                 await trio.sleep(0.02)
             assert most == 3
+
+
+@in_trio
+async def test_2500_dials_of_dead_addresses_leave_the_process_its_descriptors() -> None:
+    """Each name has 16 addresses of which none answers."""
+    dials, most = 2500, 0
+    async with passage() as opened:
+        port = opened.address[1]
+        with unanswered(16, port) as dead:
+            assert opened.relay.publish_name(CONTAINER, NAME, (NEAR, NEAR_V6), dead, 1000)
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(dials):
+                opened.client().sendall(b"\0")
+                await trio.lowlevel.checkpoint()
+            until = trio.current_time() + 1.5  # every flow has begun its third attempt: RFC 8305, section 5
+            while trio.current_time() < until:
+                most = max(most, len(os.listdir("/proc/self/fd")) - before - dials)
+                await trio.sleep(0.05)
+    assert 2 * dials < most <= 2 * BUDGET.flows + lib.BUDGET_SPARE
 
 
 @in_trio

@@ -19,7 +19,7 @@ from pyinterceptor._relay import lib
 from pyinterceptor.dns import servers as module
 from pyinterceptor.dns.query import question_of
 from pyinterceptor.dns.servers import Servers
-from pyinterceptor.dns.upstream import SECOND_FAMILY, TRY, Answer, NoAnswer, addresses, open_upstream
+from pyinterceptor.dns.upstream import SECOND_FAMILY, STREAMS, TRY, Answer, NoAnswer, addresses, open_upstream
 from pyinterceptor.errors import PolicyError
 from tests.socket.clock import with_jumping_clock
 from tests.socket.nameserver import open_nameserver, response, sent, silent, zone
@@ -122,6 +122,44 @@ async def test_an_answer_that_was_cut_is_asked_for_over_tcp():
     assert len(dns.message.from_wire(answer.wire).answer[0]) == 200
     assert len(told(answer)) == lib.ANSWER_ADDRESSES_MAX
     assert server.asked == ["www.example.test. A udp", "www.example.test. A tcp"]
+
+
+@with_jumping_clock
+async def test_queries_over_tcp_hold_few_descriptors():
+    """The server cuts each answer over UDP, and gives none over TCP."""
+    count, accepted = STREAMS + 44, []
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.setblocking(False)
+        listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+        port = listener.socket.getsockname()[1]
+        datagrams.bind(("127.0.0.1", port))
+
+        async def cut() -> None:
+            while True:
+                await trio.lowlevel.wait_readable(datagrams)
+                wire, peer = datagrams.recvfrom(4096)
+                made = response(dns.message.from_wire(wire))
+                made.flags |= dns.flags.TC
+                datagrams.sendto(made.to_wire(), peer)
+
+        async def accept() -> None:
+            while True:
+                accepted.append(await listener.accept())
+
+        async with listener, upstream_of(f"127.0.0.1:{port}") as upstream, trio.open_nursery() as nursery:
+            nursery.start_soon(cut)
+            nursery.start_soon(accept)
+            for number in range(count):
+                name = b"\4%04d\7example\4test\0" % number
+                nursery.start_soon(upstream.query, question_of(name, A))
+            while len(accepted) < STREAMS:
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(TRY / 2)  # until no task runs
+            assert len(accepted) == STREAMS
+            nursery.cancel_scope.cancel()
+        for stream in accepted:
+            await trio.aclose_forcefully(stream)
 
 
 @with_jumping_clock
