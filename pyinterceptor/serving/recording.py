@@ -22,7 +22,6 @@ from pyinterceptor.serving.lines import shown_host
 from pyinterceptor.serving.log import Faults
 from pyinterceptor.serving.records import (
     REFUSALS,
-    Endpoint,
     FlowRecord,
     NameRecord,
     Owner,
@@ -89,38 +88,23 @@ class Recorder:
                 )
             )
 
-    def refused_request(self, request: Request, destination: Endpoint, decision: Decision, reason: Reason) -> None:
-        """Records a request that is refused."""
+    def refused_request(
+        self, event: Handoff, reason: Reason, request: Request | None = None, decision: Decision | None = None
+    ) -> None:
+        """Records a request of this flow that is refused, by default before it could be read."""
         if self.channel.is_wanted(RefusalRecord):
+            decided = decision or event
             self.channel.publish(
                 RefusalRecord(
                     container=self.owner,
                     refused=Refused.REQUEST,
                     reason=reason,
-                    host=request.host,
-                    destination=destination,
-                    kind=request.method,
-                    url=str(request.url),
-                    rule=self._rule(decision.generation, decision.rule),
-                    generation=decision.generation,
-                    began=time.time(),
-                )
-            )
-
-    def refused_unread(self, event: Handoff, reason: Reason) -> None:
-        """Records a request of this flow that is refused before it could be read."""
-        if self.channel.is_wanted(RefusalRecord):
-            self.channel.publish(
-                RefusalRecord(
-                    container=self.owner,
-                    refused=Refused.REQUEST,
-                    reason=reason,
-                    host=event.host,
+                    host=request.host if request else event.host,
                     destination=event.destination,
-                    kind="",
-                    url="",
-                    rule=self._rule(event.generation, event.rule),
-                    generation=event.generation,
+                    kind=request.method if request else "",
+                    url=str(request.url) if request else "",
+                    rule=self._rule(decided.generation, decided.rule),
+                    generation=decided.generation,
                     began=time.time(),
                 )
             )

@@ -90,7 +90,7 @@ class Outbound:
     def refused(self, status: int) -> None:
         """Records a request that the server answered with this status, because no handler can be given it."""
         reason = Reason.METHOD if status == METHOD_NOT_ALLOWED else Reason.MALFORMED
-        self._run.recorder.refused_unread(self._event, reason)
+        self._run.recorder.refused_request(self._event, reason)
 
     def _refusal(self, request: Request, cause: Cause) -> Response | None:
         """Returns the refusal of a request without a handler; None if it passes. `cause` is the relay's failure."""
@@ -204,12 +204,12 @@ class Outbound:
         for destination in (self._destination, origin):
             decision = policy.decide(lib.PROTOCOL_HTTP, request.host, destination)
             if decision.verdict == lib.VERDICT_REFUSE:
-                self._run.recorder.refused_request(request, self._destination, decision, Reason.RULE)
+                self._run.recorder.refused_request(self._event, Reason.RULE, request, decision)
                 return True
         return False
 
     def _refused(self, request: Request, reason: Reason) -> None:
-        self._run.recorder.refused_request(request, self._destination, self._decision, reason)
+        self._run.recorder.refused_request(self._event, reason, request, self._decision)
 
 
 def failed(request: Request, error: BaseException, faults: Faults) -> Response | None:
