@@ -29,7 +29,7 @@ class End:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._heard = b""
+        self._heard = bytearray()
 
     @property
     def address(self) -> str:
@@ -49,20 +49,24 @@ class End:
 
     async def reads(self, count: int) -> bytes:
         """Returns the next `count` bytes; fewer only at the end."""
-        pieces, have = [self._heard], len(self._heard)
-        while have < count and (data := await self._stream.receive_some()):
-            pieces.append(bytes(data))
-            have += len(data)
-        heard = b"".join(pieces)
-        taken, self._heard = heard[:count], heard[count:]
-        return taken
+        while len(self._heard) < count and (data := await self._stream.receive_some()):
+            self._heard += data
+        return self._take(count)
 
     async def head(self) -> bytes:
         """Returns the next head with its blank line."""
-        while b"\r\n\r\n" not in self._heard and (data := await self._stream.receive_some()):
+        searched = 0
+        while (at := self._heard.find(b"\r\n\r\n", searched)) < 0:
+            searched = max(0, len(self._heard) - 3)
+            if not (data := await self._stream.receive_some()):
+                return self._take(len(self._heard))
             self._heard += data
-        head, found, self._heard = self._heard.partition(b"\r\n\r\n")
-        return head + found
+        return self._take(at + 4)
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(self._heard[:count])
+        del self._heard[:count]
+        return taken
 
     async def response(self) -> tuple[int, bytes]:
         """Returns status and body of the next response, which must have a Content-Length."""
