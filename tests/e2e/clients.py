@@ -17,7 +17,6 @@ from tests.starting import started
 
 URLLIB = """
 import sys, urllib.request
-from tests.starting import started
 print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode(), end="")
 """
 NODE = "fetch(process.argv[1]).then((answer) => answer.text()).then((text) => process.stdout.write(text))"
