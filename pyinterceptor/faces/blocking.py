@@ -13,10 +13,12 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import trio
 
+from pyinterceptor.bindings.env import Env
 from pyinterceptor.faces.portal import Call, Portal
 from pyinterceptor.faces.steps import Face, in_trio, next_of
 from pyinterceptor.runtime.process import Running
 from pyinterceptor.serving.channel import R, Subscription
+from pyinterceptor.serving.classes import ContainerClass
 from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
 from pyinterceptor.serving.interceptor import Interceptor
 
@@ -133,6 +135,25 @@ class BlockingContainer(Face[ContainerHandle]):
     reset_outbound = waits(ContainerHandle.reset_outbound)
 
 
+class BlockingContainers(Face[ContainerClass]):
+    """A container class as a binding, as `ContainerClass`, which explains the methods."""
+
+    get_by_name = gives(in_trio(ContainerClass.get_by_name), BlockingContainer)
+    get = gives(in_trio(ContainerClass.get), BlockingContainer)
+    id_from_name = waits(in_trio(ContainerClass.id_from_name))
+    id_from_string = waits(in_trio(ContainerClass.id_from_string))
+
+
+class BlockingEnv(Face[Env]):
+    """The container classes among the app's bindings. The other bindings are for handlers, which run under Trio."""
+
+    def __getattr__(self, name: str) -> BlockingContainers:
+        value = getattr(self.inner, name)
+        if isinstance(value, ContainerClass):
+            return BlockingContainers(self.portal, value)
+        raise AttributeError(f"env.{name}: only handlers can use it; here env has the container classes")
+
+
 class BlockingNamespace(Face[NamespaceHandle]):
     """An attached network namespace, as `NamespaceHandle`."""
 
@@ -173,6 +194,11 @@ class BlockingInterceptor(Face[Interceptor]):
     An image's own command isn't run if `get_container` is called with `replaced=True`: the container's first process
     only waits then, and `exec` and `start` run their commands as they are, without the image's entrypoint.
     """
+
+    @property
+    def env(self) -> BlockingEnv:
+        """The app's container classes: `interceptor.env.SANDBOX.get_by_name("one")`."""
+        return BlockingEnv(self.portal, self.inner.env)
 
     get_container = gives(in_trio(Interceptor.get_container), BlockingContainer)
     attach = gives(Interceptor.attach, BlockingNamespace)

@@ -13,10 +13,12 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import trio
 
+from pyinterceptor.bindings.env import Env
 from pyinterceptor.faces.portal import Call, Portal
 from pyinterceptor.faces.steps import Face, in_trio, next_of
 from pyinterceptor.runtime.process import Running
 from pyinterceptor.serving.channel import R, Subscription
+from pyinterceptor.serving.classes import ContainerClass
 from pyinterceptor.serving.handle import ContainerHandle, NamespaceHandle
 from pyinterceptor.serving.interceptor import Interceptor
 
@@ -136,6 +138,25 @@ class AsyncioContainer(Face[ContainerHandle]):
     reset_outbound = awaits(ContainerHandle.reset_outbound)
 
 
+class AsyncioContainers(Face[ContainerClass]):
+    """A container class as a binding, as `ContainerClass`, which explains the methods."""
+
+    get_by_name = gives(in_trio(ContainerClass.get_by_name), AsyncioContainer)
+    get = gives(in_trio(ContainerClass.get), AsyncioContainer)
+    id_from_name = awaits(in_trio(ContainerClass.id_from_name))
+    id_from_string = awaits(in_trio(ContainerClass.id_from_string))
+
+
+class AsyncioEnv(Face[Env]):
+    """The container classes among the app's bindings. The other bindings are for handlers, which run under Trio."""
+
+    def __getattr__(self, name: str) -> AsyncioContainers:
+        value = getattr(self.inner, name)
+        if isinstance(value, ContainerClass):
+            return AsyncioContainers(self.portal, value)
+        raise AttributeError(f"env.{name}: only handlers can use it; here env has the container classes")
+
+
 class AsyncioNamespace(Face[NamespaceHandle]):
     """An attached network namespace, as `NamespaceHandle`."""
 
@@ -176,6 +197,11 @@ class AsyncioInterceptor(Face[Interceptor]):
     An image's own command isn't run if `get_container` is called with `replaced=True`: the container's first process
     only waits then, and `exec` and `start` run their commands as they are, without the image's entrypoint.
     """
+
+    @property
+    def env(self) -> AsyncioEnv:
+        """The app's container classes: `interceptor.env.SANDBOX.get_by_name("one")`."""
+        return AsyncioEnv(self.portal, self.inner.env)
 
     get_container = gives(in_trio(Interceptor.get_container), AsyncioContainer)
     attach = gives(Interceptor.attach, AsyncioNamespace)

@@ -35,6 +35,7 @@ from tests.world import World
 PATIENCE = 60.0  # seconds until a test counts as stuck
 CURL = "curl -s -m 20 http://my.kv/word"
 RUNTIMES = ("is_over", "stop_discarding")  # methods of Running that the runtimes call
+INTERNAL = {"set_ipv6", "started", "change", "start_soon", "renew_now"}  # methods that the interceptor's parts call
 HANGS = "curl -s http://my.kv/hang"
 
 
@@ -61,6 +62,9 @@ class Methodical(Container):
 @Methodical.outbound_handlers
 async def word(request: Any, env: Any, ctx: Any) -> Response:
     return Response(ctx.params["word"])
+
+
+METHODICAL = App(containers=[Methodical], bindings={"SANDBOX": Methodical, "WORD": "text"})
 
 
 async def answer_later(request: Any, env: Any, ctx: Any) -> Response:
@@ -133,8 +137,9 @@ def test_a_program_under_asyncio_awaits_the_same_calls(world: World, instance: s
 
 def test_both_faces_call_the_classs_methods_and_change_its_rules(world: World, instance: str) -> None:
     async def main() -> None:
-        async with open_in_thread(App(containers=[Methodical]), instance=instance) as interceptor:
-            container = await interceptor.get_container(Methodical, "one")
+        async with open_in_thread(METHODICAL, instance=instance) as interceptor:
+            container = await interceptor.env.SANDBOX.get_by_name("one")
+            assert await interceptor.env.SANDBOX.id_from_name("one") is not None
             assert await container.double([1]) == [1, 1]
             with pytest.raises(ValueError, match="negative"):
                 await container.double(-1)
@@ -142,8 +147,10 @@ def test_both_faces_call_the_classs_methods_and_change_its_rules(world: World, i
             assert (await container.exec(CURL, check=True)).text == "set"
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
-    with open_in_thread(App(containers=[Methodical]), instance=instance) as interceptor:
-        container = interceptor.get_container(Methodical, "two")
+    with open_in_thread(METHODICAL, instance=instance) as interceptor:
+        container = interceptor.env.SANDBOX.get_by_name("two")
+        with pytest.raises(AttributeError, match=r"env.WORD: only handlers can use it"):
+            _ = interceptor.env.WORD
         assert container.double([1]) == [1, 1]
         container.set_outbound_handler("word", {"word": "all"})
         assert container.exec(CURL, check=True).text == "all"
@@ -193,7 +200,7 @@ def test_the_errors_of_the_opening_are_raised_where_the_block_begins() -> None:
 @pytest.mark.parametrize(
     ("faces", "original", "missing"),
     [
-        ((BlockingInterceptor, AsyncioInterceptor), Interceptor, {"set_ipv6", "started", "change"}),  # not for users
+        ((BlockingInterceptor, AsyncioInterceptor), Interceptor, INTERNAL),
         ((BlockingContainer, AsyncioContainer), ContainerHandle, {"run_inherited"}),  # needs the main thread
         ((BlockingContainer, AsyncioContainer), RulesAtRunTime, set()),
         ((BlockingRunning, AsyncioRunning), Running, {"has_ended", "signal_group", "aclose", *RUNTIMES}),
