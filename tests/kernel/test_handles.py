@@ -89,6 +89,7 @@ def test_stop_returns_when_the_container_is_gone_and_the_next_one_is_fresh(insta
     async def scenario(interceptor: Any) -> None:
         container = await started(interceptor, Sandbox, "one")
         network = await network_of(container)
+        held = os.open(f"/proc/{container.pid}/ns/net", os.O_RDONLY)  # or the next container could get its number
         running = await container.start(["sh", "-c", "echo up; exec sleep 1000"], stdout=subprocess.PIPE)
         assert await running.stdout.receive_some(3) == b"up\n"
         assert len(processes_in(network)) >= 3
@@ -101,6 +102,7 @@ def test_stop_returns_when_the_container_is_gone_and_the_next_one_is_fresh(insta
             new_network = await network_of(fresh)
         assert await running.wait() == 128 + 9
         await running.aclose()
+        os.close(held)
         assert fresh is container
         assert new_network != network
         assert await network_of(container) == new_network
