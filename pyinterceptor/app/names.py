@@ -28,7 +28,7 @@ BUILT_INS = frozenset(
         *("set_outbound_by_host", "set_outbound_by_hosts", "set_outbound_handler"),
     }
 )
-TINY = 4  # letters; so many other words are one edit from a setting of at most that many that no edit is refused
+TINY = 4  # letters; so many other words are one edit from a setting of at most that many that only values are refused
 SHORT = 6  # letters; a name within one edit of a setting of at most that many is refused, within two of a longer one
 
 
@@ -51,8 +51,16 @@ def check_built_in(name: str, owner: str) -> None:
 
 
 def check_value(name: str, value: object, owner: str, declared: Iterable[str]) -> None:
-    """Raises PolicyError if a public value is neither a setting, a method, a class, a property nor in `declared`."""
-    if name.startswith("_") or name in SETTINGS or name in declared or _is_member(value):
+    """Raises PolicyError if a public value is neither a setting, a method, a class, a property nor in `declared`.
+
+    One in `declared` is refused as well if its name is one edit from that of a tiny setting.
+    """
+    if name.startswith("_") or name in SETTINGS or _is_member(value):
+        return
+    for tiny in sorted(SETTINGS):
+        if len(_letters(tiny)) <= TINY and distance(_letters(name), _letters(tiny)) <= 1:
+            raise PolicyError(f"{name}: unknown attribute of {owner}; did you mean {tiny}?")
+    if name in declared:
         return
     settings = {_letters(setting): setting for setting in SETTINGS}
     close = get_close_matches(_letters(name), settings, 1)

@@ -139,6 +139,30 @@ def test_any_public_value_needs_an_annotation(value):
     annotated_in_body("retries", value)
 
 
+@pytest.mark.parametrize("way", [in_body, annotated_in_body, assigned_later, in_a_subclass, in_a_mixin])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("cpus", "cpu"), ("cup", "cpu"), ("CPU", "cpu"), ("pidz", "pids"), ("tmpp", "tmp"), ("temp", "tmp")],
+)
+def test_a_value_one_edit_from_a_short_setting_is_refused_annotated_or_not(way, name, meant):
+    with pytest.raises(PolicyError, match=rf"^{name}: unknown attribute of \w+.*; did you mean {meant}\?"):
+        way(name, 5)
+
+
+def test_a_member_one_edit_from_a_short_setting_is_allowed():
+    class Sandbox(Container):
+        cup: int  # without a value
+
+        def temp(self):
+            return 1
+
+        @property
+        def ids(self):
+            return 2
+
+    assert Sandbox.temp(None) == 1
+
+
 def test_methods_near_a_setting_are_refused():
     with pytest.raises(PolicyError, match=r"^images: unknown attribute of Sandbox; did you mean image\?"):
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "demo")
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 HEAD = """\
 import asyncio
