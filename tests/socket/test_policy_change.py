@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import trio
 
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.relay.relay import Handoff, Options, Resolve
 from tests.socket.loopback import in_trio
-from tests.socket.passage import CONTAINER, FAR, NEAR, NEAR_V6, OPEN, PATIENCE, Passage, hears_a_reset, passage
+from tests.socket.passage import CONTAINER, FAR, NAME, NEAR, NEAR_V6, OPEN, PATIENCE, Passage, hears_a_reset, passage
 
 ALERT = b"\x15"  # the first byte
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
@@ -105,6 +110,54 @@ async def test_a_flow_that_waits_for_its_name_is_judged_again_before_it_is_diall
         assert (await handoff(opened)).host == "a.test"  # Python answers it
         assert opened.relay.publish_name(CONTAINER, SILENT, (NEAR, NEAR_V6), [FAR], 1000)
         assert opened.relay.count().spliced == 0
+
+
+DEAF = ipaddress.IPv4Address("127.0.0.3")  # a listener there answers no SYN
+SYN_SENT = "02"
+
+
+@contextmanager
+def deaf(port: int) -> Iterator[None]:
+    """Listens with a full queue of connections, so that the kernel answers no further one."""
+    with socket.create_server((str(DEAF), port), backlog=0), ExitStack() as stack:
+        for _ in range(3):
+            made = stack.enter_context(socket.socket())
+            made.setblocking(False)
+            made.bind(("127.0.0.4", 0))
+            made.connect_ex((str(DEAF), port))
+        yield
+
+
+def is_dialled(port: int) -> bool:
+    """Whether a connection to the deaf listener, other than those that fill it, waits for its answer."""
+    local, remote = "0400007F:", f"0300007F:{port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[2:4] == [remote, SYN_SENT] and not row[1].startswith(local) for row in rows)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+@in_trio
+async def test_a_flow_that_is_being_dialled_is_judged_again_and_its_dial_ends(is_early: bool) -> None:
+    options = Options(threads=1, sniff_wait=0.01, dial_deadline=1000, opening_deadline=1000)
+    async with passage(options=options) as opened:
+        port = opened.address[1]
+        assert opened.relay.publish_name(CONTAINER, NAME, (NEAR, NEAR_V6), [DEAF], 1000)
+        with deaf(port):
+            client = opened.client()
+            if not is_early:
+                client.sendall(b"\0")
+            while not is_dialled(port):
+                await trio.lowlevel.checkpoint()
+            opened.publish(CLOSED)
+            while is_dialled(port):
+                await trio.lowlevel.checkpoint()
+            if is_early:
+                client.sendall(b"\0")
+            assert hears_a_reset(client)
+        assert opened.relay.count(CONTAINER).refused == 1
+        opened.publish(OPEN)
+        opened.publish_address()
+        passes(*opened.pair())
 
 
 @in_trio
