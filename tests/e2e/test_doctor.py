@@ -98,6 +98,6 @@ def test_a_kernel_feature_that_is_refused_is_named() -> None:
     assert code == 1
     assert [line for line in lines if not line.startswith("ok")] == [
         "MISSING   BPF socket look-up programs: use a kernel of 5.9 or later with CONFIG_BPF_SYSCALL",
-        "optional  a range of uids: for container classes with an image: use a kernel with CONFIG_USER_NS,"
+        "optional  a range of uids: for containers that run as root: use a kernel with CONFIG_USER_NS,"
         " set user.max_user_namespaces above 0, and run in no user namespace",
     ]
