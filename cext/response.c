@@ -275,6 +275,7 @@ static enum reading begin_long_line(struct response *response)
 		enum field field = field_of(response, line);
 		response->rest = field == FIELD_NONE ? REST_SEARCHED : REST_SKIPPED;
 		response->is_doubtful |= field > FIELD_OTHER;
+		response->says_keep_alive |= field == FIELD_CONNECTION; /* unread, it may say so */
 		response->last = field == FIELD_NONE ? FIELD_OTHER : (uint8_t)field;
 	}
 	eat_rest(response, bytes, sizeof bytes);
