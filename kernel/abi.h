@@ -26,7 +26,7 @@
 #define COUNTERS 7
 
 /* Bits of `flags` in a container's entry of the map `containers` (key: ifindex, u32). */
-#define CONTAINER_IPV6 1 /* the host has an IPv6 route; without it only addresses in the map `served6` are reached */
+#define CONTAINER_IPV6 1 /* the host has an IPv6 route; without it only networks in the trie `served6` are reached */
 #define CONTAINER_METADATA 2 /* a rule of the container names a metadata address: the relay decides */
 
 #define CONTAINERS_MAX 65536
@@ -40,8 +40,10 @@
 
 #define SERVED6_MAX 65536
 
-/* Key of the map `served6`: an IPv6 address that a rule of the container on this interface gives to a handler. */
+/* Key of the trie `served6`: an IPv6 network that a rule of the container on this interface gives to a handler. */
+#define SERVED6_PREFIX 32 /* bits of `interface` */
 struct served6_key {
+	uint32_t prefix; /* bits of `interface` and of the network */
 	uint32_t interface;
 	uint8_t address[16];
 };

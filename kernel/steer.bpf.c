@@ -35,8 +35,8 @@ BPF_TABLE("sockmap", u32, u64, listeners, 2);
 /* Destinations that are refused to all containers (REFUSE_*). Written by the daemon before the first container. */
 BPF_LPM_TRIE(refused4, struct v4_key, u32, REFUSED_MAX);
 BPF_LPM_TRIE(refused6, struct v6_key, u32, REFUSED_MAX);
-/* IPv6 addresses that handlers serve, which work where the host has no IPv6 route. Written by the daemon. */
-BPF_HASH(served6, struct served6_key, u32, SERVED6_MAX);
+/* IPv6 networks that handlers serve, which work where the host has no IPv6 route. Written by the daemon. */
+BPF_LPM_TRIE(served6, struct served6_key, u32, SERVED6_MAX);
 /* The number of each outcome (COUNTER_*). Written by this program, read by the daemon. */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 
@@ -77,7 +77,7 @@ static inline int assign(struct bpf_sk_lookup *ctx, u32 slot, u32 outcome)
 
 static inline int is_served(u32 interface, const struct v6_key *to)
 {
-	struct served6_key key = { .interface = interface };
+	struct served6_key key = { .prefix = SERVED6_PREFIX + 128, .interface = interface };
 
 	__builtin_memcpy(key.address, to->address, sizeof key.address);
 	return served6.lookup(&key) != 0;

@@ -13,7 +13,7 @@ from typing import Any
 
 from pyinterceptor.app import copies
 from pyinterceptor.errors import PolicyError
-from pyinterceptor.policy.hosts import pattern
+from pyinterceptor.policy.patterns import canonical_pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Changes:
     def with_host(self, host: str, name: str, params: Any, known: Collection[str]) -> Changes:
         """Sets one host's handler. A host that is set already keeps its place among the globs."""
         named = _named(f"set_outbound_by_host({host!r}, …)", name, params, known)
-        return replace(self, by_host={**self.by_host, pattern(host): named})
+        return replace(self, by_host={**self.by_host, canonical_pattern(host): named})
 
     def without_host(self, host: str) -> Changes:
         """Removes one host's handler, if it has one."""
-        gone = pattern(host)
+        gone = canonical_pattern(host)
         return replace(self, by_host={host: named for host, named in self.by_host.items() if host != gone})
 
     def with_hosts(self, hosts: Mapping[str, Any], known: Collection[str]) -> Changes:
@@ -66,9 +66,9 @@ class Changes:
         for host, given in hosts.items():
             is_pair = isinstance(given, tuple) and len(given) == 2
             name, params = given if is_pair else (given, None)
-            if pattern(host) in made:
-                raise PolicyError(f"set_outbound_by_hosts: two rules are for the host {pattern(host)!r}")
-            made[pattern(host)] = _named(f"set_outbound_by_hosts, {host!r}", name, params, known)
+            if canonical_pattern(host) in made:
+                raise PolicyError(f"set_outbound_by_hosts: two rules are for the host {canonical_pattern(host)!r}")
+            made[canonical_pattern(host)] = _named(f"set_outbound_by_hosts, {host!r}", name, params, known)
         return replace(self, by_host=made)
 
 

@@ -286,7 +286,8 @@ class Container(RulesAtRunTime, metaclass=ContainerType):
     """The base class of the user's containers: one subclass for each kind, one instance for each class and name.
 
     `enable_internet`: traffic that matches no rule is passed through (True) or refused (False).
-    `outbound_by_host`: handlers by host pattern: exact names, addresses, `*` globs.
+    `outbound_by_host`: handlers by host pattern. A pattern is a name, a `*` glob, an address or a network, each with an
+    optional `:PORT`, as in "my.kv", "*.example:8080", "203.0.113.0/24" or "[2001:db8::1]:443".
     `outbound`: the handler of every HTTP request that no host rule answers.
     `outbound_handlers`: handlers by name, for `set_outbound_by_host` and `set_outbound_handler` at run time.
     `local_networks`: addresses that the dial guard lets this class reach although they are local, as networks

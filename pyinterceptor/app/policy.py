@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from pyinterceptor.policy import rules, table
 from pyinterceptor.policy.addresses import V4_MAPPED, Network
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.policy.changes import Answer, Laid, laid_over
-from pyinterceptor.policy.hosts import is_glob, key, pattern
 from pyinterceptor.policy.layout import Layout, Takes, assembled
 from pyinterceptor.policy.metadata import names_metadata
+from pyinterceptor.policy.patterns import Pattern, patterns
 from pyinterceptor.policy.pieces import Pieces, at_once, batches
 
 CATCH_ALL = "*"  # the name of the catch-all in logs
@@ -54,7 +54,7 @@ class Policy:
     blob: bytes
     targets: tuple[Target, ...]  # by target
     names: tuple[str, ...]  # by rule
-    ipv6: frozenset[bytes]  # the IPv6 addresses that have a handler of their own
+    ipv6: frozenset[Network]  # the IPv6 addresses and networks that have a handler of their own
     metadata: bool  # a rule names the address of a cloud's metadata service
     exact: tuple[str, ...]  # names that rules name exactly, if traffic to their real addresses could pass
     layout: Layout
@@ -109,23 +109,20 @@ def reading(cls: type[Container], generation: int) -> Pieces[Policy]:
     yield
     layout = yield from rules.laid_out(read)
     yield
-    metadata = yield from names_metadata(hosts, local_networks)
-    addresses: set[bytes] = set()
-    named: list[str] = []
-    for group in batches(hosts):
-        addresses.update(filter(None, map(_ipv6_of, group)))
-        named += filter(None, map(_name_of, group))
-        yield
+    served = yield from patterns(hosts)
+    networks, named = yield from _networks_and_names(served)
+    metadata = yield from names_metadata(networks, local_networks)
+    ipv6 = yield from _ipv6(networks)
     return Policy(
         generation,
         assembled(layout, generation),
         tuple(targets),
         tuple(names),
-        frozenset(addresses),
+        ipv6,
         metadata,
-        tuple(named) if internet and catch_all is None else (),
+        named if internet and catch_all is None else (),
         layout,
-        tuple(named),
+        named,
         named_handlers,
         internet,
         catch_all is not None,
@@ -164,10 +161,11 @@ def changing(base: Policy, changes: Changes, overrides: Overrides, generation: i
     takes = [Takes.STREAM if isinstance(target.handler, Connecting) else Takes.HTTP for target in added]
     layout = yield from laid_over(base.layout, laid, takes)
     hosts = [*changes.by_host, *(pattern for pattern, _ in intercepts if pattern is not None)]
-    networks = [host for host in hosts if "/" in host]
-    hosts = [host for host in hosts if "/" not in host]
-    metadata = yield from names_metadata(hosts, networks)
-    named = (*base.named, *filter(None, map(_name_of, hosts)))
+    served = yield from patterns(hosts)
+    networks, added_names = yield from _networks_and_names(served)
+    metadata = yield from names_metadata(networks, ())
+    ipv6 = yield from _ipv6(networks)
+    named = (*base.named, *added_names)
     internet = base.internet if overrides.internet is None else overrides.internet
     all_caught = any(pattern is None for pattern, _ in intercepts)
     has_catch_all = base.has_catch_all or catch_all is not None or all_caught
@@ -176,7 +174,7 @@ def changing(base: Policy, changes: Changes, overrides: Overrides, generation: i
         assembled(layout, generation),
         tuple(targets),
         tuple(names),
-        base.ipv6 | frozenset(filter(None, map(_ipv6_of, hosts))),
+        base.ipv6 | ipv6,
         base.metadata or metadata,
         named if internet and not has_catch_all else (),
         layout,
@@ -187,17 +185,24 @@ def changing(base: Policy, changes: Changes, overrides: Overrides, generation: i
     )
 
 
-def _name_of(host: str) -> str | None:
-    """Returns the canonical name of a rule for one; None for a rule for an address or a glob."""
-    canonical = pattern(host)
-    return None if is_glob(canonical) or isinstance(key(canonical), Network) else canonical
+def _networks_and_names(served: Iterable[Pattern]) -> Pieces[tuple[list[Network], tuple[str, ...]]]:
+    """Returns the networks of the patterns, and the names that they name exactly."""
+    networks: list[Network] = []
+    names: list[str] = []
+    for batch in batches(served):
+        networks += filter(None, (pattern.network for pattern in batch))
+        names += filter(None, (pattern.name for pattern in batch))
+        yield
+    return networks, tuple(names)
 
 
-def _ipv6_of(host: str) -> bytes | None:
-    """Returns the IPv6 address of a rule for one; None for any other rule."""
-    found = key(pattern(host)) if ":" in host else None
-    is_ipv6 = isinstance(found, Network) and not found.address.startswith(V4_MAPPED)
-    return found.address if isinstance(found, Network) and is_ipv6 else None
+def _ipv6(networks: Iterable[Network]) -> Pieces[frozenset[Network]]:
+    """Returns the networks that could hold an IPv6 address. ::/0 and its like hold the v4-mapped ones too."""
+    found: set[Network] = set()
+    for batch in batches(networks):
+        found.update(network for network in batch if not network.address.startswith(V4_MAPPED))
+        yield
+    return frozenset(found)
 
 
 def _check_settings(cls: type[Container]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
+from pyinterceptor.policy.addresses import Network
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
@@ -56,11 +58,11 @@ class Capture(Protocol):
     async def detach(self, attachment: Attachment) -> None:
         """Cuts the container off and frees its attachment. A free attachment is no error."""
 
-    def set_reach(self, attachment: Attachment, *, ipv6: Set[bytes], metadata: bool) -> None:
+    def set_reach(self, attachment: Attachment, *, ipv6: Set[Network], metadata: bool) -> None:
         """Sets the destinations that this container reaches and others don't.
 
-        `ipv6`: the addresses, of 16 bytes each, that handlers serve, also without an IPv6 route. `metadata`: those of
-        clouds' metadata services.
+        `ipv6`: the networks that handlers serve, also without an IPv6 route. `metadata`: those of clouds' metadata
+        services.
         """
 
     def set_ipv6(self, v6: bool) -> None:

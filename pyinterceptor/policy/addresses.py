@@ -13,6 +13,7 @@ from pyinterceptor.errors import PolicyError
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 V4_MAPPED = bytes(10) + b"\xff\xff"  # its first bytes
 V4_PREFIX = 96  # bits before a v4-mapped address
+ADDRESS = 128  # bits of the network of one address
 
 
 class Network(NamedTuple):
@@ -35,7 +36,21 @@ def unpacked(address: bytes) -> Address:
 
 def single(address: Address) -> Network:
     """Returns the network that holds this address alone."""
-    return Network(packed(address), 128)
+    return Network(packed(address), ADDRESS)
+
+
+def network_of(parsed: ipaddress.IPv4Network | ipaddress.IPv6Network) -> Network:
+    """Returns the network in the form that C uses."""
+    return Network(packed(parsed.network_address), parsed.prefixlen + (V4_PREFIX if parsed.version == 4 else 0))
+
+
+def written(network: Network) -> str:
+    """Returns a network as text, or the address if it holds one alone."""
+    address, prefix = network
+    first = unpacked(address) if prefix >= V4_PREFIX else ipaddress.IPv6Address(address)
+    if prefix == ADDRESS:
+        return str(first)
+    return f"{first}/{prefix - V4_PREFIX if first.version == 4 else prefix}"
 
 
 def network(text: str) -> tuple[Network, int]:
@@ -48,8 +63,7 @@ def network(text: str) -> tuple[Network, int]:
         parsed = ipaddress.ip_network(host)
     except (ValueError, AttributeError) as error:
         raise PolicyError(f"local_networks: {text!r} is not a network or address with a port: {error}") from error
-    bits = parsed.prefixlen + (V4_PREFIX if parsed.version == 4 else 0)
-    return Network(packed(parsed.network_address), bits), port
+    return network_of(parsed), port
 
 
 def overlap(one: Network, other: Network) -> bool:

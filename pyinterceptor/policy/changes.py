@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from pyinterceptor.errors import PolicyError
-from pyinterceptor.policy.addresses import Network, network
-from pyinterceptor.policy.hosts import key, pattern
 from pyinterceptor.policy.layout import Layout, Outcome, Stage, Takes
+from pyinterceptor.policy.patterns import pattern
 from pyinterceptor.policy.pieces import Pieces
 from pyinterceptor.policy.rows import ALL_PROTOCOLS, SPOKEN, Row, compiled
 from pyinterceptor.policy.rules import STAGES, host_rows
@@ -54,7 +52,7 @@ def laid_over(layout: Layout, laid: Laid, targets: Sequence[Takes]) -> Pieces[La
     if laid.intercepts:
         put("intercept_outbound_http", (yield from compiled(_intercepts(laid))))
     if laid.hosts:
-        made = yield from host_rows({pattern: answer.rule for pattern, answer in laid.hosts.items()})
+        made = yield from host_rows({text: answer.rule for text, answer in laid.hosts.items()})
         by_rule = {answer.rule: answer.target for answer in laid.hosts.values()}
         put("set_outbound_by_host", (yield from compiled([row._replace(target=by_rule[row.rule]) for row in made])))
     if laid.catch_all is not None:
@@ -68,33 +66,10 @@ def laid_over(layout: Layout, laid: Laid, targets: Sequence[Takes]) -> Pieces[La
 
 def _intercepts(laid: Laid) -> list[Row]:
     """Returns the rows in order of registration; those for everything come last."""
-    intercepts = laid.intercepts
-    return [
-        Row(
-            _key_of(pattern)[0],
-            answer.rule,
-            number + (len(intercepts) if pattern is None else 0),
-            answer.target,
-            _key_of(pattern)[1],
-            ALL_PROTOCOLS if answer.rule in laid.streams else SPOKEN,
-        )
-        for number, (pattern, answer) in enumerate(intercepts)
-    ]
-
-
-def intercepted(text: str) -> str:
-    """Returns an intercept's pattern in canonical form. Raises PolicyError that names the fault."""
-    if isinstance(text, str) and "/" in text and "://" not in text:
-        try:
-            _key_of(text)
-        except PolicyError as error:
-            raise PolicyError(f"host pattern {text!r}: not a network: {error.__cause__}") from error.__cause__
-        return text
-    return pattern(text)
-
-
-def _key_of(pattern: str | None) -> tuple[str | Network | None, int]:
-    """Returns the key and the port of a row for a canonical pattern."""
-    if pattern is None:
-        return None, 0
-    return network(pattern) if "/" in pattern else (key(pattern), 0)
+    rows = []
+    for number, (text, answer) in enumerate(laid.intercepts):
+        found = None if text is None else pattern(text)
+        key, port, rank = (None, 0, number + len(laid.intercepts)) if found is None else (*found, number)
+        protocols = ALL_PROTOCOLS if answer.rule in laid.streams else SPOKEN
+        rows.append(Row(key, answer.rule, rank, answer.target, port, protocols))
+    return rows

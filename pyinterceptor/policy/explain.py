@@ -5,13 +5,12 @@ Pure. It reads the same bytes that C decides by.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pyinterceptor._relay import ffi, lib
-from pyinterceptor.policy.addresses import V4_PREFIX, Address, unpacked
+from pyinterceptor.policy.addresses import Address, Network, written
 from pyinterceptor.policy.layout import Outcome
 from pyinterceptor.policy.table import Decision, decide, endpoint
 
@@ -126,7 +125,7 @@ class Rows:
             case "all":
                 return EVERYTHING, item
             case "networks":
-                return _written(bytes(item.address), item.prefix), item.row
+                return written(Network(bytes(item.address), item.prefix)), item.row
             case "suffixes":
                 return "*" + self._text(item)[::-1], item.row
             case "prefixes":
@@ -142,14 +141,6 @@ class Rows:
 def _row_in(item: str) -> int:
     """Returns the offset of the row in an item of this type."""
     return 0 if item == "struct policy_row" else ffi.offsetof(item, "row")
-
-
-def _written(address: bytes, prefix: int) -> str:
-    """Returns a network as text, or the address if it holds one alone."""
-    first = unpacked(address) if prefix >= V4_PREFIX else ipaddress.IPv6Address(address)
-    if prefix == 128:
-        return str(first)
-    return f"{first}/{prefix - V4_PREFIX if first.version == 4 else prefix}"
 
 
 def _offsets(table: bytes, stage: int, host: str, destination: tuple[Address, int] | None) -> set[int]:

@@ -1,4 +1,4 @@
-"""Host names and patterns in the canonical form in which they are compared.
+"""Host names and globs in the canonical form in which they are compared.
 
 Pure. Case-folded, IDNA-encoded (UTS 46), without a trailing dot; an address as inet_ntop(3) writes it.
 """
@@ -23,25 +23,13 @@ def canonical(host: str) -> str:
     Raises PolicyError if it is neither a host name nor an address.
     """
     found = _address(host)
-    return _name(host, host) if found is None else _written(found)
+    return _name(host) if found is None else _written(found)
 
 
 def key(host: str) -> str | Network:
     """Returns the key of a row for this canonical host or glob. An address becomes a network of one address."""
     found = _address(host)
     return host if found is None else single(found)
-
-
-def pattern(text: str) -> str:
-    """Reads a rule's host: a name, an address or a glob, in which `*` stands for any run of characters, dots included.
-
-    Raises PolicyError that names the fault.
-    """
-    if not isinstance(text, str) or not text:
-        raise PolicyError(f"a host pattern must be a non-empty string, not {text!r}")
-    if "/" in text:
-        raise PolicyError(f"host pattern {text!r}: write a host, not a URL or a network")
-    return canonical(text)
 
 
 def is_glob(text: str) -> bool:
@@ -68,17 +56,15 @@ def _written(address: Address) -> str:
     return str(ffi.string(made, written).decode("ascii"))
 
 
-def _name(text: str, shown: str) -> str:
+def _name(text: str) -> str:
     name = text.removesuffix(".").lower()
-    if ":" in name:
-        raise PolicyError(f"host {shown!r}: a rule names a host without a port")
     if not name.isascii():
         try:
             name = ".".join(_label(label) for label in name.split("."))
         except idna.IDNAError as error:
-            raise PolicyError(f"host {shown!r}: {error}") from error
+            raise PolicyError(f"host {text!r}: {error}") from error
     if len(name) > lib.HOST_MAX or not NAME.fullmatch(name):
-        raise PolicyError(f"host {shown!r} is not a host name or address")
+        raise PolicyError(f"host {text!r} is not a host name or address")
     return name
 
 

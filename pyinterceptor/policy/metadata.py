@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pyinterceptor._relay import ffi, lib
-from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import Network, network, overlap
-from pyinterceptor.policy.hosts import key, pattern
 from pyinterceptor.policy.pieces import Pieces, batches
 from pyinterceptor.policy.rules import PARSED
 
@@ -28,27 +26,19 @@ def _listed() -> list[Network]:
 METADATA = _listed()
 
 
-def names_metadata(hosts: Iterable[str], local_networks: Iterable[str]) -> Pieces[bool]:
-    """Whether one of these host patterns or networks names a metadata address. Raises PolicyError for a bad network."""
+def names_metadata(hosts: Iterable[Network], local_networks: Iterable[str]) -> Pieces[bool]:
+    """Whether one of the networks with a handler, or of local_networks, holds a metadata address.
+
+    Raises PolicyError for a bad network.
+    """
     found = False
-    for batch in batches(local_networks, PARSED):
-        found = found or any(_holds(network(text)[0]) for text in batch)
+    for texts in batches(local_networks, PARSED):
+        found = found or any(_holds(network(text)[0]) for text in texts)
         yield
     for batch in batches(hosts):
-        found = found or any(map(_is_metadata, batch))
+        found = found or any(map(_holds, batch))
         yield
     return found
-
-
-def _is_metadata(host: str) -> bool:
-    """Whether a host pattern is a metadata address."""
-    if not (":" in host or host[-1:].isdigit()):
-        return False  # a name, which is no address
-    try:
-        named = key(pattern(host))
-    except PolicyError:
-        return False  # reported where the rules are compiled
-    return isinstance(named, Network) and _holds(named)
 
 
 def _holds(named: Network) -> bool:

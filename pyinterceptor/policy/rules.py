@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pyinterceptor._relay import lib
-from pyinterceptor.errors import PolicyError
-from pyinterceptor.policy.addresses import Network, network
-from pyinterceptor.policy.hosts import is_glob, key, pattern
+from pyinterceptor.policy.addresses import network
 from pyinterceptor.policy.layout import Layout, Outcome, Stage, Takes
+from pyinterceptor.policy.patterns import ranked
 from pyinterceptor.policy.pieces import Pieces, batches
 from pyinterceptor.policy.rows import SPOKEN, Row, compiled
 
@@ -31,7 +30,7 @@ WAITS = (80, 443)  # ports whose clients speak first
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`hosts` maps patterns to rule ids; `catch_all` is a rule id or None. A rule's id is its target's index, too."""
+    """`hosts` maps patterns to rule ids. These ids, and `catch_all`, are also indices of targets."""
 
     hosts: Mapping[str, int]
     catch_all: int | None
@@ -42,7 +41,7 @@ class Rules:
 def laid_out(rules: Rules) -> Pieces[Layout]:
     """Arranges the rules as stages, targets and ports.
 
-    Raises PolicyError for a bad pattern or network, or two patterns that are the same host.
+    Raises PolicyError for a bad pattern or network, or two patterns that are equal.
     """
     hosts = yield from host_rows(rules.hosts)
     outbound = [] if rules.catch_all is None else [Row(None, rules.catch_all, 0, rules.catch_all, protocols=SPOKEN)]
@@ -61,28 +60,13 @@ def laid_out(rules: Rules) -> Pieces[Layout]:
 
 
 def host_rows(patterns: Mapping[str, int]) -> Pieces[list[Row]]:
-    """Returns the rows of the host rules: names, then addresses, then globs, each in the order of declaration."""
-    hosts = yield from _canonical(patterns)
+    """Returns the rows of the host rules in the order in which they answer."""
     rows = []
-    for batch in batches(enumerate(hosts.items())):
-        for number, (host, rule) in batch:
-            found = key(host)
-            kind = 2 if is_glob(host) else 1 if isinstance(found, Network) else 0
-            rows.append(Row(found, rule, kind * len(hosts) + number, rule, protocols=SPOKEN))
+    for batch in batches(enumerate((yield from ranked(patterns)))):
+        for rank, (found, rule) in batch:
+            rows.append(Row(found.key, rule, rank, rule, found.port, SPOKEN))
         yield
     return rows
-
-
-def _canonical(patterns: Mapping[str, int]) -> Pieces[dict[str, int]]:
-    hosts: dict[str, int] = {}
-    for batch in batches(patterns.items()):
-        for text, rule in batch:
-            host = pattern(text)
-            if host in hosts:
-                raise PolicyError(f"two rules are for the host {host!r}")
-            hosts[host] = rule
-        yield
-    return hosts
 
 
 def _local_rows(texts: Iterable[str]) -> Pieces[list[Row]]:

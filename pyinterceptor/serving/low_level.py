@@ -15,7 +15,7 @@ import trio
 
 from pyinterceptor.app.entrypoint import Connecting, Fetching, connecting, fetching
 from pyinterceptor.errors import InterceptorError, RuntimeFailure
-from pyinterceptor.policy.changes import intercepted
+from pyinterceptor.policy.patterns import canonical_pattern
 from pyinterceptor.runtime.process import Finished
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class ContainerControl:
         The error is PolicyError for a bad pattern, or if the worker has no `fetch`.
         """
         call = f"intercept_outbound_http({pattern!r}, …)"
-        return self._changed(call, lambda: self._with(intercepted(pattern), fetching(worker)))
+        return self._changed(call, lambda: self._with(canonical_pattern(pattern), fetching(worker)))
 
     def intercept_all_outbound_http(self, worker: Any) -> Effect:
         """Gives a worker every request that no other pattern of `intercept_outbound_http` matches."""
@@ -155,7 +155,7 @@ class ContainerControl:
         The error is PolicyError for a bad pattern, or if the worker has no `connect`.
         """
         call = f"intercept_outbound_tcp({pattern!r}, …)"
-        return self._changed(call, lambda: self._with(intercepted(pattern), connecting(worker)))
+        return self._changed(call, lambda: self._with(canonical_pattern(pattern), connecting(worker)))
 
     def list_intercepts(self) -> list[tuple[str | None, Any]]:
         """Returns the patterns and their workers in order. The pattern for all requests is None."""
@@ -165,7 +165,7 @@ class ContainerControl:
         """Removes a pattern, or the row for all requests (None), if it is registered."""
 
         def without() -> tuple[Any, ...]:
-            gone = None if pattern is None else intercepted(pattern)
+            gone = None if pattern is None else canonical_pattern(pattern)
             return tuple(row for row in self._identity.overrides.intercepts if row[0] != gone)
 
         return self._changed(f"remove_intercept({pattern!r})", without)

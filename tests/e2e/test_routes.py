@@ -21,7 +21,7 @@ class Served(Container):
     """An IPv6 address without a server is handled, in the internet and without it."""
 
 
-@Served.outbound_by_host("2001:db8:77::7")
+@Served.outbound_by_host("2001:db8:77::7", "2001:db8:78::/48")
 async def answer(request: Any, env: Any, ctx: Any) -> Response:
     return Response(f"handled {request.host}\n")
 
@@ -83,7 +83,9 @@ def test_an_ipv6_address_with_a_handler_is_served_where_the_host_has_no_ipv6(wor
             async with running_container(Served, instance, []) as container:
                 url = ["curl", "-sSg", "-m", "20"]
                 assert await output(container, [*url, "http://[2001:db8:77::7]/"]) == "handled 2001:db8:77::7\n"
-                other = await container.exec([*url, "http://[2001:db8:77::8]/"])
-                assert other.returncode == 7  # curl(1): refused at once, so that a client tries IPv4
+                assert await output(container, [*url, "http://[2001:db8:78:1::8]/"]) == "handled 2001:db8:78:1::8\n"
+                for outside in ("2001:db8:77::8", "2001:db8:79::8"):
+                    other = await container.exec([*url, f"http://[{outside}]/"])
+                    assert other.returncode == 7  # curl(1): refused at once, so that a client tries IPv4
 
     trio.run(main)

@@ -22,6 +22,7 @@ from pyinterceptor.dns.names import SYNTHETIC
 from pyinterceptor.dns.servers import Servers
 from pyinterceptor.dns.upstream import open_upstream
 from pyinterceptor.http.server import open_server
+from pyinterceptor.policy.addresses import Network
 from pyinterceptor.policy.limits import Limits
 from pyinterceptor.relay.hub import Hub
 from pyinterceptor.relay.relay import Options, Relay, open_relay
@@ -66,7 +67,7 @@ class LoopbackCapture:
     async def detach(self, attachment: Attachment) -> None:
         self.reserved.pop(attachment.interface, None)
 
-    def set_reach(self, attachment: Attachment, *, ipv6: Set[bytes], metadata: bool) -> None:
+    def set_reach(self, attachment: Attachment, *, ipv6: Set[Network], metadata: bool) -> None:
         """Does nothing: the loopback interface reaches everything."""
 
     def serve_ipv6(self, attachment: Attachment, networks: Any) -> None:

@@ -102,6 +102,24 @@ async def test_a_call_before_the_first_start_or_later_decides_the_next_request_o
 
 
 @in_trio
+async def test_a_rule_with_a_port_decides_only_at_the_port_that_is_dialled_and_a_network_by_the_address() -> None:
+    async with interception([cls := sandbox()]) as here:
+        container = await here.started(cls, "one")
+        connection, port = Connection(here), here.capture.address[1]
+        await container.set_outbound_by_host(f"my.kv:{port - 1}", "say", {"word": "another port"})
+        await container.set_outbound_by_host("203.0.113.0/24", "say", {"word": "another network"})
+        assert (await connection.asks())[0] == 520
+        await container.set_outbound_by_host("127.0.0.0/8", "say", {"word": "network"})
+        assert await connection.asks() == (200, "network!")
+        await container.set_outbound_by_host("my.kv", "say", {"word": "name"})
+        assert await connection.asks() == (200, "name!")
+        await container.set_outbound_by_host(f"MY.kv:{port}", "say", {"word": "port"})
+        assert await connection.asks() == (200, "port!")
+        await container.remove_outbound_by_host(f"my.kv:{port}")
+        assert await connection.asks() == (200, "name!")
+
+
+@in_trio
 async def test_rules_are_one_containers_own_and_stay_after_a_stop_and_when_the_classs_rules_are_replaced() -> None:
     async with interception([cls := sandbox()]) as here:
         other = here.interceptor.get_container(cls, "other")

@@ -38,7 +38,7 @@ WRONG = {
         "class Sandbox(Container):\n    pass\n"
         "@Sandbox.outbound_by_host('http://my.kv/')\ndef handler(request, env, ctx): ...\n"
         "app = App(containers=[Sandbox])\n",
-        ":2: Sandbox: host pattern 'http://my.kv/': write a host, not a URL or a network",
+        ":2: Sandbox: host pattern 'http://my.kv/': write a host, not a URL",
     ),
     "a bad network": (
         "class Sandbox(Container):\n    local_networks = ['10.0.0.0/33']\napp = App(containers=[Sandbox])\n",

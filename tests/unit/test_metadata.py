@@ -9,6 +9,7 @@ from pyinterceptor._relay import lib
 
 from pyinterceptor.policy.addresses import packed, unpacked
 from pyinterceptor.policy.metadata import METADATA, names_metadata
+from pyinterceptor.policy.patterns import pattern
 from pyinterceptor.policy.pieces import at_once
 
 AZURE = "168.63.129.16"
@@ -37,6 +38,8 @@ def test_a_hidden_form_is_local_and_its_neighbour_is_not(address: str) -> None:
         (["[fd00:ec2::254]"], [], True),
         ([f"::ffff:{AZURE}"], [], True),
         (["metadata.test", "*.16", "8.8.8.8", "1.2.3.4"], ["10.0.0.0/8", "168.63.129.17"], False),
+        (["168.63.0.0/16"], [], True),
+        (["168.64.0.0/16"], [], False),
         ([], [f"{AZURE}:80"], True),
         ([], ["10.0.0.0/8", "169.254.0.0/16"], True),
         ([], ["fd00::/8"], True),
@@ -46,4 +49,5 @@ def test_a_hidden_form_is_local_and_its_neighbour_is_not(address: str) -> None:
 def test_a_rule_names_a_metadata_address_by_itself_or_by_its_network(
     hosts: list[str], networks: list[str], named: bool
 ) -> None:
-    assert at_once(names_metadata(hosts, networks)) is named
+    served = [found for host in hosts if (found := pattern(host).network)]
+    assert at_once(names_metadata(served, networks)) is named

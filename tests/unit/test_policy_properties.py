@@ -12,6 +12,7 @@ from pyinterceptor._relay import ffi, lib
 from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy import hosts
 from pyinterceptor.policy.addresses import network, packed, unpacked
+from pyinterceptor.policy.patterns import pattern
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile, decide
 
@@ -183,4 +184,4 @@ def test_no_text_breaks_the_reader_of_networks(text):
 @pytest.mark.parametrize("text", ["fe80::1%eth0", "[::1", "::1]", "[[::1]]", "[1.2.3.4", "[my.kv]", "1.2.3.4]"])
 def test_a_rule_for_a_host_that_c_could_never_see_is_refused(text):
     with pytest.raises(PolicyError):
-        hosts.pattern(text)
+        pattern(text)

@@ -31,7 +31,7 @@ from pyinterceptor.capture.gateway.sockets import open_dns, open_listener
 from pyinterceptor.capture.gateway.state import clear, free_instance, hold, release, remove_leftovers, state_of
 from pyinterceptor.errors import CaptureError
 from pyinterceptor.paths import InstancePaths
-from pyinterceptor.policy.addresses import unpacked
+from pyinterceptor.policy.addresses import Network, unpacked
 from pyinterceptor.policy.metadata import METADATA
 
 __all__ = ["Gateway", "free_instance", "open_gateway", "remove_leftovers"]
@@ -105,7 +105,7 @@ class Gateway:
         self._reserved: dict[int, Attachment] = {}
         self._attached: dict[int, Attachment] = {}
         self._gone: dict[int, trio.Event] = {}  # by interface
-        self._served: dict[int, frozenset[bytes]] = {}  # IPv6 addresses, by interface
+        self._served: dict[int, frozenset[Network]] = {}  # IPv6, by interface
         self._with_metadata: set[int] = set()  # interfaces of containers whose rules name a metadata address
         self._links = parts.links
         self._own = parts.own
@@ -184,7 +184,7 @@ class Gateway:
         for attachment in self._attached.values():
             self._write_entry(attachment)
 
-    def set_reach(self, attachment: Attachment, *, ipv6: Set[bytes], metadata: bool) -> None:
+    def set_reach(self, attachment: Attachment, *, ipv6: Set[Network], metadata: bool) -> None:
         """Sets the destinations that this container reaches and others don't: see `Capture`.
 
         Raises CaptureError if the kernel's map is full.
@@ -195,14 +195,17 @@ class Gateway:
             if attachment.interface in self._attached:
                 self._write_entry(attachment)
 
-    def _serve_ipv6(self, attachment: Attachment, addresses: Set[bytes]) -> None:
+    def _serve_ipv6(self, attachment: Attachment, networks: Set[Network]) -> None:
+        def key(network: Network) -> bytes:
+            prefix = lib.SERVED6_PREFIX + network.prefix
+            return struct.pack("=II", prefix, attachment.interface) + network.address
+
         served = self._served.get(attachment.interface, frozenset())
-        key = struct.pack("=I", attachment.interface)
-        for address in served - addresses:
-            self._maps["served6"].delete(key + address)
-        self._served[attachment.interface] = frozenset(addresses)
-        for address in addresses - served:
-            self._maps["served6"].update(key + address, struct.pack("=I", 1))
+        for network in served - networks:
+            self._maps["served6"].delete(key(network))
+        self._served[attachment.interface] = frozenset(networks)
+        for network in networks - served:
+            self._maps["served6"].update(key(network), struct.pack("=I", 1))
 
     def counters(self) -> dict[str, int]:
         """Returns the counters of the program (new connections and datagrams) and of the rules (dropped packets)."""
