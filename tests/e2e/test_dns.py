@@ -58,7 +58,6 @@ for number in itertools.count():
 """
 PATIENT = """
 import socket
-from tests.starting import started
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.connect(("203.0.113.53", 53))
 sock.settimeout(5)  # as resolv.conf(5) has it
