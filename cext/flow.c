@@ -85,7 +85,8 @@ static struct relay_event event_of(const struct flow *flow, enum event_kind kind
 	const struct subject *subject = &flow->subject;
 	struct relay_event event = {.kind = kind, .fd = -1, .flow = flow->number, .container = flow->container->id,
 	                            .protocol = flow->protocol, .decision = subject->decision, .cause = flow->cause,
-	                            .client = flow->from, .destination = subject->to,
+	                            .client = flow->from, .destination = subject->to, .began = flow->steps.accepted,
+	                            .judged = flow->steps.judged, .connected = flow->steps.connected,
 	                            .is_synthetic = subject->is_synthetic};
 	const char *host = subject->host ? subject->host : subject->name;
 	if (host)
@@ -214,6 +215,8 @@ static enum end_cause hand_off(struct flows *flows, struct flow *flow)
 		atomic_fetch_sub(&container->handoffs, 1);
 		return END_BUDGET;
 	}
+	if (!flow->steps.judged)
+		flow->steps.judged = flows->now;
 	struct relay_event event = event_of(flow, EVENT_HANDOFF);
 	event.fd = flow->client.fd;
 	buffers_fit(container, &flow->buffers, flow->client.fd, -1);

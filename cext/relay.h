@@ -80,6 +80,7 @@ struct relay_event {
 	uint32_t cause;               /* enum end_cause; HANDOFF: the failure that Python must answer for, or END_DONE */
 	struct endpoint client;
 	struct endpoint destination;  /* as the container dialled it */
+	double began, judged, connected; /* HANDOFF: seconds, CLOCK_MONOTONIC; 0: never */
 	uint32_t is_synthetic;        /* HANDOFF: the destination stays with its name until relay_returned() */
 	char host[HOST_MAX + 1];      /* RESOLVE: the name to answer for, by relay_publish_name() or relay_name_failed();
 	                                 HANDOFF: the host of the flow, or empty if it is unknown */

@@ -98,6 +98,9 @@ class Handoff:
     destination: tuple[Address, int]
     host: str
     is_synthetic: bool  # the destination is synthetic, and belongs to its name until `returned`
+    began: float  # this and the next two: seconds of CLOCK_MONOTONIC; 0.0 means never
+    judged: float
+    connected: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +442,9 @@ def _event(raw: Any) -> Event:
         _endpoint(raw.destination),
         host,
         bool(raw.is_synthetic),
+        raw.began,
+        raw.judged,
+        raw.connected,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import assert_never
@@ -73,7 +72,7 @@ class Flows:
 
     async def _serve(self, run: Run, event: Handoff) -> None:
         """Serves one flow to its end. A failure here ends this flow alone."""
-        began, cause = time.monotonic(), event.cause
+        cause = event.cause
         received = sent = 0
         try:
             stream = self._hub.stream(owned(event.fd))
@@ -94,7 +93,7 @@ class Flows:
         finally:
             run.flows -= 1
             self._relay.returned(event, received, sent)
-            run.recorder.flow(event, cause, received, sent, began)
+            run.recorder.flow(event, cause, received, sent)
 
     async def _speak(self, run: Run, event: Handoff, stream: HubStream) -> None:
         if event.destination[1] == lib.DNS_PORT and event.protocol == lib.PROTOCOL_NONE:

@@ -141,7 +141,7 @@ class Recorder:
             )
         )
 
-    def flow(self, event: Handoff, cause: Cause, sent: int, received: int, began: float) -> None:
+    def flow(self, event: Handoff, cause: Cause, sent: int, received: int) -> None:
         """Records the end of a flow that was handed to Python."""
         if self.channel.is_wanted(FlowRecord):
             self.channel.publish(
@@ -158,10 +158,10 @@ class Recorder:
                     cause=cause,
                     sent=sent,
                     received=received,
-                    began=_wall(began),
-                    judged=0.0,
-                    connected=None,
-                    ended=time.monotonic() - began,
+                    began=_wall(event.began),
+                    judged=_after(event.began, event.judged),
+                    connected=_after(event.began, event.connected),
+                    ended=time.monotonic() - event.began,
                 )
             )
 

@@ -82,6 +82,9 @@ def handoff(destination: str, port: int = 80, cause: Cause = Cause.DONE) -> Hand
         destination=(ipaddress.ip_address(destination), port),
         host="",
         is_synthetic=False,
+        began=1.0,
+        judged=2.0,
+        connected=0.0,
     )
 
 
