@@ -16,7 +16,7 @@ HEADERS = [ABI] + [
         *("addresses", "hosts", "protocol", "layout", "policy", "guard"),
         *("reading", "frame", "chunks", "response", "content", "sniff", "names", "message", "datagrams"),
         *("route", "records", "relay", "nameservers", "resolver"),
-        *("subject", "judge", "follow", "watch", "timers", "places", "ports"),
+        *("subject", "judge", "follow", "watch", "timers", "places", "ports", "transitions"),
     )
 ]
 SOURCES = sorted(HERE.glob("*.c"))

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A flow's states, the loop over its steps, its deadlines and its ends. Owns every flow; flow.h names the callers.
+ * The loop over a flow's steps, its deadlines and its ends. Owns every flow; flow.h names the callers.
  */
 #define _GNU_SOURCE
 #include <assert.h>
@@ -25,26 +25,6 @@
 
 #define ROUNDING 1e-4    /* seconds */
 #define FINISHING_LOOK 0.02 /* seconds between two looks at the socket buffers of a flow whose container has ended */
-
-/* ---- states ---- */
-
-#define TO(state) (1u << FLOW_##state)
-#define TO_END (TO(SERVED) | TO(ENDED))
-
-/* The legal transitions. A flow that isn't connected yet may return to OPENING, because a new policy judges it
- * again. One that was connected before its client spoke may be connected again, by the host that the client says. */
-static const uint32_t LEGAL[FLOW_STATES] = {
-	[FLOW_OPENING] = TO(EARLY_RESOLVING) | TO(RESOLVING) | TO_END,
-	[FLOW_EARLY_RESOLVING] = TO(OPENING) | TO(EARLY_DIALLING) | TO(UNREACHABLE) | TO(RESOLVING) | TO_END,
-	[FLOW_EARLY_DIALLING] = TO(OPENING) | TO(GREETING) | TO(UNREACHABLE) | TO(RESOLVING) | TO_END,
-	[FLOW_GREETING] = TO(RESOLVING) | TO(FOLLOWING) | TO(UNFRAMED) | TO(SPLICING) | TO_END,
-	[FLOW_UNREACHABLE] = TO(OPENING) | TO_END,
-	[FLOW_RESOLVING] = TO(OPENING) | TO(DIALLING) | TO_END,
-	[FLOW_DIALLING] = TO(OPENING) | TO(FOLLOWING) | TO(UNFRAMED) | TO(SPLICING) | TO_END,
-	[FLOW_FOLLOWING] = TO(UNFRAMED) | TO(SPLICING) | TO_END,
-	[FLOW_UNFRAMED] = TO(ENDED),
-	[FLOW_SPLICING] = TO(UNFRAMED) | TO(ENDED),
-};
 
 /* ---- lists and counters ---- */
 
@@ -250,7 +230,7 @@ static int has_begun_elsewhere(const struct flow *flow)
 /* An illegal transition is a bug of ours: the flow is reset. */
 static struct next checked(const struct flow *flow, struct next next)
 {
-	int is_legal = (LEGAL[flow->state] >> next.state) & 1;
+	int is_legal = transition_is_legal((enum flow_state)flow->state, next.state);
 	assert(is_legal);
 	if (!is_legal)
 		return end(END_RESET);

@@ -41,26 +41,6 @@ static inline struct next failed(int error)
 	return end(is_want ? END_NO_RESOURCES : END_RESET);
 }
 
-static inline int is_undecided(enum flow_state state)
-{
-	return state <= FLOW_UNREACHABLE;
-}
-
-static inline int is_resolving(enum flow_state state)
-{
-	return state == FLOW_EARLY_RESOLVING || state == FLOW_RESOLVING;
-}
-
-static inline int is_dialling(enum flow_state state)
-{
-	return state == FLOW_EARLY_DIALLING || state == FLOW_DIALLING;
-}
-
-static inline int is_connected(enum flow_state state)
-{
-	return state == FLOW_GREETING || state == FLOW_FOLLOWING || state == FLOW_UNFRAMED || state == FLOW_SPLICING;
-}
-
 static inline int is_over(const struct flow *flow)
 {
 	return flow->state >= FLOW_SERVED;

@@ -13,7 +13,7 @@ PURE = [
     *("abi", "protocol", "addresses", "hosts", "layout", "rows", "policy", "guard"),
     *("reading", "slice", "frame", "chunks", "response", "content", "sniff", "names", "message"),
     *("cache", "nameservers", "timers", "places"),
-    *("ports", "subject", "follow", "watch", "standing"),
+    *("ports", "subject", "follow", "watch", "standing", "transitions"),
 ]
 # Declarations that the phases share with the files that implement them.
 DECLARED = ["records", "relay"]

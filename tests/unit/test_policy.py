@@ -9,6 +9,7 @@ from pyinterceptor.errors import PolicyError
 from pyinterceptor.policy.addresses import packed
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile, decide, decide_name
+from tests.unit.cost import seconds
 
 ELSEWHERE = (ipaddress.ip_address("203.0.113.9"), 80)
 
@@ -81,6 +82,21 @@ def test_traffic_without_a_rule_depends_on_enable_internet(internet, verdict):
 def test_a_hostile_glob_takes_no_time():
     decision = decide(table(["*a*a*a*a*a*a*a*a*b"]), lib.PROTOCOL_HTTP, "a" * 255, ELSEWHERE)
     assert decision.rule == lib.NO_RULE
+
+
+def test_globs_with_a_star_at_one_end_are_found_without_trying_each():
+    def cost(count: int) -> float:
+        globs = [f"*.s{number}.example" for number in range(count)] + [f"p{number}.*" for number in range(count)]
+        rules = table(globs)
+
+        def work() -> None:
+            for host in ("a.missing.example", "p.missing", "a.s1.example", "p1.missing") * 100:
+                decide(rules, lib.PROTOCOL_HTTP, host, ELSEWHERE)
+
+        return seconds(work)
+
+    assert decide(table(["*.s1.example", "p1.*"]), lib.PROTOCOL_HTTP, "p1.missing", ELSEWHERE).rule == 1
+    assert cost(5000) < 3 * cost(5)
 
 
 @pytest.mark.parametrize(
