@@ -10,7 +10,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
@@ -26,6 +25,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+Result = asyncio.Future[Any]
 
 log = logging.getLogger("pyinterceptor")
 
@@ -97,34 +97,71 @@ class OnAsyncio:
 
     async def run(self, application: Application, scope: Any, receive: Receive, send: Send) -> None:
         ended = trio.Event()
+        tasks: list[asyncio.Task[None]] = []  # one, once the loop has begun it
         async with trio.open_nursery() as nursery:
 
             async def in_trio(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-                result: Future[Any] = Future()
-                task = partial(_settle, result, function, *arguments)
+                result = self._loop.create_future()
+                task = partial(self._settle, result, function, *arguments)
                 self._token.run_sync_soon(self._begin, nursery, ended, result, task)
-                return await asyncio.wrap_future(result)
+                return await result
 
             async def main() -> None:
                 await application(scope, partial(in_trio, receive), partial(in_trio, send))
 
-            running = asyncio.run_coroutine_threadsafe(main(), self._loop)
-            running.add_done_callback(lambda _: self._token.run_sync_soon(ended.set))
+            def begin() -> None:
+                tasks.append(self._loop.create_task(main()))
+                tasks[0].add_done_callback(end)
+
+            def end(task: asyncio.Task[None]) -> None:
+                if not task.cancelled():
+                    task.exception()  # asyncio logs one that nobody has asked for
+                self._token.run_sync_soon(ended.set)
+
+            self._loop.call_soon_threadsafe(begin)
             try:
                 await ended.wait()
             except trio.Cancelled:
-                running.cancel()
+                self._soon(lambda: tasks[0].cancel())
                 raise
             nursery.cancel_scope.cancel()
-        running.result()
+        if tasks[0].cancelled():
+            raise RuntimeError("the application has cancelled its own task")
+        tasks[0].result()
 
     def _begin(
-        self, nursery: trio.Nursery, ended: trio.Event, result: Future[Any], task: Callable[[], Awaitable[None]]
+        self, nursery: trio.Nursery, ended: trio.Event, result: Result, task: Callable[[], Awaitable[None]]
     ) -> None:
         if ended.is_set() or nursery.cancel_scope.cancel_called:
-            result.cancel()
+            self._tell(result, result.cancel)
         else:
             nursery.start_soon(task)
+
+    async def _settle(self, result: Result, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        """Runs a function in Trio for a coroutine of asyncio."""
+        try:
+            value = await function(*arguments)
+        except Exception as error:
+            self._tell(result, partial(result.set_exception, error))
+        except BaseException:
+            self._tell(result, result.cancel)
+            raise
+        else:
+            self._tell(result, partial(result.set_result, value))
+
+    def _tell(self, result: Result, settle: Callable[[], Any]) -> None:
+        """Settles a result on the loop's thread, unless it is settled."""
+
+        def settle_once() -> None:
+            if not result.done():
+                settle()
+
+        self._soon(settle_once)
+
+    def _soon(self, act: Callable[[], Any]) -> None:
+        """Calls a function on the loop's thread. Does nothing once the loop is closed."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(act)
 
     async def close(self) -> None:
         """Ends the loop and its thread."""
@@ -142,21 +179,6 @@ class OnAsyncio:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
             self._loop.close()
-
-
-async def _settle(result: Future[Any], function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
-    """Runs a function in Trio for a coroutine of asyncio."""
-    try:
-        value = await function(*arguments)
-    except Exception as error:
-        if not result.cancelled():
-            result.set_exception(error)
-    except BaseException:
-        result.cancel()
-        raise
-    else:
-        if not result.cancelled():
-            result.set_result(value)
 
 
 class Lifespan:
