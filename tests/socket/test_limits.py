@@ -84,7 +84,7 @@ async def test_at_most_three_attempts_are_open_and_every_address_has_one() -> No
 
 
 @in_trio
-async def test_2500_dials_of_dead_addresses_leave_the_process_its_descriptors() -> None:
+async def test_2500_dials_of_dead_addresses_cost_no_more_descriptors_than_their_budget() -> None:
     """Each name has 16 addresses of which none answers."""
     dials, most = 2500, 0
     async with passage() as opened:
