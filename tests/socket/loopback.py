@@ -161,3 +161,11 @@ async def read_all(stream: trio.abc.ReceiveStream) -> tuple[bytes, bool]:
     except trio.BrokenResourceError:
         return bytes(got), True
     return bytes(got), False
+
+
+def whole(sock: socket.socket, length: int) -> bytes:
+    """Returns the next bytes; fewer only if the peer ends. (A socket with a timeout ignores MSG_WAITALL.)"""
+    got = bytearray()
+    while len(got) < length and (some := sock.recv(length - len(got))):
+        got += some
+    return bytes(got)

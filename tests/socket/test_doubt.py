@@ -16,7 +16,7 @@ from pyinterceptor.policy.layout import resolved
 from pyinterceptor.policy.rules import Rules
 from pyinterceptor.policy.table import compile
 from pyinterceptor.relay.relay import Handoff, Options
-from tests.socket.loopback import in_trio
+from tests.socket.loopback import in_trio, whole
 from tests.socket.passage import CONTAINER, FAR, NAME, NEAR, OPEN, Passage, hears_a_reset, passage
 
 ELSEWHERE = ipaddress.IPv4Address("127.0.0.3")
@@ -56,11 +56,11 @@ def begun(opened: Passage) -> tuple[socket.socket, bytes]:
 def both_speak(opened: Passage, client: socket.socket, words: bytes) -> None:
     """Asserts that the words arrive, and that both ends can go on."""
     origin, first = begun(opened)
-    assert first + origin.recv(len(words) - 1, socket.MSG_WAITALL) == words
+    assert first + whole(origin, len(words) - 1) == words
     origin.sendall(b"whatever")
-    assert client.recv(8, socket.MSG_WAITALL) == b"whatever"
+    assert whole(client, 8) == b"whatever"
     client.sendall(b"more")
-    assert origin.recv(4, socket.MSG_WAITALL) == b"more"
+    assert whole(origin, 4) == b"more"
 
 
 @pytest.mark.parametrize("first", [*HEADS.values(), HTTP2], ids=[*HEADS, "http2"])
@@ -138,11 +138,11 @@ async def test_a_second_request_in_doubt_passes_on_a_followed_connection() -> No
         client = opened.client()
         client.sendall(plain)
         origin = opened.arrived()
-        assert origin.recv(len(plain), socket.MSG_WAITALL) == plain
+        assert whole(origin, len(plain)) == plain
         origin.sendall(response)
-        assert client.recv(len(response), socket.MSG_WAITALL) == response
+        assert whole(client, len(response)) == response
         client.sendall(HEADS["utf-8"])
-        assert origin.recv(len(HEADS["utf-8"]), socket.MSG_WAITALL) == HEADS["utf-8"]
+        assert whole(origin, len(HEADS["utf-8"])) == HEADS["utf-8"]
 
 
 @in_trio
@@ -154,9 +154,9 @@ async def test_each_request_in_absolute_form_is_decided_by_its_target() -> None:
         client = opened.client()
         client.sendall(first)
         origin = opened.arrived()
-        assert origin.recv(len(first), socket.MSG_WAITALL) == first
+        assert whole(origin, len(first)) == first
         origin.sendall(response)
-        assert client.recv(len(response), socket.MSG_WAITALL) == response
+        assert whole(client, len(response)) == response
         client.sendall(b"GET http://ruled.test/ HTTP/1.1\r\nHost: ruled.test\r\n\r\n")
         events = opened.relay.events()
         [event] = await anext(events)
@@ -200,18 +200,18 @@ async def test_a_proxy_is_not_asked_for_a_ruled_host_after_bytes_that_no_one_can
             client = opened.client()
             client.sendall(first)
             origin, heard = begun(opened)
-            assert heard + origin.recv(len(first) - 1, socket.MSG_WAITALL) == first
+            assert heard + whole(origin, len(first) - 1) == first
             again = words % (host, host)
             again = again[2:] if is_half else again
             client.sendall(again)
             if host == free:
-                assert origin.recv(len(again), socket.MSG_WAITALL) == again
+                assert whole(origin, len(again)) == again
                 origin.sendall(b"whatever")
-                assert client.recv(8, socket.MSG_WAITALL) == b"whatever"
+                assert whole(client, 8) == b"whatever"
             else:
                 assert hears_a_reset(client)
                 with suppress(ConnectionResetError):
-                    assert ruled not in origin.recv(len(again), socket.MSG_WAITALL)
+                    assert ruled not in whole(origin, len(again))
 
 
 @in_trio
@@ -226,12 +226,12 @@ async def test_a_proxy_of_an_open_connection_is_not_asked_for_a_host_that_has_go
             clients.append(client)
         asks, tunnels, goes_on = clients
         tunnels.sendall(b"CONNECT ruled.test:443 HTTP/1.1\r\n\r\n")
-        assert opened.arrivals[1].recv(38, socket.MSG_WAITALL).endswith(b"443 HTTP/1.1\r\n\r\n")
+        assert whole(opened.arrivals[1], 36).endswith(b"443 HTTP/1.1\r\n\r\n")
         publish(opened, BESIDE, [ELSEWHERE])
         asks.sendall(b"GET http://ruled.test/ HTTP/1.1\r\nHost: ruled.test\r\n\r\n")
         assert hears_a_reset(asks)
         goes_on.sendall(b"GET http://a.test/ HTTP/1.1\r\n\r\n")
-        assert opened.arrivals[2].recv(34, socket.MSG_WAITALL).endswith(b"a.test/ HTTP/1.1\r\n\r\n")
+        assert whole(opened.arrivals[2], 32).endswith(b"a.test/ HTTP/1.1\r\n\r\n")
 
 
 @in_trio
@@ -244,11 +244,11 @@ async def test_a_tunnel_ends_when_its_host_gets_a_rule() -> None:
             both_speak(opened, client, HEADS["utf-8"])
             words = b"\nCONNECT %b:443 HTTP/1.1\r\n\r\n" % host
             client.sendall(words)
-            assert opened.arrivals[-1].recv(len(words), socket.MSG_WAITALL) == words
+            assert whole(opened.arrivals[-1], len(words)) == words
         publish(opened, BESIDE, [ELSEWHERE])
         assert hears_a_reset(tunnel)
         other.sendall(b"\x16\x03whatever")
-        assert opened.arrivals[-1].recv(10, socket.MSG_WAITALL) == b"\x16\x03whatever"
+        assert whole(opened.arrivals[-1], 10) == b"\x16\x03whatever"
 
 
 @in_trio
@@ -260,7 +260,7 @@ async def test_large_content_that_no_one_can_frame_passes_beside_a_rule() -> Non
             client = opened.client()
             client.sendall(first)
             origin, heard = begun(opened)
-            assert heard + origin.recv(len(first) - 1, socket.MSG_WAITALL) == first
+            assert heard + whole(origin, len(first) - 1) == first
             with ThreadPoolExecutor(1) as pool, origin.makefile("rb") as reader:
                 sent = pool.submit(client.sendall, content)
                 assert reader.read(len(content)) == content

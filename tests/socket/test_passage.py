@@ -15,7 +15,7 @@ import trio
 
 from pyinterceptor.policy.budget import Budget
 from pyinterceptor.relay.relay import Options, Resolve
-from tests.socket.loopback import in_trio, reset
+from tests.socket.loopback import in_trio, reset, whole
 from tests.socket.passage import CONTAINER, NAME, NEAR, NEAR_V6, OPEN, Passage, hears_a_reset, passage
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
@@ -54,11 +54,11 @@ async def test_a_reset_stays_one_though_a_head_was_looked_for_at_its_moment() ->
                 client = opened.client()
                 client.sendall(REQUEST)
                 origin = opened.arrived()
-                assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+                assert whole(origin, len(REQUEST)) == REQUEST
                 origin.sendall(RESPONSE)
                 await trio.sleep(number % 20 / 10_000)
                 reset(origin)
-                assert client.recv(len(RESPONSE), socket.MSG_WAITALL) == RESPONSE
+                assert whole(client, len(RESPONSE)) == RESPONSE
                 assert hears_a_reset(client)
 
 
@@ -159,7 +159,7 @@ def seconds_of(sender: socket.socket, data: bytes, piece: int, hearer: Callable[
     """Returns the processor time that the relay's thread spends on data in pieces."""
     before = threads_seconds()
     say(sender, data, piece)
-    assert hearer().recv(len(data), socket.MSG_WAITALL) == data
+    assert whole(hearer(), len(data)) == data
     return threads_seconds() - before
 
 
@@ -175,8 +175,8 @@ async def test_a_head_that_comes_in_single_bytes_does_not_cost_a_look_for_each()
             times.append(seconds_of(origin, LONG_RESPONSE, piece, lambda end=client: end))
             times.append(seconds_of(client, LONG_REQUEST, piece, lambda end=origin: end))
             spent.append(times)
-    for whole, single in zip(*spent, strict=True):
-        assert single < 0.008 + 10 * whole, spent  # 6 000 reads take at least 20 ms
+    for together, single in zip(*spent, strict=True):
+        assert single < 0.008 + 10 * together, spent  # 6 000 reads take at least 20 ms
 
 
 @in_trio
@@ -186,12 +186,12 @@ async def test_a_slow_head_is_found_though_its_last_bytes_are_few() -> None:
         client = opened.client()
         say(client, REQUEST, 1)
         origin = opened.arrived()
-        assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+        assert whole(origin, len(REQUEST)) == REQUEST
         for _ in range(3):
             say(origin, RESPONSE, 1)
-            assert client.recv(len(RESPONSE), socket.MSG_WAITALL) == RESPONSE
+            assert whole(client, len(RESPONSE)) == RESPONSE
             say(client, REQUEST, 1)
-            assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+            assert whole(origin, len(REQUEST)) == REQUEST
 
 
 def followed(opened: Passage) -> tuple[socket.socket, socket.socket]:
@@ -199,9 +199,9 @@ def followed(opened: Passage) -> tuple[socket.socket, socket.socket]:
     client = opened.client()
     client.sendall(REQUEST)
     origin = opened.arrived()
-    assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+    assert whole(origin, len(REQUEST)) == REQUEST
     origin.sendall(RESPONSE)
-    assert client.recv(len(RESPONSE), socket.MSG_WAITALL) == RESPONSE
+    assert whole(client, len(RESPONSE)) == RESPONSE
     return client, origin
 
 
@@ -224,7 +224,7 @@ async def test_heads_that_come_no_further_cost_no_processor_time() -> None:
         requests, responses = pairs[::2], [(origin, client) for client, origin in pairs[1::2]]
         for origin, client in responses:
             client.sendall(REQUEST)
-            assert origin.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+            assert whole(origin, len(REQUEST)) == REQUEST
         heads = [(*ends, REQUEST) for ends in requests] + [(*ends, RESPONSE[:-2]) for ends in responses]
         for sender, _, head in heads:
             say(sender, head[:10], 1)

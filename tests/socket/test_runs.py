@@ -18,7 +18,7 @@ from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.errors import CaptureError
 from tests.conftest import descriptors
 from tests.socket.interception import Interception, interception
-from tests.socket.loopback import in_trio, plain
+from tests.socket.loopback import in_trio, plain, whole
 
 FOREVER = 60.0  # seconds of grace that no test waits for
 
@@ -206,7 +206,7 @@ async def test_a_server_that_reads_nothing_is_reset_when_the_grace_is_over() -> 
 @in_trio
 async def test_a_flow_with_nothing_left_to_deliver_ends_before_the_grace() -> None:
     async with interception([Open]) as here, uploaded(here, Open, 1000) as (container, origin):
-        assert origin.recv(1000, socket.MSG_WAITALL) == bytes(1000)
+        assert whole(origin, 1000) == bytes(1000)
         began = trio.current_time()
         await container.stop(grace=FOREVER)
         assert trio.current_time() - began < FOREVER / 2
