@@ -121,18 +121,25 @@ static enum followed begin_response(struct follow *follow, uint64_t head_length,
 	return FOLLOWED_PASS;
 }
 
+/* Adds the empty lines that follow these bytes. Clients drop those that come with a response, but some take ones that
+ * come later for the next status line. */
+static uint64_t with_empty_lines(const uint8_t *bytes, uint32_t length, uint64_t allowed)
+{
+	while (allowed < length && (bytes[allowed] == '\r' || bytes[allowed] == '\n'))
+		allowed++;
+	return allowed;
+}
+
 /* Looks at bytes that follow no request: an empty line behind a body, or for example "408 Request Timeout" before a
  * close. */
 static enum followed look_behind(struct follow *follow, const uint8_t *bytes, uint32_t length, uint64_t *allowed)
 {
-	uint32_t empty = 0;
-	while (empty < length && (bytes[empty] == '\r' || bytes[empty] == '\n'))
-		empty++;
-	*allowed = empty;
-	return empty ? FOLLOWED_PASS : unframed(follow, allowed);
+	*allowed = with_empty_lines(bytes, length, 0);
+	return *allowed ? FOLLOWED_PASS : unframed(follow, allowed);
 }
 
-enum followed follow_response(struct follow *follow, const uint8_t *bytes, uint32_t length, int is_end, uint64_t *allowed)
+static enum followed look_at_response(struct follow *follow, const uint8_t *bytes, uint32_t length, int is_end,
+                                      uint64_t *allowed)
 {
 	enum reading reading;
 	if (is_in_chunks(follow->response, &follow->response_chunks)) {
@@ -157,6 +164,21 @@ enum followed follow_response(struct follow *follow, const uint8_t *bytes, uint3
 	follow->is_long_head = 1; /* unread bytes can fill the receive buffer, so that no more come: none is held from here on */
 	*allowed = parsed;
 	return FOLLOWED_PASS;
+}
+
+/* Returns 1 if the rest of the response is allowed to pass. */
+static int is_allowed_whole(const struct follow *follow)
+{
+	return follow->response == IN_LENGTH ||
+	       (follow->response == IN_CHUNKS && follow->response_chunks.reading == READING_WHOLE);
+}
+
+enum followed follow_response(struct follow *follow, const uint8_t *bytes, uint32_t length, int is_end, uint64_t *allowed)
+{
+	enum followed followed = look_at_response(follow, bytes, length, is_end, allowed);
+	if (followed == FOLLOWED_PASS && is_allowed_whole(follow))
+		*allowed = with_empty_lines(bytes, length, *allowed);
+	return followed;
 }
 
 /* ---- the end ---- */

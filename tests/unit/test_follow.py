@@ -153,6 +153,15 @@ def test_an_empty_line_behind_a_response_passes_and_the_next_request_is_expected
     assert lib.follow_expects_request(following.follow)
 
 
+@pytest.mark.parametrize("response", [OK + b"ok", b"HTTP/1.1 204 No Content\r\n\r\n", CHUNKED + CHUNKS])
+def test_an_empty_line_that_comes_with_a_response_passes_with_it(response: bytes) -> None:
+    following = Following(GET)
+    head = len(CHUNKED) if response.startswith(CHUNKED) else 0
+    if head:
+        assert following.response(response + b"\r\n") == (lib.FOLLOWED_PASS, head)
+    assert following.response(response[head:] + b"\r\n" + OK) == (lib.FOLLOWED_PASS, len(response) - head + 2)
+
+
 @pytest.mark.parametrize("piece", [1, 1_013, 16_384])
 def test_a_long_head_passes_as_it_comes(piece: int) -> None:
     head = b"HTTP/1.1 200 OK\nX: y\n folded\nbad name: x\n" + b"Y: " + b"z" * 20_000 + b"\n"
