@@ -41,7 +41,8 @@ async def running_container(
     with trio.fail_after(TIME):
         app = App(containers=[cls], bindings={"seen": seen})
         async with open_interceptor(app, instance=instance, options=options) as interceptor:
-            yield await started(interceptor, cls, "one", files=SHOWN)
+            files = SHOWN if cls.image is None else None
+            yield await started(interceptor, cls, "one", files=files)
 
 
 async def output(container: Any, argv: Sequence[str], input: bytes | None = None) -> str:

@@ -12,13 +12,13 @@ from pyinterceptor import Container, Response
 from pyinterceptor.relay.relay import Options
 from tests.e2e.dialogue import Scene, scene
 from tests.world import ORIGIN_V4, World
+from tests.world.odd import DOUBTFUL, FRAMED
 
 Dialogue = Callable[[Scene], Awaitable[None]]
 GET = b"GET /page HTTP/1.1\r\nHost: a.test\r\n\r\n"
 ASK = b"GET /greeting HTTP/1.1\r\nHost: my.kv\r\n\r\n"
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 START = b"HTTP/1.1 200 OK\r\n"
-CHUNKED = START + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Handled(Container):
@@ -42,34 +42,6 @@ def play(
             await dialogue(opened)
 
     trio.run(main)
-
-
-# Answers whose length is in no doubt.
-FRAMED = {
-    "many fields": START + b"X: y\r\n" * 1_000 + b"Content-Length: 2\r\n\r\nok",
-    "300 KiB": START
-    + b"".join(b"X-%d: %b\r\n" % (at, b"v" * 290) for at in range(1_000))
-    + b"Content-Length: 2\r\n\r\nok",
-    "one field of 300 KiB": START + b"Set-Cookie: " + b"c" * 300_000 + b"\r\nContent-Length: 2\r\n\r\nok",
-    "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
-    "folded": START + b"X: a\r\n b\r\nContent-Length: 2\r\n\r\nok",
-    "odd names": START + b"Bad Name: x\r\n: y\r\nno colon\r\nna\xc3\xafve: z\r\nContent-Length: 2\r\n\r\nok",
-    "control bytes": START + b"X: a\x00b\x07\x7f\rc\r\nContent-Length: 2\r\n\r\nok",
-    "equal lengths": START + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
-    "an empty line behind": PLAIN + b"\r\n",
-    "an empty line before": b"\r\n" + PLAIN,
-    "padded chunk sizes": CHUNKED + b"2   \r\nok\r\n0 \r\n\r\n",
-    "an odd trailer": CHUNKED + b"2\r\nok\r\n0\r\nBad Name: \x01\r\n folded\r\n\r\n",
-    "identity": START + b"Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok",
-}
-# Answers whose end is in doubt.
-DOUBTFUL = {
-    "coding and length": START + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "malformed chunks": CHUNKED + b"2\nok\n0\n\n",
-    "lengths that differ": START + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok",
-    "another protocol": b"HELLO there\r\n\r\nok",
-    "an answer that nobody asked for": PLAIN + PLAIN,
-}
 
 
 @pytest.mark.parametrize("cls", [Handled, Open])

@@ -1,16 +1,23 @@
-"""A podman image that contains only busybox, built without a registry."""
+"""Podman images of busybox and programs of the host, built without a registry."""
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 PODMAN = ["podman", "--runtime", "runc"]
+PYTHON = "/usr/bin/python3"
+LISTING = """
+import encodings.idna, http.client, sys
+print([getattr(module, "__file__", None) for module in sys.modules.values()])
+"""
 DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 
 
@@ -21,18 +28,37 @@ def busybox_image(name: str) -> None:
 
 def curl_image(name: str) -> None:
     """Imports an image with busybox and the host's curl, including curl's libraries."""
+    _import(name, _archive({"/bin/curl": _curl()}))
+
+
+def client_image(name: str) -> None:
+    """Imports an image with busybox, the host's curl, and Debian's Python with the modules that http.client needs."""
+    listed = subprocess.run([PYTHON, "-I", "-c", LISTING], capture_output=True, text=True, check=True).stdout
+    modules = {path: path for path in ast.literal_eval(listed) if path is not None}
+    _import(name, _archive({"/bin/curl": _curl(), PYTHON: PYTHON, **modules}))
+
+
+def _curl() -> str:
     curl = shutil.which("curl")
     assert curl is not None, "curl is missing: apt install curl"
-    linked = subprocess.run(["ldd", curl], capture_output=True, text=True, check=True).stdout
+    return curl
+
+
+def _archive(files: Mapping[str, str]) -> bytes:
+    """Returns a root file system as a tar archive. `files` are files of the host by their paths inside."""
+    found = dict(files)
+    for source in files.values():
+        if not source.endswith(".py"):
+            linked = subprocess.run(["ldd", source], capture_output=True, text=True, check=True).stdout
+            found.update((path, path) for path in re.findall(r"(/\S+) \(0x", linked))
     written = io.BytesIO(root_archive())
     with tarfile.open(fileobj=written, mode="a") as archive:
-        for path in ["/bin/curl", *re.findall(r"(/\S+) \(0x", linked)]:
-            source = curl if path == "/bin/curl" else path
+        for path, source in found.items():
             entry = tarfile.TarInfo(path.lstrip("/"))
             entry.size, entry.mode = os.stat(source).st_size, 0o755
             with open(source, "rb") as file:
                 archive.addfile(entry, file)
-    _import(name, written.getvalue())
+    return written.getvalue()
 
 
 def _import(name: str, archive: bytes) -> None:
