@@ -6,7 +6,7 @@ A path is the name of a response, percent-encoded, or one of these:
 /status/NUMBER answers with this status
 /echo          answers with the number of its connection and of the request on it, a line, and the request as it came
 /ignores       answers so too, but takes the content of the request for the next request
-/upgrade       switches protocols, then sends back the content of the request and every further byte
+/upgrade       switches protocols, then sends back the content of the request and all further bytes, up to a line "exit"
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             content = b"" if path == "ignores" else await content_of(head, reader)
             if path == "upgrade":
                 writer.write(SWITCHED + content)
-                while data := await reader.read(65536):
-                    writer.write(data)
+                while not content.endswith(b"exit\n") and (content := await reader.read(65536)):
+                    writer.write(content)
                 return
             if path == "after":
                 writer.write(answer(b"request %d" % number))
