@@ -34,6 +34,7 @@ from pyinterceptor.dns.nat64 import add_prefixes, learn_prefixes
 from pyinterceptor.dns.servers import Servers
 from pyinterceptor.dns.upstream import CACHE_SIZE, Ways, open_upstream
 from pyinterceptor.errors import PolicyError, ungrouped
+from pyinterceptor.http.reply import MAX_HEAD
 from pyinterceptor.http.server import open_server
 from pyinterceptor.paths import is_name
 from pyinterceptor.relay.hub import Hub
@@ -57,6 +58,7 @@ ALLOWED: Allowed = {
     "nat64": (is_texts, 'a list of networks, as ["64:ff9b::/96"]'),
     "ruled": optional(instances(RuledNames, "RuledNames(…)")),
     "dns_rate": (partial(is_count, least=1), "a count of at least 1"),
+    "fetch_head": (partial(is_count, least=1), "a count of bytes of at least 1"),
 }
 
 
@@ -74,6 +76,7 @@ async def open_interceptor(
     nat64: Sequence[str] = (),
     ruled: RuledNames | None = None,
     dns_rate: int = DNS_RATE,
+    fetch_head: int = MAX_HEAD,
     fresh: bool = False,
 ) -> AsyncIterator[Interceptor]:
     """Opens the gateway, the relay and DNS for `app`; all three are closed when the block ends.
@@ -90,6 +93,7 @@ async def open_interceptor(
     `ruled`: how often the names of rules are resolved, and how long their addresses stay.
     `dns_rate`: DNS queries per second of one container over UDP, above which the kernel drops and counts them, after a
     burst of a fifth of them.
+    `fetch_head`: bytes of a response's head, and again of its trailers, above which `fetch()` fails.
     `fresh`: ignores the rules that calls have set on containers in earlier processes.
 
     Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF).
@@ -112,6 +116,7 @@ async def open_interceptor(
         nat64=nat64,
         ruled=ruled,
         dns_rate=dns_rate,
+        fetch_head=fetch_head,
     )
     policies = {cls: app.policy(cls, 0) for cls in app.containers}  # a bad rule is reported before anything is opened
     bindings = configured(app.bindings, settings_of(os.environ) | dict(settings or {}))
@@ -146,6 +151,7 @@ async def open_interceptor(
                     log=log,
                     ruled=ruled or RuledNames(),
                     kept=kept,
+                    fetch_head=fetch_head,
                 )
                 flows = Flows(relay, hub, server, interceptor.resolver, interceptor.env, interceptor.runs)
                 nursery.start_soon(hub.run)

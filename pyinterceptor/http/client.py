@@ -20,6 +20,7 @@ from pyinterceptor.http.dial import Decides, Descriptors, Dialled, Unlimited
 from pyinterceptor.http.exchange import Connection, Exchange, Unanswered, reason
 from pyinterceptor.http.fields import end_to_end, upgrade_of
 from pyinterceptor.http.pool import IDLE_SECONDS, Origin, Pool
+from pyinterceptor.http.reply import MAX_HEAD
 from pyinterceptor.http.transfer import Pump
 from pyinterceptor.http.tunnel import Switched
 from pyinterceptor.web import Body, Headers, Request, Response
@@ -63,12 +64,14 @@ class Client:
         pump: Pump | None,
         descriptors: Descriptors,
         content_methods: Collection[str],
+        max_head: int,
     ) -> None:
         self._dial = dial
         self._nursery = nursery
         self._ssl_context = ssl_context
         self._pump = pump
         self._descriptors = descriptors
+        self._max_head = max_head
         self._content_methods = CONTENT_METHODS.union(content_methods)
         self._pool: Pool[Connection] = Pool()
         self._open: set[Connection] = set()
@@ -158,7 +161,9 @@ class Client:
         may_reuse: bool = True,
     ) -> Response:
         give_back = self._give_back if may_reuse else self._close_after
-        exchange = Exchange(connection, method, give_back, self._pump, may_switch=may_switch)
+        exchange = Exchange(
+            connection, method, give_back, self._pump, may_switch=may_switch, max_head=self._max_head
+        )
         reply = await exchange.start(head, body, self._nursery)
         if exchange.has_switched:
             await exchange.wait_sent()
@@ -263,14 +268,16 @@ async def open_client(
     pump: Pump | None = None,
     descriptors: Descriptors | None = None,
     content_methods: Collection[str] = (),
+    max_head: int = MAX_HEAD,
 ) -> AsyncIterator[Client]:
     """Yields a client, which is closed when the block ends. `ssl_context` replaces `verified_tls()`.
 
     `descriptors` is the budget of its connections. A request with content whose method is neither in CONTENT_METHODS
-    nor in `content_methods` has a connection of its own, which is closed after the response.
+    nor in `content_methods` has a connection of its own, which is closed after the response. `max_head` limits the
+    bytes of a response's head.
     """
     async with trio.open_nursery() as nursery:
-        client = Client(dial, nursery, ssl_context, pump, descriptors or Unlimited(), content_methods)
+        client = Client(dial, nursery, ssl_context, pump, descriptors or Unlimited(), content_methods, max_head)
         nursery.start_soon(client.expire)
         try:
             yield client

@@ -16,7 +16,7 @@ from pyinterceptor.boundary import parted
 from pyinterceptor.errors import FetchError, PeerError
 from pyinterceptor.http.fields import trailers_of
 from pyinterceptor.http.pool import Origin
-from pyinterceptor.http.reply import ReplyHead, ReplyParser
+from pyinterceptor.http.reply import MAX_HEAD, ReplyHead, ReplyParser
 from pyinterceptor.http.transfer import Pump, SourceFailed, send_body
 from pyinterceptor.web import Body
 
@@ -84,10 +84,17 @@ class Exchange:
     """
 
     def __init__(
-        self, connection: Connection, method: str, give_back: GiveBack, pump: Pump | None, *, may_switch: bool = False
+        self,
+        connection: Connection,
+        method: str,
+        give_back: GiveBack,
+        pump: Pump | None,
+        *,
+        may_switch: bool = False,
+        max_head: int = MAX_HEAD,
     ) -> None:
         self.connection = connection
-        self.parser = ReplyParser(method, may_switch=may_switch)
+        self.parser = ReplyParser(method, may_switch=may_switch, max_head=max_head)
         self._give_back = give_back
         self._pump = pump
         self._is_heard = False

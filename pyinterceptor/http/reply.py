@@ -16,7 +16,8 @@ from pyinterceptor.errors import PeerError
 from pyinterceptor.http.fields import upgrade_of
 from pyinterceptor.web.headers import connection_options
 
-# Bytes of status line, headers and interim responses together; as much as curl accepts. Also the limit of trailers.
+# The default limit of a response's head, as much as curl accepts: bytes of the status line, headers and interim
+# responses together, and again of the trailers.
 MAX_HEAD = 300 * 1024
 MAX_SIZE_LINE = 4096  # bytes of a chunk's size and extensions
 BAD_GATEWAY = 502
@@ -52,7 +53,7 @@ class ReplyParser:
 
     `head` is None until it is complete. `chunks` receives the body's bytes. `is_done` is True once the response has
     ended; `trailers` are complete then. `may_switch`: the request has asked for another protocol, so the response may
-    be a 101.
+    be a 101. `max_head` limits the bytes of the head.
     """
 
     # Each step takes bytes off `_held`, and returns False if it needs more:
@@ -62,7 +63,7 @@ class ReplyParser:
     #         └─> size ──> chunk ──> chunk's end ──> size
     #               └────> trailer ───────────────> done
 
-    def __init__(self, method: str, *, may_switch: bool = False) -> None:
+    def __init__(self, method: str, *, may_switch: bool = False, max_head: int = MAX_HEAD) -> None:
         self.surplus = b""  # bytes after a 101 (Switching Protocols)
         self.head: ReplyHead | None = None
         self.chunks: deque[bytes] = deque()
@@ -71,6 +72,7 @@ class ReplyParser:
         self.is_done = False
         self._method = method
         self._may_switch = may_switch
+        self._max_head = max_head
         self._has_surplus = False
         self._held = bytearray()
         self._searched = 0  # bytes of `_held` that hold no end of a head or line
@@ -137,8 +139,8 @@ class ReplyParser:
             if not any(held.startswith(form[: len(held)]) for form in BEGINNINGS):
                 raise PeerError(f"not an HTTP/1.1 response: it begins with {bytes(held[:20])!r}", BAD_GATEWAY)
         end = BLANK_LINE.search(held, max(0, self._searched - 2))
-        if self._before_body + (len(held) if end is None else end.end()) > MAX_HEAD:
-            raise PeerError(f"response headers larger than {MAX_HEAD} bytes", BAD_GATEWAY)
+        if self._before_body + (len(held) if end is None else end.end()) > self._max_head:
+            raise PeerError(f"response headers larger than open_interceptor(fetch_head={self._max_head})", BAD_GATEWAY)
         if end is None:
             self._searched = len(held)
             return False
@@ -200,7 +202,7 @@ class ReplyParser:
         return True
 
     def _read_trailer(self) -> bool:
-        if (line := self._line(MAX_HEAD - self._trailer_bytes, "the trailers")) is None:
+        if (line := self._line(self._max_head - self._trailer_bytes, "the trailers")) is None:
             return False
         self._trailer_bytes += len(line) + 2
         if line:

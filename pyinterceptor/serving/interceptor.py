@@ -74,6 +74,7 @@ class Interceptor:
         log: Log,
         ruled: RuledNames,
         kept: Kept,
+        fetch_head: int,
     ) -> None:
         containers: dict[tuple[str, str], Identity] = {}
         classes = {
@@ -90,6 +91,7 @@ class Interceptor:
         self.ruled = RuledHosts(upstream.resolve, relay, self.runs, ruled)
         self._log = log
         self._kept = kept
+        self._fetch_head = fetch_head  # bytes
         self._app = app
         self._nursery = nursery
         self._capture = capture
@@ -487,6 +489,7 @@ class Interceptor:
                     pump=partial(self._relay.pump, number),
                     descriptors=self._relay.descriptors(number),
                     content_methods=self._relay.content_methods,
+                    max_head=self._fetch_head,
                 ) as client,
                 flows_ended(self._relay, number),
                 trio.open_nursery() as nursery,

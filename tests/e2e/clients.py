@@ -35,12 +35,12 @@ CLIENTS: dict[str, list[str]] = {
 
 @asynccontextmanager
 async def running_container(
-    cls: type[Container], instance: str, seen: list[str], options: Options | None = None
+    cls: type[Container], instance: str, seen: list[str], options: Options | None = None, **settings: Any
 ) -> AsyncIterator[Any]:
-    """Yields a container of the class. Its handlers have `seen` in `env`."""
+    """Yields a container of the class. Its handlers have `seen` in `env`. `settings` are those of open_interceptor."""
     with trio.fail_after(TIME):
         app = App(containers=[cls], bindings={"seen": seen})
-        async with open_interceptor(app, instance=instance, options=options) as interceptor:
+        async with open_interceptor(app, instance=instance, options=options, **settings) as interceptor:
             files = SHOWN if cls.image is None else None
             yield await started(interceptor, cls, "one", files=files)
 

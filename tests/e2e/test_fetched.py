@@ -79,11 +79,11 @@ def cls(request: pytest.FixtureRequest) -> Iterator[type[Container]]:
         remove_image(IMAGE)
 
 
-def printed(cls: type[Container], instance: str, argv: list[str]) -> list[str]:
+def printed(cls: type[Container], instance: str, argv: list[str], **settings: Any) -> list[str]:
     """Returns the lines that a command in a container prints."""
 
     async def main() -> str:
-        async with running_container(cls, instance, []) as container:
+        async with running_container(cls, instance, [], **settings) as container:
             return await output(container, argv)
 
     return trio.run(main).splitlines()
@@ -112,6 +112,17 @@ def test_the_log_says_why_a_response_is_not_read(
     logged = "\n".join(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     for reason in UNREADABLE.values():
         assert logged.count(reason) == len(BASES)
+
+
+def test_the_largest_head_of_a_fetched_response_can_be_set(instance: str, caplog: pytest.LogCaptureFixture) -> None:
+    asked = asking(["200 fields", "100 KiB"])
+    assert printed(Passing, instance, asked) == ["200 fields | ok 200 0", "100 KiB | ok 200 0"] * len(BASES)
+    [*lines] = printed(Passing, f"{instance}-small", asked, fetch_head=2_000)
+    assert [line for line in lines if line.endswith(READ)] == ["200 fields | ok 200 0"] * len(BASES)
+    logged = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(logged) == len(BASES)
+    for line in logged:
+        assert line.endswith("response headers larger than open_interceptor(fetch_head=2000)")
 
 
 def test_curl_gets_every_status(cls: type[Container], instance: str) -> None:

@@ -21,6 +21,7 @@ from pyinterceptor.capture.capture import Attachment
 from pyinterceptor.dns.names import SYNTHETIC
 from pyinterceptor.dns.servers import Servers
 from pyinterceptor.dns.upstream import open_upstream
+from pyinterceptor.http.reply import MAX_HEAD
 from pyinterceptor.http.server import open_server
 from pyinterceptor.policy.addresses import Network
 from pyinterceptor.policy.limits import Limits
@@ -218,6 +219,7 @@ async def interception(
                 policies={cls: app.policy(cls, 0) for cls in classes},
                 log=Log(),
                 kept=kept or Kept(None, {}),
+                fetch_head=MAX_HEAD,
             )
             opened = Interception(interceptor, relay, capture, hub)
             nursery.start_soon(hub.run)

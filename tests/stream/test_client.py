@@ -301,6 +301,17 @@ async def test_a_head_may_have_300_kib() -> None:
 
 
 @in_trio
+async def test_the_largest_head_can_be_set() -> None:
+    head = http("HTTP/1.1 200 OK", "content-length: 2")
+    async with internet() as net, open_client(net, max_head=len(head)) as net.client:
+        response, _ = await ask(net, answer=head + b"ok")
+        assert await response.text() == "ok"
+    async with internet() as net, open_client(net, max_head=len(head) - 1) as net.client:
+        with pytest.raises(FetchError, match=rf"headers larger than open_interceptor\(fetch_head={len(head) - 1}\)"):
+            await ask(net, answer=head + b"ok")
+
+
+@in_trio
 async def test_a_shoutcast_answer_ends_with_its_connection() -> None:
     async with internet() as net:
         response, origin = await ask(net, answer=http("ICY 200 OK", "icy-name: x", body=b"mu"))

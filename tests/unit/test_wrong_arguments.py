@@ -76,6 +76,7 @@ def test_every_option_of_ruled_names_is_checked() -> None:
         *(("nat64", wrong) for wrong in ("64:ff9b::/96", 5, None, [5])),
         *(("ruled", wrong) for wrong in ({"at_once": 1}, 5, RuledNames)),
         *(("dns_rate", wrong) for wrong in ("x", 0, None, 2**31)),
+        *(("fetch_head", wrong) for wrong in ("300K", 0, None, 1.5)),
     ],
 )
 def test_a_wrong_argument_of_open_interceptor_is_refused_before_anything_is_opened(argument: str, wrong: Any) -> None:
