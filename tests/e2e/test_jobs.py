@@ -24,7 +24,7 @@ from tests.world.servers import end
 
 HERE = Path(__file__).parent
 HOST = "origin.test"
-REQUESTS = 5000  # mixed ones, of each client
+REQUESTS = 4000  # mixed ones, of each of three clients
 MIXED_PORT = 8081
 
 
@@ -217,23 +217,34 @@ def test_botocore_uploads_in_parts_and_downloads(cls: type[Container], store: S3
     assert len(sent) == (0 if cls is Spliced else 3)
 
 
-@pytest.mark.parametrize("client", ["undici", "java"])
+def compiled(source: Path, directory: Path) -> Path:
+    """Compiles a program in Go."""
+    program = directory / source.stem
+    subprocess.run(["gccgo", "-O1", "-o", str(program), str(source)], check=True)
+    return program
+
+
+@pytest.mark.parametrize("client", ["undici", "java", "go"])
 @pytest.mark.usefixtures("mixed")
-def test_ten_thousand_mixed_requests_of_two_clients_arrive_whole(client: str, instance: str) -> None:
+def test_ten_thousand_mixed_requests_of_three_clients_arrive_whole(
+    client: str, tmp_path: Path, instance: str
+) -> None:
     """Three of four requests are spliced, over both families; the others go through a handler."""
-    program, start = {
-        "undici": ("mixed.js", "node"),
-        "java": ("Mixed.java", "java -XX:TieredStopAtLevel=1"),
+    source, start = {
+        "undici": (HERE / "mixed.js", "node"),
+        "java": (HERE / "Mixed.java", "java -XX:TieredStopAtLevel=1"),
+        "go": (HERE / "mixed.go", ""),
     }[client]
+    program = source if start else compiled(source, tmp_path)
     hosts = (HOST, "v4.origin.test", "v6.origin.test", "other.test")
     urls = [f"http://{host}:{MIXED_PORT}" for host in hosts]
     seen: list[str] = []
 
     async def main() -> None:
         async with running_container(Forwarded, instance, seen) as container:
-            run = f'cat >/tmp/{program} && {start} /tmp/{program} "$@"'
+            run = f'cd /tmp && cat >{program.name} && chmod +x {program.name} && {start} ./{program.name} "$@"'
             argv = ["sh", "-c", run, "sh", str(REQUESTS), *urls]
-            assert await output(container, argv, (HERE / program).read_bytes()) == f"{REQUESTS} checked\n"
+            assert await output(container, argv, program.read_bytes()) == f"{REQUESTS} checked\n"
 
     trio.run(main)
     assert len(seen) == REQUESTS // len(hosts)
